@@ -1,0 +1,44 @@
+# make demo and make test each do all the set-up: they need Python 3.11 with pip, and nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check mutants clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo     pack the playground, train both networks, show the report (about 6 minutes on 2 cores)"
+	@echo "make test     run the tests"
+	@echo "make check    lint, format, strict types"
+	@echo "make mutants  break each law on purpose and see its test turn red"
+	@echo "make clean    remove the demo's shards and run"
+
+# The environment is ready when this stamp is newer than what it was made from.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "wdtrain needs Python 3.11 or newer; make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.ready
+	$(BIN)/python tools/pack-shards playground:count=$(DEMO_COUNT),size=$(DEMO_SIZE),difficulty=0.3 shards/playground --encoding image --compression zstd:9
+	$(BIN)/python tools/inspect-shards grid shards/playground --out shards/playground-grid.png
+	$(BIN)/accelerate launch --config_file accelerate_config.yaml wdtrain/train.py --config recipes/playground.yaml
+	$(BIN)/python tools/predict runs/playground --split val-new-new --count 8 --out predictions/playground
+
+DEMO_COUNT ?= 20000
+DEMO_SIZE ?= 64
+
+test: $(VENV)/.ready
+	$(BIN)/python -m pytest -n 2
+
+check: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+mutants: $(VENV)/.ready
+	$(BIN)/python tests/mutants/run.py
+
+clean:
+	rm -rf shards/playground runs/playground predictions/playground

@@ -1,0 +1,133 @@
+"""Small batches, tasks and ranks that the tests of this room share."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor, nn
+
+from wdtrain.learn.augment import Augmentation
+from wdtrain.learn.collective import Alone
+from wdtrain.learn.networks import build
+from wdtrain.learn.rows import Rows
+from wdtrain.learn.step import StepResult, train_step
+from wdtrain.learn.targets import Normalisation
+from wdtrain.learn.task import Task, TaskSet, build_task
+from wdtrain.learn.view import View
+from wdtrain.triple import DepthFormat
+
+CPU = torch.device("cpu")
+NORMALISATION = Normalisation((0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
+DEPTH = DepthFormat(kind="metric", near_m=0.5, far_m=20.0, bits=8)
+
+
+def make_rows(count: int, *, group: int = 4, size: int = 16, seed: int = 0) -> Rows:
+    """`count` samples of noise with smooth masks, in groups of `group`."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise(channels: int) -> Tensor:
+        shape = (count, channels, size, size)
+        return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+
+    groups = [group] * (count // group) + ([count % group] if count % group else [])
+    starts = [sum(groups[:index]) for index in range(len(groups))]
+    return Rows(
+        overlay=noise(3).contiguous(memory_format=torch.channels_last),
+        mask=noise(1),
+        depth=noise(1),
+        keys=[f"sample-{seed}-{index}" for index in range(count)],
+        epochs=[3] * count,
+        groups=groups,
+        group_ids=[1000 * seed + start for start in starts],
+    )
+
+
+def share_of_rank(rows: Rows, rank: int, world: int) -> Rows:
+    """The groups of one rank, dealt in turn; a rank may get none."""
+    parts = [rows.part(index, index + 1) for index in range(len(rows.groups))][rank::world]
+    empty = rows.part(0, 0)
+    return Rows(
+        overlay=torch.cat([part.overlay for part in parts] or [empty.overlay]),
+        mask=torch.cat([part.mask for part in parts] or [empty.mask]),
+        depth=torch.cat([part.depth for part in parts] or [empty.depth]),
+        keys=[key for part in parts for key in part.keys],
+        epochs=[epoch for part in parts for epoch in part.epochs],
+        groups=[rows for part in parts for rows in part.groups],
+        group_ids=[group for part in parts for group in part.group_ids],
+    )
+
+
+_BUILDING = threading.Lock()
+"""Networks are built one at a time: their initial weights pass through the global generator."""
+
+
+def mask_task(network: nn.Module | None = None, **options: object) -> Task:
+    settings: dict = {
+        "loss": "bce+dice",
+        "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 1e-3},
+        "precision": "fp64",
+        "micro_batch": 8,
+        "seed": 7,
+    }
+    with _BUILDING:
+        return build_task("mask", "mask", network or build("seed-mask"), **(settings | options))
+
+
+def depth_task(**options: object) -> Task:
+    settings: dict = {
+        "loss": "smooth-l1",
+        "optimizer": {"name": "adamw", "lr": 0.003},
+        "precision": "fp64",
+        "micro_batch": 8,
+        "seed": 7,
+    }
+    with _BUILDING:
+        network = build("seed-unet", init_features=4)
+        return build_task("depth", "depth", network, **(settings | options))
+
+
+def make_view(precision: str = "fp64", *, augmented: bool = True) -> View:
+    return View(
+        normalisation=NORMALISATION,
+        depth_format=DEPTH,
+        augmentation=Augmentation(seed=5) if augmented else None,
+        precision=precision,
+    )
+
+
+class RanksInThreads:
+    """A collective for ranks that are threads of this process: sums in the order of ranks."""
+
+    def __init__(self, rank: int, board: list, barrier: threading.Barrier) -> None:
+        self.rank, self.world = rank, barrier.parties
+        self._board, self._barrier = board, barrier
+
+    def host_sum(self, values: Sequence[float]) -> list[float]:
+        return [sum(column) for column in zip(*self._exchange(list(values)), strict=True)]
+
+    def flat_sum(self, flat: Tensor) -> None:
+        flat.copy_(torch.stack(self._exchange(flat.clone())).sum(0))
+
+    def _exchange(self, mine: object) -> list:
+        self._board[self.rank] = mine
+        self._barrier.wait()
+        everyone = list(self._board)
+        self._barrier.wait()
+        return everyone
+
+
+def run_ranks(world: int, work: Callable) -> list:
+    """What `work(collective)` returns on each of `world` ranks, run as threads."""
+    board: list = [None] * world
+    barrier = threading.Barrier(world, timeout=60)
+    with ThreadPoolExecutor(world) as pool:
+        ranks = [pool.submit(work, RanksInThreads(rank, board, barrier)) for rank in range(world)]
+        return [rank.result() for rank in ranks]
+
+
+def one_step(tasks: TaskSet, rows: Rows, *, view: View | None = None, **options) -> StepResult:
+    options.setdefault("collective", Alone())
+    return train_step(tasks, rows, device=CPU, view=view or make_view(), **options)

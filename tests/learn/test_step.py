@@ -1,0 +1,374 @@
+from __future__ import annotations
+
+import copy
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from tests.learn.cases import (
+    CPU,
+    depth_task,
+    make_rows,
+    make_view,
+    mask_task,
+    one_step,
+    run_ranks,
+    share_of_rank,
+)
+from wdtrain.learn.collective import Alone
+from wdtrain.learn.evaluate import evaluate
+from wdtrain.learn.networks import build
+from wdtrain.learn.rows import Rows
+from wdtrain.learn.step import StepError, train_step
+from wdtrain.learn.task import TaskSet
+
+SPLITS = (24, 12, 8, 16, 1)
+
+
+def gradients(micro_batch: int, **options) -> torch.Tensor:
+    """The flat gradient and statistics of seed-mask after one step on 24 samples."""
+    tasks = TaskSet([mask_task(micro_batch=micro_batch, **options)])
+    one_step(tasks, make_rows(24))
+    return tasks.ledger.flat.clone()
+
+
+def weights(tasks: TaskSet) -> dict[str, torch.Tensor]:
+    return {
+        f"{task.name}/{name}": value.clone()
+        for task in tasks
+        for name, value in task.network.state_dict().items()
+    }
+
+
+def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    assert one.keys() == other.keys()
+    return max(float((one[name].double() - other[name].double()).abs().max()) for name in one)
+
+
+@pytest.fixture(scope="module")
+def whole() -> torch.Tensor:
+    return gradients(24)
+
+
+@pytest.mark.parametrize("micro_batch", SPLITS[1:])
+def test_the_gradient_does_not_depend_on_the_micro_batch(whole, micro_batch):
+    assert whole.abs().max() > 1e-3
+    torch.testing.assert_close(gradients(micro_batch), whole, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("micro_batch", [24, 4])
+def test_the_gradient_does_not_depend_on_the_number_of_ranks(whole, world, micro_batch):
+    def work(collective):
+        tasks = TaskSet([mask_task(micro_batch=micro_batch)])
+        rows = share_of_rank(make_rows(24), collective.rank, world)
+        result = one_step(tasks, rows, collective=collective)
+        assert result.samples == 24
+        return tasks.ledger.flat
+
+    for flat in run_ranks(world, work):
+        torch.testing.assert_close(flat, whole, rtol=0, atol=1e-10)
+
+
+def plain_gradient(micro_batch: int, dropout: float) -> torch.Tensor:
+    """Gradient accumulation as it is usually done: plain BatchNorm, plain dropout."""
+    network = build("seed-mask", dropout=dropout).double()
+    view, rows, loss = make_view(), make_rows(24), mask_task().loss
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        for first in range(0, 24, micro_batch):
+            part = rows.part(first // 4, (first + micro_batch) // 4)
+            prepared = view.prepare(part.overlay, part.mask, "mask", part)
+            losses = loss(network(prepared.picture), prepared.target, prepared.valid)
+            losses.sum().backward()
+    return torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None]) / 24
+
+
+def test_plain_batchnorm_and_plain_dropout_do_depend_on_the_micro_batch():
+    by_norm = plain_gradient(24, 0.0) - plain_gradient(8, 0.0)
+    assert by_norm.abs().max() > 1e-4
+    eval_norm = plain_gradient(8, 0.05) - plain_gradient(8, 0.0)
+    assert eval_norm.abs().max() > 1e-4
+
+
+def test_unequal_groups_and_tails_give_the_gradient_of_the_whole_batch():
+    rows = make_rows(10)
+    assert rows.groups == [4, 4, 2]
+    flats = []
+    for micro_batch in (10, 4, 6):
+        tasks = TaskSet([mask_task(micro_batch=micro_batch)])
+        one_step(tasks, rows)
+        flats.append(tasks.ledger.flat.clone())
+    for flat in flats[1:]:
+        torch.testing.assert_close(flat, flats[0], rtol=0, atol=1e-10)
+
+
+def test_ranks_hold_equal_weights_after_several_steps_and_those_of_one_process():
+    def work(collective):
+        tasks = TaskSet([mask_task(max_grad_norm=0.5), depth_task()])
+        for seed in range(4):
+            rows = share_of_rank(make_rows(10, seed=seed), collective.rank, collective.world)
+            one_step(tasks, rows, collective=collective)
+        return weights(tasks)
+
+    alone = work(Alone())
+    for world in (2, 3, 4):  # 3 groups: with 4 ranks, one is empty
+        ranks = run_ranks(world, work)
+        assert all(furthest(rank, ranks[0]) == 0 for rank in ranks)
+        assert furthest(ranks[0], alone) < 1e-8
+
+
+def test_losses_are_means_over_the_whole_batch_and_all_ranks():
+    rows = make_rows(10)
+
+    def work(collective):
+        tasks = TaskSet([mask_task()])
+        part = share_of_rank(rows, collective.rank, collective.world)
+        return one_step(tasks, part, collective=collective).read().losses["mask"]
+
+    alone = work(Alone())
+    assert run_ranks(3, work) == pytest.approx([alone] * 3, abs=1e-12)
+
+
+def test_dead_parameters_do_not_move():
+    tasks = TaskSet([mask_task(optimizer={"name": "sgd", "lr": 1.0, "weight_decay": 0.5})])
+    before = weights(tasks)
+    for seed in range(2):
+        one_step(tasks, make_rows(8, seed=seed))
+    after = weights(tasks)
+    for name in before:
+        moved = not torch.equal(before[name], after[name])
+        assert moved == (".unused." not in name.replace("/", ".")) or "num_batches" in name
+    dead = tasks[0].network.unused
+    assert all(parameter.grad is None for parameter in dead.parameters())
+
+
+def test_a_batch_trains_every_task():
+    tasks = TaskSet([mask_task(), depth_task()])
+    before = weights(tasks)
+    result = one_step(tasks, make_rows(8))
+    reading = result.read()
+    assert set(reading.losses) == set(reading.grad_norms) == {"mask", "depth"}
+    assert min(reading.grad_norms.values()) > 0
+    after = weights(tasks)
+    for name in ("mask/head.weight", "depth/conv.weight"):
+        assert not torch.equal(before[name], after[name])
+
+
+def test_two_tasks_learn_what_each_learns_alone():
+    together = TaskSet([mask_task(), depth_task()])
+    apart = [TaskSet([mask_task()]), TaskSet([depth_task()])]
+    for seed in range(2):
+        for tasks in (together, *apart):
+            one_step(tasks, make_rows(8, seed=seed))
+    assert furthest(weights(together), weights(apart[0]) | weights(apart[1])) == 0
+
+
+def test_a_step_repeats_bit_for_bit():
+    runs = []
+    for _ in range(2):
+        tasks = TaskSet([mask_task(precision="bf16"), depth_task(precision="bf16")])
+        for seed in range(3):
+            one_step(tasks, make_rows(8, seed=seed), view=make_view("bf16"))
+        runs.append(weights(tasks))
+    assert furthest(*runs) == 0
+
+
+def test_running_statistics_follow_the_batch_and_reach_evaluation():
+    still = {"name": "sgd", "lr": 1e-12}
+    task = mask_task(build("seed-mask", dropout=0.0), optimizer=still)
+    tasks, rows, view = TaskSet([task]), make_rows(8, group=8), make_view(augmented=False)
+    _, before = evaluate(task, rows, device=CPU, view=view)
+    for _ in range(80):
+        trained = one_step(tasks, rows, view=view).read().losses["mask"]
+    _, after = evaluate(task, rows, device=CPU, view=view)
+    assert abs(float(before.mean()) - trained) > 0.01
+    assert abs(float(after.mean()) - trained) < 0.001
+
+
+def test_clipping_bounds_the_norm_of_each_task_and_reports_what_it_was():
+    free, clipped = (TaskSet([mask_task(max_grad_norm=norm)]) for norm in (0.0, 1e-3))
+    norms = [one_step(tasks, make_rows(8)).read().grad_norms["mask"] for tasks in (free, clipped)]
+    assert norms[0] == norms[1] > 1e-3
+    assert float(clipped.account(clipped[0]).gradients.norm()) == pytest.approx(1e-3, rel=1e-2)
+
+
+class Exploding(nn.Module):
+    """Infinite for pictures that are all black, which no augmentation changes."""
+
+    domain = "logits"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 1, 1)
+
+    def forward(self, picture: torch.Tensor) -> torch.Tensor:
+        black = (picture == picture.flatten(1).amin(1)[:, None, None, None]).flatten(2).all(2)
+        bad = black.any(1)[:, None, None, None]
+        return self.conv(picture) * torch.where(bad, torch.inf, 1.0)
+
+
+def blackened(rows: Rows, index: int) -> Rows:
+    overlay = rows.overlay.clone()
+    overlay[index] = 0
+    return Rows(**{**vars(rows), "overlay": overlay})
+
+
+def test_a_step_that_is_not_finite_is_skipped_on_all_ranks_and_counted():
+    rows = make_rows(8)
+
+    def work(collective):
+        tasks = TaskSet([mask_task(Exploding(), loss="bce"), depth_task()])
+        before = weights(tasks)
+        part = share_of_rank(rows, collective.rank, 2)
+        bad = blackened(part, 1) if collective.rank == 1 else part
+        result = one_step(tasks, bad, collective=collective)
+        unmoved = furthest(before, weights(tasks)) == 0
+        counted = (tasks.steps, tasks.skipped, tasks.skipped_in_a_row)
+        good = one_step(tasks, part, collective=collective)
+        return result.skipped, unmoved, counted, good.skipped, tasks.skipped_in_a_row
+
+    assert run_ranks(2, work) == [(True, True, (1, 1, 1), False, 0)] * 2
+
+
+def test_three_steps_in_a_row_that_are_not_finite_stop_the_run_and_name_the_keys():
+    tasks = TaskSet([mask_task(Exploding(), loss="bce")])
+    rows = blackened(make_rows(8), 5)
+    assert [one_step(tasks, rows).skipped for _ in range(2)] == [True, True]
+    with pytest.raises(StepError, match=r"3 steps in a row.*\['sample-0-5'\]"):
+        one_step(tasks, rows)
+
+
+def test_a_stop_asked_on_one_rank_drops_the_step_on_all():
+    def work(collective):
+        tasks = TaskSet([mask_task()])
+        before = weights(tasks)
+        rows = share_of_rank(make_rows(8), collective.rank, 2)
+        result = one_step(
+            tasks, rows, collective=collective, stop_asked=lambda: collective.rank == 1
+        )
+        assert furthest(before, weights(tasks)) == 0
+        assert tasks.steps == 0
+        return result.stop, result.samples
+
+    assert run_ranks(2, work) == [(True, 0)] * 2
+
+
+def test_a_dropped_step_leaves_nothing_behind():
+    interrupted, straight = (TaskSet([mask_task(micro_batch=4)]) for _ in range(2))
+    asked = iter([False, True, True])
+    assert one_step(interrupted, make_rows(8, seed=9), stop_asked=lambda: next(asked)).stop
+    for tasks in (interrupted, straight):
+        one_step(tasks, make_rows(8))
+    assert furthest(weights(interrupted), weights(straight)) == 0
+
+
+def test_ranks_that_run_out_at_different_steps_do_not_hang():
+    lengths = [1, 3]
+
+    def work(collective):
+        tasks, seen = TaskSet([mask_task()]), []
+        for seed in range(4):
+            ended = seed >= lengths[collective.rank]
+            rows = make_rows(0 if ended else 4, seed=10 * collective.rank + seed)
+            result = one_step(tasks, rows, collective=collective, exhausted=ended)
+            seen.append((result.samples, result.exhausted))
+        return seen, weights(tasks)
+
+    (first, one), (second, other) = run_ranks(2, work)
+    assert first == second == [(8, False), (4, False), (4, False), (0, True)]
+    assert furthest(one, other) == 0
+
+
+def test_a_rank_without_rows_takes_part():
+    def work(collective):
+        tasks = TaskSet([mask_task()])
+        rows = make_rows(4 if collective.rank == 0 else 0)
+        one_step(tasks, rows, collective=collective)
+        return weights(tasks)
+
+    one, other = run_ranks(2, work)
+    assert furthest(one, other) == 0
+
+
+def test_the_context_is_closed_after_a_step_even_when_it_fails():
+    task = mask_task()
+    tasks = TaskSet([task])
+    one_step(tasks, make_rows(4))
+    assert task.context.groups is None
+    with pytest.raises(ValueError, match="Target size"):
+        train_step(
+            tasks,
+            Rows(**{**vars(make_rows(4)), "mask": torch.zeros(4, 1, 5, 5, dtype=torch.uint8)}),
+            device=CPU,
+            view=make_view(augmented=False),
+            collective=Alone(),
+        )
+    assert task.context.groups is None
+
+
+def test_state_restores_exactly():
+    def fresh():
+        schedule = {"name": "warmup-cosine", "total_steps": 9, "warmup_steps": 3}
+        return TaskSet([mask_task(schedule=schedule)])
+
+    whole, resumed = fresh(), fresh()
+    for seed in range(6):
+        if seed == 3:
+            resumed.load_state_dict(copy.deepcopy(whole.state_dict()))
+            resumed[0].network.load_state_dict(whole[0].network.state_dict())
+            resumed[0].optimizer.load_state_dict(copy.deepcopy(whole[0].optimizer.state_dict()))
+        rates = [one_step(t, make_rows(4, seed=seed)).learning_rates for t in (whole, resumed)]
+        if seed >= 3:
+            assert rates[0] == rates[1]
+    assert resumed.steps == whole.steps == 6
+    assert furthest(weights(whole), weights(resumed)) == 0
+
+
+def test_reports_seconds_of_every_part():
+    reading = one_step(TaskSet([mask_task()]), make_rows(4)).read()
+    assert set(reading.seconds) == {"copy", "augment", "forward_backward", "sync", "optimizer"}
+    assert reading.seconds["forward_backward"] > 0
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_learns_to_follow_a_simple_mask(precision):
+    rows = make_rows(16, size=16)
+    bright = (rows.overlay.float().mean(1, keepdim=True) > 127).to(torch.uint8) * 255
+    rows = Rows(**{**vars(rows), "mask": bright})
+    tasks = TaskSet([mask_task(precision=precision, loss="bce")])
+    view = make_view(precision)
+    losses = [one_step(tasks, rows, view=view).read().losses["mask"] for _ in range(25)]
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_refuses_rows_that_disagree():
+    rows = make_rows(8)
+    with pytest.raises(ValueError, match="must tell of the same rows"):
+        Rows(**{**vars(rows), "groups": [4, 3]})
+
+
+def test_refuses_tasks_of_one_name_and_of_several_precisions():
+    with pytest.raises(ValueError, match="one name each"):
+        TaskSet([mask_task(), mask_task()])
+    with pytest.raises(ValueError, match="several kinds"):
+        TaskSet([mask_task(), depth_task(precision="fp32")])
+
+
+def test_threads_do_not_share_groups():
+    """Two task sets in two threads: contexts are theirs, not the process's."""
+    tasks = [TaskSet([mask_task()]) for _ in range(2)]
+    expected = [TaskSet([mask_task()]) for _ in range(2)]
+    threads = [
+        threading.Thread(target=one_step, args=(t, make_rows(12, group=2 + n)))
+        for n, t in enumerate(tasks)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for n, (mine, theirs) in enumerate(zip(tasks, expected, strict=True)):
+        one_step(theirs, make_rows(12, group=2 + n))
+        assert furthest(weights(mine), weights(theirs)) == 0

@@ -1,0 +1,85 @@
+"""Laws of the run lock: one holder, named; it dies with its process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from wdtrain.record.lock import RunLock
+from wdtrain.record.runlog import RunError
+
+HOLDER = """
+import sys, time
+from wdtrain.record.lock import RunLock
+RunLock(sys.argv[1]).acquire()
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+class Clock:
+    """Time that passes only by sleeping."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def holder(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_a_second_start_waits_and_then_says_who_holds_the_run(tmp_path, holder):
+    clock = Clock()
+    with pytest.raises(RunError) as refusal:
+        RunLock(tmp_path, clock=clock, sleep=clock.sleep).acquire()
+    assert 15.0 <= clock.now < 15.5
+    assert f"process {holder.pid} on {socket.gethostname()}" in str(refusal.value)
+    assert "another run.folder" in str(refusal.value)
+
+
+def test_the_lock_dies_with_its_process_however_it_was_killed(tmp_path, holder):
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with RunLock(tmp_path, wait_seconds=0):
+        pass
+
+
+def test_a_second_start_takes_over_while_it_waits(tmp_path, holder):
+    clock = Clock()
+
+    def kill_after_a_second(seconds: float) -> None:
+        clock.sleep(seconds)
+        if clock.now > 1:
+            holder.kill()
+            holder.wait()
+
+    with RunLock(tmp_path, clock=clock, sleep=kill_after_a_second):
+        assert clock.now < 2
+
+
+def test_released_it_can_be_held_again_and_names_nobody(tmp_path):
+    lock = RunLock(tmp_path / "new" / "run", wait_seconds=0)
+    with lock, pytest.raises(RunError, match=f"process {os.getpid()} on"):
+        RunLock(tmp_path / "new" / "run", wait_seconds=0).acquire()
+    assert lock.path.read_bytes() == b""
+    with lock:
+        pass
+    lock.release()  # a second release does nothing

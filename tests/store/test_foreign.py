@@ -1,0 +1,181 @@
+"""Other people's programs read the shards, and get the same pixels as our reader."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wdtrain import triple
+from wdtrain.store import opener
+from wdtrain.store.manifest import Manifest
+from wdtrain.store.samples import decode_row, member_suffixes
+from wdtrain.store.verify import walk_blocks
+
+Packed = Callable[..., Manifest]
+needs_zstd = pytest.mark.skipif(not shutil.which("zstd"), reason="the zstd command is not here")
+library = pytest.mark.filterwarnings("ignore")  # other people's code warns as it likes
+
+
+def stored(manifest: Manifest, split: str = "train") -> dict[str, bytes]:
+    """Every member of a split by name, through our reader, in order."""
+    suffixes = member_suffixes(manifest.encoding)
+    return {
+        f"{key}.{suffix}": bytes(data)
+        for _, _, block in walk_blocks(manifest, manifest.split(split))
+        for row, key in enumerate(block.keys)
+        for suffix, data in zip(suffixes, block.members(row), strict=True)
+    }
+
+
+def shard_paths(manifest: Manifest, split: str = "train") -> list[str]:
+    return [manifest.shard_url(shard) for shard in manifest.split(split).shards]
+
+
+@needs_zstd
+@pytest.mark.parametrize("encoding", ["image", "raw"])
+def test_gnu_tar_lists_and_extracts(packed: Packed, tmp_path: Path, encoding: str) -> None:
+    manifest = packed(encoding, "zstd:3")
+    names = []
+    for path in shard_paths(manifest):
+        listed = subprocess.run(
+            ["tar", "--zstd", "-tf", path], check=True, capture_output=True, text=True
+        )
+        assert listed.stderr == ""
+        names += listed.stdout.split()
+        subprocess.run(["tar", "--zstd", "-xf", path, "-C", str(tmp_path)], check=True)
+    expected = stored(manifest)
+    assert names == list(expected)
+    for name, data in expected.items():
+        assert (tmp_path / name).read_bytes() == data
+
+
+@needs_zstd
+def test_the_zstd_command_finds_them_whole(packed: Packed) -> None:
+    for path in shard_paths(packed()):
+        tested = subprocess.run(["zstd", "-t", path], capture_output=True, text=True, check=False)
+        assert tested.returncode == 0, tested.stderr
+
+
+@library
+def test_pyzstd_seeks_to_any_block(packed: Packed) -> None:
+    import pyzstd
+
+    manifest = packed()
+    shard = manifest.split("train").shards[0]
+    blocks = [b for s, _, b in walk_blocks(manifest, manifest.split("train")) if s == shard]
+    with pyzstd.SeekableZstdFile(manifest.shard_url(shard)) as file:
+        ends = np.cumsum([len(block.data) for block in blocks]).tolist()
+        for block, end in reversed(list(zip(blocks, ends, strict=True))):
+            file.seek(end - len(block.data))
+            assert file.read(len(block.data)) == block.data
+        file.seek(ends[-1])
+        assert file.read() == bytes(1024)
+
+
+def check_samples(manifest: Manifest, samples: Iterator[dict[str, object]]) -> None:
+    """Samples of the webdataset library hold the stored members, and PIL sees our pixels."""
+    from PIL import Image
+
+    expected, got = stored(manifest), {}
+    for sample in samples:
+        for name, value in sample.items():
+            if not name.startswith("__"):
+                assert isinstance(value, bytes)
+                got[f"{sample['__key__']}.{name}"] = value
+    assert got == expected
+    for _, _, block in walk_blocks(manifest, manifest.split("train")):
+        names = member_suffixes("image")[:3]
+        for name, pixels in zip(names, decode_row(block, 0), strict=True):
+            foreign = np.array(Image.open(io.BytesIO(got[f"{block.keys[0]}.{name}"])))
+            np.testing.assert_array_equal(foreign, pixels)
+
+
+@library
+def test_the_webdataset_library_reads_them_through_the_scheme(packed: Packed) -> None:
+    import webdataset
+
+    opener.register()
+    urls = opener.shard_urls(packed(), "train")
+    check_samples(packed(), iter(webdataset.WebDataset(urls, shardshuffle=False)))
+
+
+@library
+def test_the_webdataset_library_reads_them_through_the_stage(packed: Packed) -> None:
+    import webdataset
+
+    pipeline = webdataset.DataPipeline(
+        webdataset.SimpleShardList(shard_paths(packed())),
+        opener.open_shards,
+        opener.expand_and_group,
+    )
+    check_samples(packed(), iter(pipeline))
+
+
+@library
+@needs_zstd
+def test_the_webdataset_library_reads_them_through_a_pipe(packed: Packed) -> None:
+    import webdataset
+
+    urls = [f"pipe:zstd -dc {path}" for path in shard_paths(packed())]
+    check_samples(packed(), iter(webdataset.WebDataset(urls, shardshuffle=False)))
+
+
+@library
+def test_the_webdataset_library_reads_plain_tar_as_it_is(packed: Packed) -> None:
+    import webdataset
+
+    manifest = packed("image", "none")
+    urls = opener.shard_urls(manifest, "train")
+    assert urls == shard_paths(manifest)
+    check_samples(manifest, iter(webdataset.WebDataset(urls, shardshuffle=False)))
+
+
+@library
+def test_the_opener_passes_errors_to_the_handler(tmp_path: Path) -> None:
+    missing = [{"url": str(tmp_path / "missing.tar.zst")}]
+    assert list(opener.open_shards(missing, handler=lambda error: True)) == []
+    with pytest.raises(FileNotFoundError):
+        list(opener.open_shards(missing))
+    with pytest.raises(ValueError, match="for reading"):
+        opener._open("zst:x.tar.zst", "wb")
+
+
+@library
+@pytest.mark.parametrize("streaming", [True, False])
+def test_hugging_face_datasets_reads_plain_tar(
+    packed: Packed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streaming: bool
+) -> None:
+    monkeypatch.setitem(os.environ, "HF_HUB_OFFLINE", "1")
+    monkeypatch.setitem(os.environ, "HF_DATASETS_OFFLINE", "1")
+    import datasets
+
+    datasets.disable_progress_bars()
+    manifest = packed("image", "none")
+    rows = datasets.load_dataset(
+        "webdataset",
+        data_files={"train": shard_paths(manifest)},
+        split="train",
+        streaming=streaming,
+        cache_dir=str(tmp_path),
+    )
+    expected = stored(manifest)
+    keys = []
+    for row in rows:
+        key = row["__key__"]
+        keys.append(key)
+        overlay = triple.decode_overlay(expected[f"{key}.overlay.jpg"])
+        np.testing.assert_array_equal(np.array(row["overlay.jpg"]), overlay)
+        for name in ("mask", "depth"):
+            data = expected[f"{key}.{name}.png"]
+            pixels = triple.decode_png(data, name=name, dtype=np.dtype(np.uint8))
+            np.testing.assert_array_equal(np.array(row[f"{name}.png"]), pixels)
+        assert row["json"] == json.loads(expected[f"{key}.json"])
+    assert keys == [name.split(".")[0] for name in expected][::4]

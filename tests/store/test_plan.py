@@ -1,0 +1,60 @@
+"""What a packing will do is decided, and refused, before a byte is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.store.material import Disks
+from wdtrain.store.errors import StoreError
+from wdtrain.store.packing import pack
+from wdtrain.store.plan import choose_block, choose_shard, parse_compression
+
+SMALL: dict[str, Any] = {"processes": 1, "shard_samples": 50, "samples_per_block": 8}
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"source": Disks(count=0)}, "holds no samples"),
+        ({"encoding": "webp"}, "image or raw"),
+        ({"compression": "gzip"}, "zstd:1 to zstd:22"),
+        ({"compression": "zstd:23"}, "zstd:1 to zstd:22"),
+        ({"size": 0}, "1 or more"),
+        ({"shard_samples": 0}, "1 or more"),
+        ({"samples_per_block": 0}, "1 or more"),
+        ({"max_rejects": 1.5}, "share from 0 to 1"),
+        ({"jpeg_quality": 101}, "1 to 100"),
+        ({"source": Disks(count=9, broken=tuple(range(9)))}, "none of 9 samples tried"),
+    ],
+)
+def test_options_that_cannot_be_met_are_refused_before_anything_is_written(
+    tmp_path: Path, options: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(StoreError, match=why):
+        pack(target=tmp_path / "set", **{"source": Disks()} | SMALL | options)
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize(
+    ("samples", "size", "encoding", "expected"),
+    [
+        (400_000, 64, "image", 64),
+        (400_000, 64, "raw", 32),
+        (400_000, 160, "image", 8),
+        (2_000, 64, "image", 16),
+        (100, 64, "image", 8),
+    ],
+)
+def test_blocks_hold_about_a_mebibyte_and_small_sets_have_many(
+    samples: int, size: int, encoding: str, expected: int
+) -> None:
+    block = choose_block(encoding=encoding, height=size, width=size, depth_bytes=1, samples=samples)
+    assert block == expected
+
+
+def test_shards_and_compression_have_their_defaults() -> None:
+    assert [choose_shard(n) for n in (10, 20_000, 10**6, 10**9)] == [512, 1024, 8192, 8192]
+    assert parse_compression("zstd") == "zstd:9"

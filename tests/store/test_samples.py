@@ -1,0 +1,135 @@
+"""What was packed is what is decoded, and a sample that is not is named."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from tests.store.conftest import FORMS
+from tests.store.material import Disks
+from wdtrain import triple
+from wdtrain.store import tar
+from wdtrain.store.errors import DamagedSample, StoreError
+from wdtrain.store.manifest import Manifest
+from wdtrain.store.samples import BlockIndex, decode_row, member_suffixes, parse_block
+from wdtrain.store.verify import walk_blocks
+
+Packed = Callable[..., Manifest]
+
+
+def first_block(manifest: Manifest) -> BlockIndex:
+    return next(walk_blocks(manifest, manifest.split("train")))[2]
+
+
+@pytest.mark.parametrize(("encoding", "compression"), FORMS)
+def test_every_sample_comes_back_as_it_was(packed: Packed, encoding: str, compression: str) -> None:
+    manifest, source, keys = packed(encoding, compression), Disks(), []
+    for split in manifest.splits.values():
+        for _, _, block in walk_blocks(manifest, split):
+            for row, key in enumerate(block.keys):
+                sample = source.load(int(key.removeprefix("disk-")))
+                assert isinstance(sample.overlay, np.ndarray)
+                overlay, mask, depth = decode_row(block, row)
+                expected = sample.overlay
+                if encoding == "image":
+                    expected = triple.decode_overlay(triple.encode_overlay(expected, 90))
+                np.testing.assert_array_equal(overlay, expected)
+                np.testing.assert_array_equal(mask, sample.mask)
+                np.testing.assert_array_equal(depth, sample.depth)
+                assert block.meta(row) == sample.meta
+                keys.append(key)
+    assert sorted(keys) == [source.key(index) for index in range(len(source))]
+
+
+@pytest.mark.parametrize("compression", ["zstd:3", "none"])
+def test_a_raw_block_is_arrays_of_one_stride(packed: Packed, compression: str) -> None:
+    block = first_block(packed("raw", compression))
+    arrays = block.raw_arrays()
+    for row in range(block.num_samples):
+        for array, one in zip(arrays, decode_row(block, row), strict=True):
+            np.testing.assert_array_equal(array[row], one)
+            assert np.shares_memory(array, np.frombuffer(block.data, np.uint8))
+    assert np.ptp(block.starts - block.starts[0], axis=1).max() == 0
+
+
+def test_the_json_of_a_raw_shard_is_padded_to_its_longest(packed: Packed) -> None:
+    manifest = packed("raw", "none")
+    sizes: dict[str, set[int]] = {}
+    for shard, _, block in walk_blocks(manifest, manifest.split("train")):
+        sizes.setdefault(shard.name, set()).update(block.sizes[:, 3].tolist())
+        longest = max(len(triple.encode_meta(block.meta(row))) for row in range(block.num_samples))
+        assert longest <= block.sizes[0, 3]
+    assert all(len(of_shard) == 1 for of_shard in sizes.values())
+
+
+@pytest.mark.parametrize(("encoding", "compression"), FORMS)
+def test_the_members_of_a_sample_are_adjacent_and_in_order(
+    packed: Packed, encoding: str, compression: str
+) -> None:
+    block = first_block(packed(encoding, compression))
+    names = [member.name for member in tar.walk(block.data)]
+    suffixes = member_suffixes(encoding)
+    assert names == [f"{key}.{suffix}" for key in block.keys for suffix in suffixes]
+
+
+def block_of(manifest: Manifest, **changes: bytes) -> bytes:
+    """The first sample of a block as a block, with some members changed."""
+    block = first_block(manifest)
+    names = member_suffixes(manifest.encoding)
+    contents = dict(zip(names, map(bytes, block.members(0)), strict=True))
+    contents |= {name.replace("_", "."): data for name, data in changes.items()}
+    return b"".join(tar.member(f"k.{name}".encode(), data) for name, data in contents.items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"overlay_jpg": b"\xff\xd8nothing"}, "overlay"),
+        ({"overlay_jpg": triple.encode_overlay(np.zeros((8, 8, 3), np.uint8))}, "manifest says"),
+        ({"mask_png": triple.encode_png(np.zeros((24, 32), np.uint16))}, "mask is a 16-bit"),
+        ({"depth_png": triple.encode_png(np.zeros((24, 32), np.uint8))[:-30]}, "depth"),
+    ],
+)
+def test_a_sample_that_cannot_be_decoded_is_named(
+    packed: Packed, changes: dict[str, bytes], why: str
+) -> None:
+    manifest = packed("image", "none")
+    block = parse_block(block_of(manifest, **changes), manifest)
+    with pytest.raises(DamagedSample, match=f"sample k is damaged: .*{why}"):
+        decode_row(block, 0)
+
+
+def test_a_sample_whose_json_is_none_is_named(packed: Packed) -> None:
+    manifest = packed("image", "none")
+    block = parse_block(block_of(manifest, json=b"[1]"), manifest)
+    with pytest.raises(DamagedSample, match="sample k is damaged: json holds a list"):
+        block.meta(0)
+
+
+def test_refuses_blocks_of_other_members(packed: Packed) -> None:
+    image, raw = packed("image", "none"), packed("raw", "none")
+    other_order = tar.member(b"k.mask.png", b"") * 4
+    for data, manifest in (
+        (other_order, image),
+        (first_block(image).data, raw),
+        (first_block(image).data[: -(1 << 9)], image),
+        (first_block(raw).data + bytes(512), raw),
+        (b"x" * 4096, raw),
+        (b"", raw),
+        (first_block(raw).data, dataclasses.replace(raw, height=23)),
+    ):
+        with pytest.raises((StoreError, DamagedSample)):
+            parse_block(data, manifest)
+
+
+def test_pickle_is_never_decoded(packed: Packed) -> None:
+    import io
+
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([{}], object), allow_pickle=True)
+    raw = packed("raw", "none")
+    with pytest.raises(StoreError, match=r"not a readable \.npy"):
+        parse_block(block_of(raw, mask_npy=buffer.getvalue()), raw)

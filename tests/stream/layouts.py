@@ -1,0 +1,51 @@
+"""Datasets that exist only as numbers, for the laws of the order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import strategies as st
+
+from wdtrain.triple import DepthFormat
+
+
+@dataclass(frozen=True)
+class FakeShard:
+    name: str
+    samples: int
+
+
+@dataclass(frozen=True)
+class FakeSplit:
+    shards: tuple[FakeShard, ...]
+
+
+@dataclass(frozen=True)
+class FakeManifest:
+    """As much of a manifest as the order reads."""
+
+    splits: dict[str, FakeSplit]
+    samples_per_block: int
+    height: int = 8
+    width: int = 8
+    depth: DepthFormat = field(default_factory=DepthFormat)
+    digest: str = "d"
+    url: str = "fake"
+
+
+def fake_manifest(sizes: list[int], block: int) -> Any:
+    shards = tuple(FakeShard(f"train-{i:06d}", size) for i, size in enumerate(sizes))
+    return FakeManifest({"train": FakeSplit(shards)}, block)
+
+
+@st.composite
+def orders(draw: st.DrawFn) -> dict[str, Any]:
+    """Arguments of an order over a small dataset of odd shapes."""
+    return {
+        "sizes": draw(st.lists(st.integers(1, 90), min_size=1, max_size=5)),
+        "block": draw(st.integers(1, 17)),
+        "lanes": draw(st.integers(1, 9)),
+        "chunk": draw(st.integers(1, 8)),
+        "seed": draw(st.integers(0, 2**31)),
+    }

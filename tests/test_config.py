@@ -1,0 +1,94 @@
+"""A recipe is checked before anything starts: typos and impossible pairs are refused by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from wdtrain.config import Recipe, RecipeError, fields_of, help_text, load_recipe
+
+ROOT = Path(__file__).resolve().parent.parent
+PLAYGROUND = ROOT / "recipes" / "playground.yaml"
+
+
+def refusal(*overrides: str) -> str:
+    with pytest.raises(RecipeError) as error:
+        load_recipe(PLAYGROUND, list(overrides))
+    return str(error.value)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_recipe_of_the_house_is_valid(path: Path) -> None:
+    recipe = load_recipe(path, [])
+    assert recipe.tasks
+    assert set(recipe.tasks) <= {"mask", "depth"}
+
+
+def test_overrides_win_over_the_file() -> None:
+    recipe = load_recipe(PLAYGROUND, ["train.steps=7", "tasks.mask.optimizer.lr=0.5"])
+    assert recipe.train.steps == 7
+    assert recipe.tasks["mask"].optimizer.lr == 0.5
+
+
+def test_a_mistyped_key_is_refused_with_the_nearest() -> None:
+    message = refusal("train.batchsize=32")
+    assert "train.batchsize is not a field" in message
+    assert "did you mean train.batch_size?" in message
+    assert "did you mean tasks.NAME.network?" in refusal("tasks.mask.netwrk=seed-mask")
+
+
+def test_a_value_of_the_wrong_kind_is_refused_by_key() -> None:
+    assert "train.steps" in refusal("train.steps=many")
+    assert "optimizer.lr" in refusal("tasks.mask.optimizer.lr=0")
+    for memory in ("2", "0", "lots", "-1", "0.0"):
+        assert "memory is" in refusal(f"memory={memory}")
+    for memory in ("0.5", "1", "1.0", ".9", "8GiB", "512MiB"):
+        load_recipe(PLAYGROUND, [f"memory={memory}"])
+    assert "key=value" in refusal("train.steps")
+
+
+def test_a_batch_that_the_chunk_does_not_divide_is_refused_with_the_nearest() -> None:
+    assert "the nearest is 96" in refusal("train.batch_size=100")
+    assert "must divide data.chunk" in refusal("step.norm_group=5")
+    assert "multiple of step.norm_group" in refusal("step.micro_batch=40")
+
+
+def test_a_run_has_one_length() -> None:
+    assert "either train.steps or train.epochs" in refusal("train.epochs=2")
+
+
+def test_a_task_of_another_name_needs_a_target(tmp_path: Path) -> None:
+    assert "tasks.foo needs a target" in refusal("tasks.foo.network=x", "tasks.foo.loss=l1")
+
+
+def test_a_missing_or_broken_file_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"nowhere.yaml does not exist"):
+        load_recipe(tmp_path / "nowhere.yaml", [])
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [1\n")
+    with pytest.raises(RecipeError, match=r"broken.yaml is not YAML"):
+        load_recipe(broken, [])
+
+
+def test_a_checkpoint_of_another_recipe_is_refused_by_key() -> None:
+    recipe = load_recipe(PLAYGROUND, [])
+    saved = json.loads(json.dumps(recipe.decisive()))
+    recipe.check_resumes(saved)
+    load_recipe(PLAYGROUND, ["log.every_steps=9", "checkpoint.keep=5"]).check_resumes(saved)
+    other = load_recipe(PLAYGROUND, ["tasks.mask.optimizer.lr=0.5"])
+    with pytest.raises(RecipeError, match=r"tasks.mask.optimizer.lr was .* and is 0.5"):
+        other.check_resumes(saved)
+
+
+def test_a_recipe_cannot_be_changed() -> None:
+    recipe = load_recipe(PLAYGROUND, [])
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.train.batch_size = 3  # type: ignore[misc]
+
+
+def test_every_field_says_what_it_is() -> None:
+    for key, _, description in fields_of(Recipe):
+        assert len(description) > 5, key
+        assert key in help_text()

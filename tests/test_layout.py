@@ -1,0 +1,151 @@
+"""The house keeps its shape: who imports whom, how long things are, what lies where."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "wdtrain"
+ROOMS = {"scenes", "store", "stream", "learn", "record"}
+MAY_IMPORT = {
+    "stream": {"store"},
+    "scenes": set(),
+    "store": set(),
+    "learn": set(),
+    "record": set(),
+    "config": set(),
+    "triple": set(),
+    "commands": ROOMS | {"config", "commands"},
+    "train": ROOMS | {"config"},
+}
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    part = path.relative_to(PACKAGE).parts[0]
+    return part.removesuffix(".py")
+
+
+def imports_of(path: Path) -> Iterator[tuple[str, int]]:
+    """Every module that a file imports, also inside functions, with its line."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno} imports relatively"
+            yield node.module or "", node.lineno
+            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_each_room_imports_only_what_it_may(path: Path) -> None:
+    room = room_of(path)
+    if room == "__init__":
+        room = "triple"
+    allowed = MAY_IMPORT[room] | {room, "triple"}
+    for name, line in imports_of(path):
+        if name.startswith("wdtrain."):
+            assert name.split(".")[1] in allowed, f"{path}:{line} imports {name}"
+
+
+def test_modules_import_in_no_circle() -> None:
+    names = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in MODULES}
+    known = {name.removesuffix(".__init__"): path for path, name in names.items()}
+    graph = {
+        name: {used for used, _ in imports_of(path) if used in known and used != name}
+        for name, path in known.items()
+    }
+    finished: set[str] = set()
+
+    def visit(name: str, above: tuple[str, ...]) -> None:
+        assert name not in above, f"circle: {' -> '.join([*above, name])}"
+        if name not in finished:
+            for used in sorted(graph[name]):
+                # A package that re-exports its own modules is above them, not beside them.
+                if not name.startswith(used + "."):
+                    visit(used, (*above, name))
+            finished.add(name)
+
+    for name in sorted(graph):
+        visit(name, ())
+
+
+def test_store_and_scenes_do_not_bring_torch_along() -> None:
+    code = (
+        "import pkgutil, sys, importlib, wdtrain.store, wdtrain.scenes\n"
+        "for room in (wdtrain.store, wdtrain.scenes):\n"
+        "    for module in pkgutil.walk_packages(room.__path__, room.__name__ + '.'):\n"
+        "        if module.name.split('.')[-1] not in ('teacher', 'opener'):\n"
+        "            importlib.import_module(module.name)\n"
+        "assert 'torch' not in sys.modules, 'torch came along'\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_package_holds_only_rooms_and_three_modules() -> None:
+    # `accelerate launch wdtrain/train.py` puts this folder first on the import path, so a module
+    # named like one of the standard library would shadow it.
+    files = {path.name for path in PACKAGE.glob("*.py")}
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir()} - {"__pycache__"}
+    assert files == {"__init__.py", "config.py", "triple.py", "train.py"}
+    assert folders == ROOMS | {"commands"}
+    assert not folders & set(sys.stdlib_module_names)
+
+
+def test_train_reads_in_one_sitting() -> None:
+    assert len((PACKAGE / "train.py").read_text().splitlines()) <= 200
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_files_and_functions_are_short_and_explain_themselves(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    assert len(path.read_text().splitlines()) <= 450, f"{path} is over 450 lines"
+    if tree.body:
+        assert ast.get_docstring(tree), f"{path} does not say what it owns"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or 0) - node.lineno + 1
+            assert length <= 60, f"{path}:{node.lineno} {node.name} has {length} lines"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tools").iterdir()), ids=lambda p: p.name)
+def test_tools_are_thin_doors(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    assert lines[0] == "#!/usr/bin/env python3"
+    assert len(lines) <= 30
+    assert path.stat().st_mode & 0o111, f"{path} is not executable"
+    names = [name for name, _ in imports_of(path) if name.startswith("wdtrain")]
+    assert names, f"{path} opens no door"
+    assert all(name.startswith("wdtrain.commands") for name in names)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tools").iterdir()), ids=lambda p: p.name)
+def test_tools_work_from_any_working_directory(path: Path, tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, str(path), "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "usage:" in result.stdout.lower()
+
+
+def test_each_mutant_names_a_law_and_a_test_that_exists() -> None:
+    for patch in sorted((ROOT / "tests" / "mutants").glob("*.patch")):
+        lines = patch.read_text().splitlines()
+        assert lines[0].startswith("# law: "), f"{patch.name} names no law"
+        test = lines[1].removeprefix("# test: ")
+        path, _, name = test.partition("::")
+        assert (ROOT / path).is_file(), f"{patch.name} names {path}"
+        assert f"def {name.split('[')[0]}(" in (ROOT / path).read_text(), f"{patch.name}: {name}"

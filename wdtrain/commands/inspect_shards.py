@@ -1,0 +1,150 @@
+"""`inspect-shards`: what a packed dataset holds, whether it is whole, and whether it leaks."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import cv2
+from rich.console import Console
+from rich.table import Table
+
+from wdtrain.commands import run_command
+from wdtrain.commands.pack_shards import long_work
+from wdtrain.store.errors import StoreError
+from wdtrain.store.manifest import Manifest
+from wdtrain.store.sheet import contact_sheet
+from wdtrain.store.verify import audit, verify
+
+EXAMPLES: Final = """\
+examples:
+  inspect-shards show shards/mine
+  inspect-shards verify shards/mine          # reads every byte, decodes every sample
+  inspect-shards audit shards/mine           # proves that nothing held out is trained on
+  inspect-shards grid shards/mine --out sheet.png --split train --count 24
+
+TARGET is a dataset's folder or URL. The exit code is 0, 1 where a dataset is damaged or leaks, and
+2 after an error.
+"""
+_SHOWN_REJECTS: Final = 10
+_SHOWN_PROBLEMS: Final = 50
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code of `inspect-shards` with these arguments (default: the command line's)."""
+    options = _parser().parse_args(arguments)
+    return run_command(lambda: int(options.run(Manifest.load(options.target), options)))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="inspect-shards",
+        description="Looks into a packed dataset.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    for name, run, text in (
+        ("show", show, "what the manifest says: splits, sizes, depth, rejects"),
+        ("verify", verify_all, "read every block, check every checksum, decode every sample"),
+        ("audit", audit_all, "prove from the samples that no held-out part is trained on"),
+        ("grid", grid, "write a contact sheet: overlay, mask and depth of some samples"),
+    ):
+        action = actions.add_parser(name, help=text, description=text)
+        action.add_argument("target", metavar="TARGET", help="a dataset's folder or URL")
+        action.set_defaults(run=run)
+        if name == "grid":
+            _grid_options(action)
+    return parser
+
+
+def _grid_options(action: argparse.ArgumentParser) -> None:
+    action.add_argument("--out", type=Path, default=Path("grid.png"), help="default grid.png")
+    action.add_argument("--split", default="train", help="default train")
+    action.add_argument("--count", type=int, default=24, help="samples; default 24")
+
+
+def show(manifest: Manifest, options: argparse.Namespace) -> int:
+    """Prints the manifest for a person."""
+    console = Console(soft_wrap=True)
+    depth = manifest.depth
+    limits = f" {depth.near_m:g} to {depth.far_m:g} m" if depth.is_logarithmic else ""
+    console.print(
+        f"[bold]{manifest.url}[/]: {manifest.samples:,} triples of {manifest.height} x "
+        f"{manifest.width}, {manifest.encoding}, {manifest.compression}, "
+        f"{manifest.samples_per_block} a block, digest {manifest.digest[:12]}"
+    )
+    console.print(f"depth: {depth.kind}{limits}, {depth.bits} bits")
+    for name, values in (("mean", manifest.overlay_mean), ("std", manifest.overlay_std)):
+        numbers = " ".join(f"{value:.4f}" for value in values)
+        console.print(f"overlay {name} (train, red green blue): {numbers}")
+    console.print(_splits_table(manifest))
+    _print_rejects(console, manifest)
+    return 0
+
+
+def _splits_table(manifest: Manifest) -> Table:
+    table = Table("split", "samples", "shards", "bytes", "bytes a triple")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, split in manifest.splits.items():
+        num_bytes = sum(shard.num_bytes for shard in split.shards)
+        row = (split.samples, len(split.shards), num_bytes, round(num_bytes / split.samples))
+        table.add_row(name, *(f"{value:,}" for value in row))
+    return table
+
+
+def _print_rejects(console: Console, manifest: Manifest) -> None:
+    rejects = manifest.rejects
+    console.print(f"rejects: {rejects['count']:,}")
+    for reason, count in rejects["reasons"].items():
+        console.print(f"  {count:,} x {reason}", markup=False)
+    for entry in rejects["list"][:_SHOWN_REJECTS]:
+        console.print(f"  {entry['key']}: {entry['reason']}", markup=False)
+
+
+def verify_all(manifest: Manifest, options: argparse.Namespace) -> int:
+    """Prints what is damaged; 1 if anything is."""
+    with long_work("verifying") as progress:
+        problems = verify(manifest, progress)
+    if not problems:
+        print(f"{manifest.url} is whole: {manifest.samples:,} samples decoded, all sums right")
+    return _print_problems(problems)
+
+
+def audit_all(manifest: Manifest, options: argparse.Namespace) -> int:
+    """Prints the parts of each split and what leaks; 1 if anything does."""
+    with long_work("auditing") as progress:
+        found = audit(manifest, progress)
+    table = Table("split", "samples", "backgrounds", "cut-outs", "pairs")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, parts in found.splits.items():
+        counts = (parts.samples, len(parts.backgrounds), len(parts.cutouts), len(parts.pairs))
+        table.add_row(name, *(f"{count:,}" for count in counts))
+    Console().print(table)
+    if not found.problems:
+        print("no leak: no split shares what it must not, and no key comes twice")
+    return _print_problems(found.problems)
+
+
+def _print_problems(problems: list[str]) -> int:
+    for problem in problems[:_SHOWN_PROBLEMS]:
+        print(problem)
+    if len(problems) > _SHOWN_PROBLEMS:
+        print(f"... and {len(problems) - _SHOWN_PROBLEMS:,} more")
+    return 1 if problems else 0
+
+
+def grid(manifest: Manifest, options: argparse.Namespace) -> int:
+    """Writes a contact sheet as PNG."""
+    if options.count < 1:
+        raise StoreError(f"--count {options.count}: at least 1 sample is needed")
+    sheet = contact_sheet(manifest, split=options.split, count=options.count)
+    coded, data = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    assert coded, "a contact sheet can always be encoded"
+    options.out.write_bytes(data.tobytes())
+    print(f"wrote {options.out} ({sheet.shape[1]} x {sheet.shape[0]})")
+    return 0

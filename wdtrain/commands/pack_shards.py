@@ -1,0 +1,168 @@
+"""`pack-shards`: a folder of triples, or a source made on the fly, into a streamed dataset."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from wdtrain.commands import run_command
+from wdtrain.scenes import parse_source
+from wdtrain.store import manifest as manifests
+from wdtrain.store.errors import StoreError
+from wdtrain.store.folder import FolderSource
+from wdtrain.store.packing import pack, usable_cores
+from wdtrain.store.source import Source
+from wdtrain.store.splits import Holdout
+
+EXAMPLES: Final = """\
+examples:
+  pack-shards triples/ shards/mine
+  pack-shards photos/ shards/small --size 64 --encoding raw --compression zstd:9
+  pack-shards playground:count=20000,size=64,difficulty=0.5 shards/playground --processes 2
+  pack-shards triples/ shards/plain --compression none        # plain .tar shards
+
+A folder holds KEY.overlay.jpg, KEY.mask.png, KEY.depth.png and, if you like, KEY.json for each
+triple; triples.json in it says what the depth means ({"depth": {"kind": "metric", "near_m": 0.5,
+"far_m": 20.0, "bits": 8}}; without it: relative). A packing that was killed goes on when the same
+command is given again. The exit code is 0, or 2 after an error.
+"""
+MAX_REJECTS: Final = (
+    "share of samples that may be left out; above it nothing is packed; default 0.001"
+)
+_PLAIN_EVERY_SECONDS: Final = 5.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code of `pack-shards` with these arguments (default: those of the command line)."""
+    options = _parser().parse_args(arguments)
+    return run_command(lambda: _pack(options))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pack-shards",
+        description="Packs triples (overlay, mask, depth) into shards that stream exactly.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("source", metavar="SOURCE", help="a folder of triples, or NAME:key=value,... to make them")
+    add("target", metavar="TARGET", help="the folder of the dataset: new or empty")
+    add("--encoding", choices=("image", "raw"), default="image", help="JPEG and PNG, or arrays")
+    add("--compression", default="zstd:9", metavar="zstd:N|none", help="default zstd:9")
+    add("--size", type=_size, metavar="S|HxW", help="resize to this; default: the source's size")
+    add("--processes", type=int, metavar="N", help="default: the usable cores")
+    add("--seed", type=int, default=0, metavar="N", help="of shuffle and splits; default 0")
+    add("--max-rejects", type=float, default=0.001, metavar="P", help=MAX_REJECTS)
+    add("--shard-samples", type=int, metavar="N", help="default 8192, fewer for a small source")
+    add("--quality", type=int, default=90, metavar="Q", help="of JPEGs encoded here; default 90")
+    _add_shares(parser.add_argument_group("shares held out of training, 0 to 1"))
+    return parser
+
+
+def _add_shares(group: argparse._ArgumentGroup) -> None:
+    for name, what in (
+        ("backgrounds", "backgrounds"),
+        ("cutouts", "cut-outs"),
+        ("pairs", "pairs of a known background and a known cut-out"),
+        ("samples", "samples, where the source does not know their parts"),
+    ):
+        share = getattr(Holdout(), name)
+        text = f"{what}; default {share}"
+        group.add_argument(f"--holdout-{name}", type=float, default=share, metavar="P", help=text)
+
+
+def _size(text: str) -> int | tuple[int, int]:
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 64 or 96x128")
+    return (int(match[1]), int(match[2])) if match[2] else int(match[1])
+
+
+def _pack(options: argparse.Namespace) -> int:
+    if options.processes is not None and options.processes < 1:
+        raise StoreError(f"--processes {options.processes}: at least 1 is needed")
+    was_there = (Path(options.target) / manifests.NAME).exists()
+    started = time.perf_counter()
+    with long_work("packing") as progress:
+        manifest = pack(
+            _source(options.source),
+            options.target,
+            encoding=options.encoding,
+            compression=options.compression,
+            size=options.size,
+            processes=options.processes or usable_cores(),
+            seed=options.seed,
+            max_rejects=options.max_rejects,
+            shard_samples=options.shard_samples,
+            jpeg_quality=options.quality,
+            holdout=Holdout(
+                backgrounds=options.holdout_backgrounds,
+                cutouts=options.holdout_cutouts,
+                pairs=options.holdout_pairs,
+                samples=options.holdout_samples,
+            ),
+            progress=progress,
+        )
+    seconds = time.perf_counter() - started
+    if was_there:
+        print(f"{options.target} is packed already with these settings; nothing was changed")
+        return 0
+    splits = ", ".join(f"{name} {split.samples:,}" for name, split in manifest.splits.items())
+    print(f"packed {manifest.samples:,} samples in {seconds:.1f} s into {options.target}: {splits}")
+    print(
+        f"{manifest.num_bytes:,} bytes, {manifest.num_bytes / manifest.samples:,.0f} a triple; "
+        f"{manifest.rejects['count']:,} rejected; digest {manifest.digest[:12]}"
+    )
+    return 0
+
+
+def _source(text: str) -> Source:
+    """The source that a specification names, or else the folder."""
+    source: Source | None = parse_source(text)
+    if source is not None:
+        return source
+    folder = FolderSource(text)
+    if not folder.declares_depth:
+        print(
+            f"note: {text} has no triples.json, so its depth is packed as relative, "
+            f"{folder.depth_format.bits} bits (pack-shards --help says how to declare it)",
+            file=sys.stderr,
+        )
+    return folder
+
+
+@contextmanager
+def long_work(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Gives a function of (done, total) that shows progress: a bar on a terminal, else lines."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _plain_progress(what)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _plain_progress(what: str) -> Callable[[int, int], None]:
+    started = last = time.perf_counter()
+
+    def show(done: int, total: int) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        if now - last >= _PLAIN_EVERY_SECONDS:
+            last = now
+            rate = done / (now - started)
+            print(f"{what}: {done:,} of {total:,} samples, {rate:,.0f} a second", file=sys.stderr)
+
+    return show

@@ -1,0 +1,453 @@
+"""The schema of a recipe: every key with its unit or a sentence, checked before anything starts.
+
+A recipe is YAML, merged with `key=value` from the command line. A mistyped key, a value out of
+range or an impossible pair is refused here with the key's name. Frozen: what a run was started with
+cannot change under it; the digest of what decides its numbers is kept in each checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import re
+from pathlib import Path
+from typing import Any, Literal, Self, get_args, get_origin
+
+import omegaconf
+from omegaconf import OmegaConf
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+_FREE_KEYS = (
+    "run.folder",
+    "run.resume",
+    "log.",
+    "checkpoint.",
+    "cpu_threads",
+    "memory",
+    "data.url",
+    "data.threads",
+    "step.micro_batch",
+    "evaluate.batch_size",
+)
+"""Keys of where a run is kept, how it is shown and fitted to a machine: they decide no number."""
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be run: names the key, what was found and what would work."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Data(Section):
+    url: str = Field(description="dataset folder or URL prefix: where manifest.json lies")
+    train_split: str = Field("train", description="the split that is trained on")
+    seed: int = Field(0, ge=0, description="seed of the order of samples")
+    lanes: int = Field(32, ge=1, description="sub-streams an epoch is dealt to; at least the ranks")
+    chunk: int = Field(32, ge=1, description="samples dealt to a lane at once; divides the batch")
+    size: int | None = Field(
+        None, ge=16, description="side in pixels to decode at; null: as stored"
+    )
+    threads: int | None = Field(None, ge=1, description="reader threads; null: one a core")
+    on_damage: Literal["fatal", "skip"] = Field(
+        "fatal", description="what a damaged sample does: stop the run, or be left out and counted"
+    )
+
+    def stream_arguments(self) -> dict[str, Any]:
+        """What a stream over this data is opened with, whatever its split."""
+        return self.model_dump(exclude={"url", "train_split"})
+
+
+class Run(Section):
+    folder: str = Field(description="the run folder: logs, checkpoints and report go here")
+    seed: int = Field(0, ge=0, description="seed of initial weights, augmentation and dropout")
+    resume: Literal["auto", "never"] = Field(
+        "auto", description="auto: go on from the newest whole checkpoint; never: refuse if one is"
+    )
+
+
+class Train(Section):
+    batch_size: int = Field(256, ge=1, description="samples of one optimizer step, over all ranks")
+    steps: int | None = Field(None, ge=1, description="optimizer steps to train for; or epochs")
+    epochs: int | None = Field(None, ge=1, description="passes over the data; or steps")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either train.steps or train.epochs, and set the other to null")
+        return self
+
+
+class Step(Section):
+    micro_batch: int | None = Field(
+        None, ge=1, description="samples through a network at once; null: norm_group"
+    )
+    norm_group: int | None = Field(
+        None, ge=1, description="samples of one BatchNorm group, divides data.chunk; null: chunk"
+    )
+
+
+class Augment(Section):
+    zoom: float = Field(0.5, ge=0, le=9, description="magnified by up to 1 + zoom; 0: off")
+    rotation_deg: float = Field(5.0, ge=0, le=180, description="turned by up to this; 0: off")
+    crop: float = Field(
+        1.0, ge=0, le=1, description="share of the magnified picture's room a crop may use; 0: off"
+    )
+    flip: float = Field(0.5, ge=0, le=1, description="share of pictures mirrored; 0: off")
+    colour: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="each channel times 1 - colour .. 1 + colour; 0: off",
+    )
+
+
+class Optimizer(Section):
+    name: Literal["sgd", "adamw"] = Field("adamw", description="sgd or adamw")
+    lr: float = Field(1e-3, gt=0, description="learning rate, before the schedule")
+    weight_decay: float = Field(
+        0.0, ge=0, description="sgd: added to the gradient; adamw: decoupled"
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="sgd only")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="adamw only")
+    clip_norm: float | None = Field(
+        None, gt=0, description="largest gradient norm of the task; null: not clipped"
+    )
+
+    def arguments(self) -> dict[str, Any]:
+        """What the chosen optimizer is built with."""
+        own = {"sgd": ("momentum",), "adamw": ("betas",)}[self.name]
+        return {name: getattr(self, name) for name in ("name", "lr", "weight_decay", *own)}
+
+
+class Schedule(Section):
+    name: Literal["constant", "seed", "warmup-cosine"] = Field(
+        "warmup-cosine",
+        description="constant; seed: constant, then divided by 10 when validation stalls; "
+        "warmup-cosine: up in a line, down in half a cosine",
+    )
+    warmup_steps: int = Field(50, ge=0, description="warmup-cosine: steps until the full rate")
+    floor: float = Field(
+        0.01, ge=0, le=1, description="warmup-cosine: last rate, as a share of the full one"
+    )
+    constant_epochs: int = Field(150, ge=0, description="seed: epochs before the rate may fall")
+    decay: float = Field(0.1, gt=0, lt=1, description="seed: what the rate is multiplied by")
+    patience: int = Field(
+        5, ge=0, description="seed: validations without a better loss before the rate falls"
+    )
+
+    def arguments(self, total_steps: int) -> dict[str, Any]:
+        """What the chosen schedule is built with."""
+        own = {"seed": ("constant_epochs", "decay", "patience")}.get(self.name, ())
+        if self.name == "warmup-cosine":
+            # A run shorter than its warm-up (a trial of ten steps) warms up for half of it.
+            warmup = min(self.warmup_steps, total_steps // 2)
+            steps = {"total_steps": total_steps, "warmup_steps": warmup}
+            return {"name": self.name, "floor": self.floor, **steps}
+        return {"name": self.name, **{name: getattr(self, name) for name in own}}
+
+
+class TaskRecipe(Section):
+    target: Literal["mask", "depth"] | None = Field(
+        None, description="what the network predicts; null: the task's own name"
+    )
+    network: str = Field(description="seed-mask, seed-unet, or package.module:Class")
+    options: dict[str, Any] = Field({}, description="keyword arguments of the network")
+    loss: str = Field(description="mask: bce, bce+dice, l1, smooth-l1; depth: l1, smooth-l1, bce")
+    optimizer: Optimizer = Field(Optimizer(), description="how the weights move")
+    schedule: Schedule = Field(Schedule(), description="how the learning rate moves")
+    weights: str | None = Field(None, description="a .safetensors file to start from")
+
+
+class Evaluate(Section):
+    every_steps: int | None = Field(
+        None, ge=1, description="steps between validations; null: an epoch; always at the end"
+    )
+    splits: list[str] | None = Field(None, description="splits to validate on; null: all but train")
+    batch_size: int | None = Field(
+        None, ge=1, description="samples at once; null: train.batch_size"
+    )
+    max_samples: int | None = Field(
+        None, ge=1, description="samples a split, at most, while training; the end takes all"
+    )
+
+
+class Checkpoint(Section):
+    every_steps: int = Field(500, ge=1, description="steps between checkpoints; always at the end")
+    keep: int = Field(2, ge=1, description="newest checkpoints kept, the best one beside them")
+
+
+class Log(Section):
+    every_steps: int = Field(1, ge=1, description="steps between lines of metrics.jsonl")
+    console: Literal["auto", "live", "plain"] = Field(
+        "auto", description="live needs a terminal; plain prints lines; auto chooses"
+    )
+    plain_seconds: float = Field(10.0, ge=0, description="seconds between plain lines")
+    trackers: list[str] = Field(["tensorboard"], description="trackers, as accelerate names them")
+
+
+class Recipe(Section):
+    """What a run is. `python wdtrain/train.py --help` prints every field."""
+
+    data: Data = Field(description="what is read, and in which order")
+    run: Run = Field(description="where it is kept, and its seed")
+    train: Train = Field(description="how long, and how large a batch")
+    tasks: dict[str, TaskRecipe] = Field(min_length=1, description="the networks, by name")
+    step: Step = Field(Step(), description="how a batch is cut to fit")
+    augment: Augment = Field(Augment(), description="random changes to training pictures")
+    evaluate: Evaluate = Field(Evaluate(), description="validation")
+    checkpoint: Checkpoint = Field(Checkpoint(), description="saving")
+    log: Log = Field(Log(), description="what is shown and written")
+    precision: Literal["bf16", "fp32", "fp64"] = Field("bf16", description="arithmetic")
+    channels_last: bool = Field(True, description="memory layout of pictures; faster for most")
+    compile: bool = Field(False, description="torch.compile the networks")
+    cpu_threads: int | None = Field(
+        None, ge=1, description="threads of each process on CPU; null: its share of the cores"
+    )
+    memory: float | str = Field(
+        0.9, description="CUDA: share of the device, or GiB as '8GiB', that may be used"
+    )
+
+    @model_validator(mode="after")
+    def _pairs_fit(self) -> Self:
+        chunk, group = self.data.chunk, self.norm_group
+        if self.train.batch_size % chunk:
+            nearest = max(1, round(self.train.batch_size / chunk)) * chunk
+            raise ValueError(
+                f"train.batch_size is {self.train.batch_size}, which data.chunk ({chunk}) does not "
+                f"divide, so a normalisation group would be torn; the nearest is {nearest}"
+            )
+        if chunk % group:
+            raise ValueError(f"step.norm_group is {group}, which must divide data.chunk ({chunk})")
+        if self.micro_batch % group:
+            raise ValueError(
+                f"step.micro_batch is {self.micro_batch}, which must be a multiple of "
+                f"step.norm_group ({group}): a group goes through a network whole"
+            )
+        for name, task in self.tasks.items():
+            if task.target is None and name not in ("mask", "depth"):
+                raise ValueError(f"tasks.{name} needs a target: mask or depth")
+        if not re.fullmatch(r"0?\.\d*[1-9]\d*|1(\.0*)?|[0-9.]+(GiB|MiB)", str(self.memory)):
+            raise ValueError(
+                f"memory is {self.memory!r}; it must be a share above 0 up to 1, or like 8GiB"
+            )
+        return self
+
+    @property
+    def norm_group(self) -> int:
+        return self.step.norm_group or self.data.chunk
+
+    @property
+    def micro_batch(self) -> int:
+        return self.step.micro_batch or self.norm_group
+
+    def target_of(self, task: str) -> Literal["mask", "depth"]:
+        target = self.tasks[task].target
+        return target or ("mask" if task == "mask" else "depth")
+
+    @property
+    def evaluation_batch(self) -> int:
+        return self.evaluate.batch_size or self.train.batch_size
+
+    def total_steps(self, samples: int) -> int:
+        """Optimizer steps of the run over `samples` training samples."""
+        return self.train.steps or -(-(self.train.epochs or 0) * samples // self.train.batch_size)
+
+    def evaluate_every(self, samples: int) -> int:
+        """Steps between validations: as given, or an epoch's."""
+        return self.evaluate.every_steps or -(-samples // self.train.batch_size)
+
+    def launch_arguments(self) -> dict[str, Any]:
+        """What the accelerator is started with."""
+        return {
+            "precision": self.precision,
+            "trackers": self.log.trackers,
+            "folder": self.run.folder,
+            "cpu_threads": self.cpu_threads,
+            "memory": self.memory,
+        }
+
+    def plan_arguments(self) -> dict[str, Any]:
+        """What the recipe says of the plan that a run begins with."""
+        return {
+            "title": self.run.folder,
+            "batch_size": self.train.batch_size,
+            "networks": {name: task.network for name, task in self.tasks.items()},
+        }
+
+    def record_arguments(self) -> dict[str, Any]:
+        """How the run is kept and shown."""
+        return {
+            "folder": self.run.folder,
+            "console": self.log.console,
+            "keep": self.checkpoint.keep,
+            "log_every_steps": self.log.every_steps,
+            "plain_seconds": self.log.plain_seconds,
+        }
+
+    def build_arguments(self) -> dict[str, Any]:
+        """What all tasks are built with alike."""
+        return {
+            "seed": self.run.seed,
+            "precision": self.precision,
+            "micro_batch": self.micro_batch,
+            "channels_last": self.channels_last,
+            "compiled": self.compile,
+        }
+
+    def task_arguments(self, total_steps: int) -> dict[str, dict[str, Any]]:
+        """What each task is built from, by name."""
+        return {
+            name: {
+                "network": task.network,
+                "options": task.options,
+                "target": self.target_of(name),
+                "loss": task.loss,
+                "optimizer": task.optimizer.arguments(),
+                "schedule": task.schedule.arguments(total_steps),
+                "max_grad_norm": task.optimizer.clip_norm or 0.0,
+            }
+            for name, task in self.tasks.items()
+        }
+
+    def decisive(self) -> dict[str, Any]:
+        """The keys that decide a run's numbers, flat, with their values."""
+        facts = flatten(self.model_dump(mode="json"))
+        free = list(_FREE_KEYS)
+        if all(task.schedule.name != "warmup-cosine" for task in self.tasks.values()):
+            free += ["train.steps", "train.epochs"]
+        return {key: value for key, value in facts.items() if not key.startswith(tuple(free))}
+
+    def as_yaml(self) -> str:
+        """The resolved recipe: every key, also those that were left at their default."""
+        return OmegaConf.to_yaml(OmegaConf.create(self.model_dump(mode="json")))
+
+    def check_resumes(self, saved: dict[str, Any]) -> None:
+        """Raises RecipeError, naming the keys, unless a run of `saved` can go on with this one.
+
+        `saved` is what `decisive()` was when the checkpoint was written.
+        """
+        mine = json.loads(json.dumps(self.decisive()))
+        differing = sorted(
+            key for key in {*mine, *saved} if mine.get(key, "-") != saved.get(key, "-")
+        )
+        if differing:
+            shown = ", ".join(
+                f"{key} was {saved.get(key, 'absent')!r} and is {mine.get(key, 'absent')!r}"
+                for key in differing[:4]
+            )
+            raise RecipeError(
+                f"the checkpoint in {self.run.folder} is of another recipe: {shown}; its numbers "
+                "would not go on; use another run.folder, or restore the keys"
+            )
+
+
+def from_command_line(arguments: list[str]) -> tuple[Recipe, bool]:
+    """The recipe that `--config FILE key=value ...` asks for, and whether only to plan it.
+
+    `--help` and `--print-config` print, and end the program.
+    """
+    parser = argparse.ArgumentParser(
+        prog="wdtrain/train.py",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Train the networks of a recipe on one stream of triples. Started again by the "
+        "same command, a run goes on from its newest whole checkpoint.",
+        epilog=f"fields of a recipe, with their defaults:\n{help_text()}\n\n{_EXAMPLES}",
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="the recipe, a YAML file")
+    parser.add_argument("--plan", action="store_true", help="print what would be done, and stop")
+    parser.add_argument(
+        "--print-config", action="store_true", help="print the resolved recipe, and stop"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="fields to set")
+    flags = parser.parse_intermixed_args(arguments)
+    recipe = load_recipe(flags.config, flags.overrides)
+    if flags.print_config:
+        parser.exit(message=recipe.as_yaml())
+    return recipe, flags.plan
+
+
+_EXAMPLES = """examples:
+  accelerate launch --config_file accelerate_config.yaml wdtrain/train.py --config recipes/kit.yaml
+  ... --config recipes/kit.yaml run.folder=runs/try train.steps=50 tasks.mask.optimizer.lr=0.01
+  ... --config recipes/kit.yaml --plan"""
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def load_recipe(path: str | Path, overrides: list[str]) -> Recipe:
+    """The recipe of a YAML file with `key=value` overrides merged in, checked.
+
+    Raises RecipeError naming the key, what was found, and the nearest key there is.
+    """
+    try:
+        loaded = OmegaConf.load(path)
+    except FileNotFoundError:
+        near = ", ".join(sorted(p.name for p in Path(path).parent.glob("*.yaml"))) or "none"
+        raise RecipeError(f"recipe {path} does not exist; beside it: {near}") from None
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"recipe {path} cannot be read: {error}") from error
+    except Exception as error:  # yaml's own errors have no common base that it exports
+        if type(error).__module__.split(".")[0] != "yaml":
+            raise
+        raise RecipeError(f"recipe {path} is not YAML: {error}") from error
+    for override in overrides:
+        if not re.fullmatch(r"[\w.\-]+=.*", override, re.DOTALL):
+            raise RecipeError(f"{override!r} is not of the form key=value, as in train.steps=100")
+    try:
+        merged = OmegaConf.merge(loaded, OmegaConf.from_dotlist(overrides))
+        values = OmegaConf.to_container(merged, resolve=True)
+    except omegaconf.errors.OmegaConfBaseException as error:
+        raise RecipeError(f"recipe {path}: {error}") from error
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(_problem(detail) for detail in error.errors())
+        raise RecipeError(f"recipe {path}: {problems}") from None
+
+
+def _problem(detail: ErrorDetails) -> str:
+    key = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        known = [name for name, _, _ in fields_of(Recipe)]
+        wanted = re.sub(r"^tasks\.[^.]+", "tasks.NAME", key)
+        near = difflib.get_close_matches(wanted, known, 1, 0.4)
+        hint = f"; did you mean {near[0]}?" if near else "; --help lists the fields"
+        return f"{key} is not a field of a recipe{hint}"
+    if detail["type"] == "missing":
+        return f"{key} is missing"
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{key}: {message}, found {detail['input']!r}" if key else message
+
+
+def fields_of(section: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str]]:
+    """(key, default, description) of every field, tasks as `tasks.NAME`."""
+    rows = []
+    for name, field in section.model_fields.items():
+        key = prefix + name
+        inner = field.annotation
+        if get_origin(inner) is dict and get_args(inner)[1] is TaskRecipe:
+            key, inner = f"{key}.NAME", get_args(inner)[1]
+        if isinstance(inner, type) and issubclass(inner, Section):
+            rows += fields_of(inner, key + ".")
+            continue
+        default = "needed" if field.is_required() else json.dumps(field.default)
+        rows.append((key, default, field.description or ""))
+    return rows
+
+
+def help_text() -> str:
+    """Every field of a recipe, a line each: key, default, what it is."""
+    return "\n".join(f"  {key:<38} {text} [{default}]" for key, default, text in fields_of(Recipe))

@@ -1,0 +1,90 @@
+"""Dropout that is a function of (seed, epoch, group, layer): not of rank, micro-batch or retry.
+
+The masks are raw 16-bit random words, one an element, read as bfloat16 and turned into factors by
+one vectorised kernel (that of the backward of `threshold`), with no pass to make uniform floats or
+booleans of them. On the CPU the words come from SFC64 (numpy), on a GPU from its own generator: the
+masks of the two differ, those of two machines of a kind do not.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wdtrain.learn.groups import Context, Groups, keyed
+
+_WORDS = 1 << 16
+_MINUS_INFINITY = 0x7F80
+"""Magnitude bits of infinity in bfloat16: larger ones are NaN, which is never below a threshold."""
+_NEGATIVES = _MINUS_INFINITY + 1
+"""How many of the 65,536 words are a number with the sign bit set (minus zero included)."""
+
+
+class KeyedDropout(nn.Module):
+    """Zeroes each element (or, `channelwise`, each channel of a sample) with probability `p`.
+
+    What stays is scaled by 1 / (1 - p), p being rounded to 1 / 65,536. Identity in evaluation;
+    plain dropout from the global generator where no step is open.
+    """
+
+    def __init__(
+        self, p: float = 0.5, *, channelwise: bool = False, context: Context, layer: str
+    ) -> None:
+        super().__init__()
+        if not 0.0 <= p <= 0.99:
+            raise ValueError(f"dropout of layer {layer!r} is {p}; it must be within 0 to 0.99")
+        self.p, self.channelwise = p, channelwise
+        self.context, self.layer = context, layer
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}, channelwise={self.channelwise}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0.0:
+            return x
+        groups = self.context.groups
+        if groups is None:
+            plain = nn.functional.dropout2d if self.channelwise else nn.functional.dropout
+            return plain(x, self.p)
+        groups.check(len(x), self.layer)
+        return x * self._factors(x, groups)
+
+    def _factors(self, x: Tensor, groups: Groups) -> Tensor:
+        """0 or 1 / (1 - p) for each element; drawn channels last whatever the layout of `x`."""
+        space = [1] * (x.dim() - 2) if self.channelwise else list(x.shape[2:])
+        size = math.prod(space) * x.shape[1]
+        words = [
+            _random_words(rows * size, keyed(key, self.layer), x.device)
+            for rows, key in zip(groups.rows, groups.keys, strict=True)
+        ]
+        noise = (words[0] if len(words) == 1 else torch.cat(words)).view(torch.bfloat16)
+        threshold, scale = _threshold(self.p)
+        factors: Tensor = torch.ops.aten.threshold_backward(
+            torch.tensor(scale, dtype=x.dtype, device=x.device), noise.to(x.dtype), threshold
+        )
+        return factors.view(len(x), *space, x.shape[1]).movedim(-1, 1)
+
+
+def _threshold(p: float) -> tuple[float, float]:
+    """(t, scale): a random word read as bfloat16 is <= t with probability p; scale 1 / (1 - p)."""
+    dropped = round(p * _WORDS)
+    if dropped <= _NEGATIVES:
+        bits, sign = _MINUS_INFINITY + 1 - dropped, -1.0
+    else:
+        bits, sign = dropped - _NEGATIVES - 1, 1.0
+    magnitude = torch.tensor(bits, dtype=torch.int16).view(torch.bfloat16).item()
+    return sign * magnitude, _WORDS / (_WORDS - dropped)
+
+
+def _random_words(count: int, key: bytes, device: torch.device) -> Tensor:
+    """int16 [count] of random bits that depend on the key and the kind of device alone."""
+    if device.type == "cpu":
+        source = np.random.SFC64(int.from_bytes(key, "little"))
+        return torch.from_numpy(source.random_raw(-(-count // 4)).view(np.int16)[:count])
+    generator = torch.Generator(device=device)
+    generator.manual_seed(int.from_bytes(key[:8], "little") >> 1)
+    words = torch.empty(count, dtype=torch.int16, device=device)
+    return words.random_(-_WORDS // 2, _WORDS // 2, generator=generator)

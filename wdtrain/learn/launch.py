@@ -1,0 +1,156 @@
+"""What accelerate gives a run: the device, the process group, the trackers. And what it may not.
+
+Precision and compile are the recipe's, so a launcher's config that says otherwise is refused by
+name; so is a launcher that silently started one process where several were asked for, which is
+what `accelerate launch --cpu --num_processes 2` does (huggingface/accelerate#2741).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import types
+from collections.abc import Iterable
+from pathlib import Path
+
+import psutil
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration
+
+from wdtrain.learn.task import Task
+
+_FOREIGN = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+}
+
+
+def check_launcher(precision: str) -> None:
+    """Raises ValueError, naming it, if the launcher's config asks for what a recipe decides."""
+    for variable, name in _FOREIGN.items():
+        if os.environ.get(variable, "false").lower() == "true":
+            raise ValueError(
+                f"the launcher's config turns on {name}, which wdtrain's step does not work with: "
+                "it reduces gradients itself; remove it from the accelerate config"
+            )
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if asked not in ("no", precision):
+        raise ValueError(
+            f"the launcher's config says mixed_precision {asked}, the recipe says precision "
+            f"{precision}; set mixed_precision to 'no' there: precision is the recipe's"
+        )
+    backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower()
+    if backend != "no":
+        raise ValueError(
+            f"the launcher's config says dynamo_backend {backend}; remove it there and set "
+            "compile=true in the recipe"
+        )
+    wanted = processes_asked()
+    if wanted > 1 and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        raise ValueError(
+            f"the launcher was asked for {wanted} processes and started one, as accelerate does "
+            "without a GPU; use: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu "
+            f"--num_processes {wanted} ..."
+        )
+
+
+def processes_asked() -> int:
+    """How many processes the launcher above us was asked for; 1 if there is none to ask."""
+    try:
+        parent = psutil.Process().parent()
+        words = parent.cmdline() if parent else []
+    except psutil.Error:
+        return 1
+    line = " ".join(words)
+    if "accelerate" not in line or "launch" not in line:
+        return 1
+    given = re.search(r"--num[_-]processes[ =](\d+)", line)
+    if given:
+        return int(given[1])
+    config = re.search(r"--config[_-]file[ =](\S+)", line)
+    if config and Path(config[1]).is_file():
+        return int((yaml.safe_load(Path(config[1]).read_text()) or {}).get("num_processes") or 1)
+    return 1
+
+
+def start_accelerator(
+    *,
+    precision: str,
+    trackers: list[str],
+    folder: str,
+    cpu_threads: int | None,
+    memory: float | str,
+) -> Accelerator:
+    """The accelerator of this process, on its device, with its CPU threads and memory limit set."""
+    check_launcher(precision)
+    accelerator = Accelerator(
+        mixed_precision="no",
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        log_with=trackers or None,
+        project_config=ProjectConfiguration(project_dir=folder, logging_dir=folder),
+    )
+    # The launcher exports OMP_NUM_THREADS=1 unless it is set, which would leave cores idle.
+    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    cores = len(os.sched_getaffinity(0))
+    torch.set_num_threads(cpu_threads or max(1, cores // local_world))
+    if accelerator.device.type == "cuda":
+        total_bytes = torch.cuda.get_device_properties(accelerator.device).total_memory
+        share = memory_share(memory, total_bytes)
+        torch.cuda.set_per_process_memory_fraction(share, accelerator.device)
+    return accelerator
+
+
+def register(accelerator: Accelerator, tasks: Iterable[Task]) -> None:
+    """accelerate's checkpoints hold these networks and optimizers; nothing is wrapped by it."""
+    for task in tasks:
+        accelerator.prepare_model(task.network, device_placement=False, evaluation_mode=True)
+        accelerator.prepare_optimizer(task.optimizer, device_placement=False)
+
+
+def memory_share(memory: float | str, total_bytes: int) -> float:
+    """The share of a device of `total_bytes` that `memory` allows: 0.9, or "8GiB"."""
+    size = re.fullmatch(r"([0-9.]+)(GiB|MiB)", str(memory))
+    if size:
+        allowed = float(size[1]) * 2 ** (30 if size[2] == "GiB" else 20)
+        return min(1.0, allowed / total_bytes)
+    return float(memory)
+
+
+class StopRequest:
+    """Set by SIGTERM, SIGINT (Ctrl-C), or the launcher's death; read at each step's agreement.
+
+    A second Ctrl-C interrupts at once, as a person who presses twice expects. The launcher's
+    workers live in a session of their own and outlive it, so they watch who their parent is.
+    """
+
+    def __init__(self) -> None:
+        self._reason = ""
+        self._signal = 0
+        self._parent = os.getppid()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    @property
+    def reason(self) -> str:
+        """Why to stop; empty as long as there is no reason."""
+        if not self._reason and os.getppid() != self._parent:
+            self._reason = "the launcher is gone"
+        return self._reason
+
+    def asked(self) -> bool:
+        return bool(self.reason)
+
+    @property
+    def exit_code(self) -> int:
+        """128 + the signal's number, as a shell gives it; 1 where another rank was asked."""
+        return 128 + self._signal if self._signal else 1
+
+    def _on_signal(self, number: int, frame: types.FrameType | None) -> None:
+        if self._reason and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._signal = number
+        self._reason = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name

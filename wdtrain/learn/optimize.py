@@ -1,0 +1,155 @@
+"""Optimizers and learning-rate schedules by name.
+
+A schedule's rate is a pure function of its small state and of the step: nothing accumulates in
+floats, so a restored schedule gives the same rates bit for bit. It is told of the validation loss
+once an evaluation (`observe`) and sets the rate before each step (`step`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import nn
+
+OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("constant", "seed", "warmup-cosine")
+
+
+def build_optimizer(
+    name: str, parameters: Iterable[nn.Parameter], *, lr: float, **options: Any
+) -> torch.optim.Optimizer:
+    """`sgd` (momentum, weight_decay, nesterov) or `adamw` (betas, eps, weight_decay)."""
+    kinds: dict[str, type[torch.optim.Optimizer]] = {
+        "sgd": torch.optim.SGD,
+        "adamw": torch.optim.AdamW,
+    }
+    if name not in kinds:
+        raise ValueError(_unknown("optimizer", name, OPTIMIZERS))
+    if not lr > 0:
+        raise ValueError(f"the learning rate of {name} is {lr}; it must be above 0")
+    try:
+        return kinds[name](parameters, lr=lr, **options)  # type: ignore[call-arg]
+    except TypeError as error:
+        raise ValueError(f"optimizer {name!r} does not take {options}: {error}") from error
+
+
+@dataclass
+class Constant:
+    """The optimizer's own rate, unchanged."""
+
+    optimizer: torch.optim.Optimizer = field(repr=False)
+    base_lrs: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.base_lrs = self.base_lrs or [group["lr"] for group in self.optimizer.param_groups]
+
+    def share(self, step: int) -> float:
+        """Share of the base rate that holds for the step after `step` steps."""
+        return 1.0
+
+    def step(self, step: int) -> float:
+        """Set the rate for the step after `step` steps; returns that of the first group."""
+        for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+            group["lr"] = base * self.share(step)
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def observe(self, validation_loss: float, epoch: float) -> None:
+        """Take note of an evaluation's mean loss after `epoch` epochs."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            item.name: getattr(self, item.name) for item in fields(self) if item.name != "optimizer"
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        known = self.state_dict()
+        if known.keys() != state.keys():
+            raise ValueError(
+                f"the saved schedule holds {sorted(state)}, {type(self).__name__} needs "
+                f"{sorted(known)}; it was saved by another schedule; resume with the recipe it was "
+                "saved by"
+            )
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+@dataclass
+class SeedSchedule(Constant):
+    """Constant for the first epochs, then times `factor` when the validation loss stops falling.
+
+    That of ReduceLROnPlateau: after more than `patience` evaluations in a row without a loss below
+    the best by `threshold` (relative), the rate is multiplied by `factor`, not below `floor` of the
+    base.
+    """
+
+    constant_epochs: float = 150.0
+    factor: float = 0.1
+    patience: int = 5
+    threshold: float = 1e-4
+    floor: float = 1e-8
+    best: float = math.inf
+    bad_evaluations: int = 0
+    reductions: int = 0
+
+    def share(self, step: int) -> float:
+        return max(self.factor**self.reductions, self.floor)
+
+    def observe(self, validation_loss: float, epoch: float) -> None:
+        if epoch <= self.constant_epochs:
+            return
+        if validation_loss < self.best * (1 - self.threshold):
+            self.best, self.bad_evaluations = validation_loss, 0
+        else:
+            self.bad_evaluations += 1
+        if self.bad_evaluations > self.patience:
+            self.reductions, self.bad_evaluations = self.reductions + 1, 0
+
+
+@dataclass
+class WarmupCosine(Constant):
+    """Linear over `warmup_steps`, then half a cosine to `floor` (a share) at `total_steps`."""
+
+    total_steps: int = 0
+    warmup_steps: int = 0
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.warmup_steps < self.total_steps or not 0 <= self.floor <= 1:
+            raise ValueError(
+                f"warmup-cosine has {self.warmup_steps} warm-up steps of {self.total_steps} and a "
+                f"floor of {self.floor}; the warm-up must be shorter than the whole, and the floor "
+                "a share of the rate, 0 to 1"
+            )
+
+    def share(self, step: int) -> float:
+        if step < self.warmup_steps:
+            return (step + 1) / (self.warmup_steps + 1)
+        done = (step - self.warmup_steps) / (self.total_steps - self.warmup_steps)
+        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+Schedule = Constant
+"""What every schedule is: `step`, `observe`, `state_dict`, `load_state_dict`."""
+
+
+def build_schedule(name: str, optimizer: torch.optim.Optimizer, **options: Any) -> Schedule:
+    """`constant`, `seed` (constant_epochs, ...) or `warmup-cosine` (total_steps, ...)."""
+    kinds = {"constant": Constant, "seed": SeedSchedule, "warmup-cosine": WarmupCosine}
+    if name not in kinds:
+        raise ValueError(_unknown("schedule", name, SCHEDULES))
+    try:
+        return kinds[name](optimizer, **options)
+    except TypeError as error:
+        raise ValueError(f"schedule {name!r} does not take {options}: {error}") from error
+
+
+def _unknown(what: str, name: str, known: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{what} {name!r} does not exist; {hint}known: {', '.join(known)}"

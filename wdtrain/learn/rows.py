@@ -1,0 +1,96 @@
+"""A rank's part of a batch, as the step takes it: stored samples on the host, in norm groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+from wdtrain.learn.groups import groups_of_chunks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """A rank's part of a batch, on the host, as stored; it may be empty.
+
+    overlay uint8 [n, 3, h, w], mask uint8 [n, 1, h, w], depth uint8 or uint16 [n, 1, h, w]; keys
+    and epochs: one a row; groups: rows of each norm group, in order; group_ids: the global position
+    of each group's first row.
+    """
+
+    overlay: Tensor
+    mask: Tensor
+    depth: Tensor
+    keys: Sequence[str]
+    epochs: Sequence[int]
+    groups: Sequence[int]
+    group_ids: Sequence[int]
+
+    def __post_init__(self) -> None:
+        counts = {len(self.overlay), len(self.mask), len(self.depth), len(self.keys)}
+        counts |= {len(self.epochs), sum(self.groups)}
+        if len(counts) != 1 or len(self.groups) != len(self.group_ids):
+            raise ValueError(
+                f"a batch part has {len(self.overlay)} overlays, {len(self.keys)} keys, "
+                f"{len(self.epochs)} epochs, groups {list(self.groups)} and "
+                f"{len(self.group_ids)} group ids; they must tell of the same rows"
+            )
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def part(self, first_group: int, last_group: int) -> Rows:
+        """The rows of groups first..last - 1: views, no copies."""
+        start = sum(self.groups[:first_group])
+        rows = slice(start, start + sum(self.groups[first_group:last_group]))
+        return Rows(
+            overlay=self.overlay[rows],
+            mask=self.mask[rows],
+            depth=self.depth[rows],
+            keys=self.keys[rows],
+            epochs=self.epochs[rows],
+            groups=self.groups[first_group:last_group],
+            group_ids=self.group_ids[first_group:last_group],
+        )
+
+    @property
+    def group_epochs(self) -> list[int]:
+        starts = [sum(self.groups[:index]) for index in range(len(self.groups))]
+        return [self.epochs[start] for start in starts]
+
+
+class StoredBatch(Protocol):
+    """What the stream hands on, as far as a step reads it; `chunks` are the rows of each chunk."""
+
+    @property
+    def overlay(self) -> Tensor: ...
+    @property
+    def mask(self) -> Tensor: ...
+    @property
+    def depth(self) -> Tensor: ...
+    @property
+    def keys(self) -> list[str]: ...
+    @property
+    def chunks(self) -> list[int]: ...
+    @property
+    def positions(self) -> np.ndarray: ...
+    @property
+    def epochs(self) -> list[int]: ...
+
+
+def rows_of(batch: StoredBatch, norm_group: int) -> Rows:
+    """The rows of a batch, its chunks cut into norm groups known by their first position."""
+    groups = groups_of_chunks(batch.chunks, norm_group)
+    starts = np.cumsum([0, *groups])[:-1]
+    return Rows(
+        overlay=batch.overlay,
+        mask=batch.mask,
+        depth=batch.depth,
+        keys=batch.keys,
+        epochs=batch.epochs,
+        groups=groups,
+        group_ids=[int(position) for position in batch.positions[starts]],
+    )

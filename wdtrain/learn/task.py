@@ -1,0 +1,170 @@
+"""A task: a network, what it learns, and by what; several tasks share one stream of batches.
+
+`build_task` is where a network is made fit for the step and where impossible pairs are refused. A
+`TaskSet` is the state that steps change: networks, optimizers, schedules, the ledger and three
+counters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from wdtrain.learn.dropout import KeyedDropout
+from wdtrain.learn.groups import Context
+from wdtrain.learn.ledger import Account, Ledger
+from wdtrain.learn.losses import Loss, build_loss
+from wdtrain.learn.networks import domain_of
+from wdtrain.learn.norm import GroupedBatchNorm2d
+from wdtrain.learn.optimize import Schedule, build_optimizer, build_schedule
+from wdtrain.learn.prepare import live_parameters, prepare_network
+from wdtrain.learn.targets import Target
+from wdtrain.learn.view import PRECISIONS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One network in training. Build it with `build_task`.
+
+    target: "mask" or "depth"; micro_batch: the samples that go through the network at once, whole
+    norm groups; max_grad_norm: the gradient is scaled down to this norm, 0 = off.
+    """
+
+    name: str
+    target: Target
+    network: nn.Module
+    context: Context
+    domain: str
+    loss: Loss
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    live: tuple[str, ...]
+    micro_batch: int
+    max_grad_norm: float = 0.0
+
+    @property
+    def live_parameters(self) -> list[nn.Parameter]:
+        parameters = dict(self.network.named_parameters())
+        return [parameters[name] for name in self.live]
+
+
+def build_task(
+    name: str,
+    target: Target,
+    network: nn.Module,
+    *,
+    loss: str,
+    optimizer: dict[str, Any],
+    schedule: dict[str, Any] | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    precision: str = "fp32",
+    micro_batch: int = 32,
+    max_grad_norm: float = 0.0,
+    channels_last: bool = True,
+    compiled: bool = False,
+    size: tuple[int, int] = (32, 32),
+) -> Task:
+    """A task whose network is on the device, converted by `prepare_network`, in training mode.
+
+    optimizer: {"name": "sgd", "lr": 0.01, ...}; schedule: {"name": "seed", ...}, default constant;
+    size: height and width of the dry pass that finds the live parameters. Raises ValueError for
+    unknown names, a loss on the wrong activation, a layer that cannot be keyed.
+    """
+    if target not in ("mask", "depth"):
+        raise ValueError(f"task {name!r} has target {target!r}; it must be mask or depth")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
+    if micro_batch < 1:
+        raise ValueError(f"micro_batch of task {name!r} is {micro_batch}; it must be at least 1")
+    domain = domain_of(network)
+    chosen_loss = build_loss(loss, domain)
+    context = prepare_network(network, seed, name=name)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    dtype = torch.float64 if precision == "fp64" else torch.float32
+    network.to(device=device, dtype=dtype, memory_format=layout)  # type: ignore[call-overload]
+    live = live_parameters(network, *size)
+    if compiled:
+        _compile(network)
+    parameters = dict(network.named_parameters())
+    chosen_optimizer = build_optimizer(parameters=[parameters[path] for path in live], **optimizer)
+    return Task(
+        name=name,
+        target=target,
+        network=network.train(),
+        context=context,
+        domain=domain,
+        loss=chosen_loss,
+        optimizer=chosen_optimizer,
+        schedule=build_schedule(optimizer=chosen_optimizer, **(schedule or {"name": "constant"})),
+        live=tuple(live),
+        micro_batch=micro_batch,
+        max_grad_norm=max_grad_norm,
+    )
+
+
+def _compile(network: nn.Module) -> None:
+    """torch.compile in place; our layers stay outside, since their keys change every step."""
+    disable: Any = torch.compiler.disable
+    for module in network.modules():
+        if isinstance(module, GroupedBatchNorm2d | KeyedDropout):
+            module.forward = disable(module.forward)  # type: ignore[method-assign]
+    network.compile()
+
+
+class TaskSet(Sequence[Task]):
+    """The tasks of a run with what their steps sum up and count.
+
+    steps: batches stepped on or skipped; skipped: those whose gradient was not finite;
+    skipped_in_a_row.
+    """
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        names = [task.name for task in tasks]
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"the tasks are named {names}; one name each, and at least one task")
+        self._tasks = list(tasks)
+        self.ledger = Ledger({t.name: (t.network, t.live_parameters) for t in tasks})
+        self.steps = self.skipped = self.skipped_in_a_row = 0
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._tasks[index]
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(self._tasks)
+
+    def account(self, task: Task) -> Account:
+        return self.ledger.accounts[task.name]
+
+    def open(self) -> None:
+        """Begin a step: whatever an earlier one left behind is dropped."""
+        for task in self._tasks:
+            self.account(task).open()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What networks and optimizers do not hold: counters and schedules. JSON-able."""
+        return {
+            "steps": self.steps,
+            "skipped": self.skipped,
+            "skipped_in_a_row": self.skipped_in_a_row,
+            "schedules": {task.name: task.schedule.state_dict() for task in self._tasks},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if set(state["schedules"]) != {task.name for task in self._tasks}:
+            raise ValueError(
+                f"the saved state is of tasks {sorted(state['schedules'])}, this run has "
+                f"{sorted(task.name for task in self._tasks)}; resume with the recipe it "
+                "was saved by"
+            )
+        for task in self._tasks:
+            task.schedule.load_state_dict(state["schedules"][task.name])
+        self.steps, self.skipped = state["steps"], state["skipped"]
+        self.skipped_in_a_row = state["skipped_in_a_row"]

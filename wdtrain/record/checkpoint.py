@@ -1,0 +1,278 @@
+"""Checkpoints: a folder a step, whole or not there.
+
+`begin` gives every rank the same folder aside to write into; `commit`, on rank 0 after a barrier,
+hashes and syncs what lies there, gives it its name and prunes older ones; `latest` finds the newest
+whole one. `checkpoint.json` holds the files' SHA-256 and what the caller keeps beside them (cursor,
+recipe digest, schedules ...).
+The surprise: the best one is recorded nowhere: each manifest holds its metric, and the best of what
+lies there is the best of the run, because it is never pruned. So no pointer can be wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from wdtrain.record.durable import rename, sync_tree
+
+MANIFEST_NAME = "checkpoint.json"
+FORMAT_VERSION = 1
+_ASIDE, _REPLACED, _PRUNED = ".saving-", ".replaced-", ".pruned-"
+_STEP_NAME = re.compile(r"(?:\.replaced-)?step-(\d{8,})")
+_HASH_BYTES = 1 << 20
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be written or used: what was found, why, what to do."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint: its folder, its step, the caller's `extra`, its validation metric."""
+
+    path: Path
+    step: int
+    extra: dict[str, Any]
+    metric: float | None = None
+
+
+@dataclass
+class Checkpoints:
+    """The checkpoints of one run, in `folder` (shared by all ranks).
+
+    keep: how many of the newest are kept, 1 or more. higher_is_better: how metrics compare.
+    skipped: the damaged ones that `latest` passed over in its last call, each with its reason.
+    """
+
+    folder: Path
+    keep: int = 2
+    higher_is_better: bool = True
+    skipped: list[str] = field(default_factory=list)
+    _attempts: int = 0
+
+    def __post_init__(self) -> None:
+        self.folder = Path(self.folder)
+        if self.keep < 1:
+            raise CheckpointError(
+                f"checkpoint keep is {self.keep}: a run that keeps none cannot be resumed; "
+                "keep 1 or more"
+            )
+
+    def clean(self) -> list[str]:
+        """What killed saves left behind is gone; returns its names. Rank 0, at the start.
+
+        A checkpoint that was being replaced when the kill came gets its name back.
+        """
+        if not self.folder.exists():
+            return []
+        leftovers = []
+        for path in sorted(self.folder.iterdir()):
+            original = self.folder / path.name.removeprefix(_REPLACED)
+            if path.name.startswith(_REPLACED) and not original.exists():
+                rename(path, original)
+            elif path.name.startswith((_ASIDE, _REPLACED, _PRUNED)):
+                shutil.rmtree(path)
+                leftovers.append(path.name)
+        return leftovers
+
+    def begin(self, step: int) -> Path:
+        """The folder aside for this step, there on return. Every rank calls it and gets the same.
+
+        Every call gives a fresh name, so that a save that failed leaves nothing to the next.
+        """
+        self._attempts += 1
+        aside = self._aside(step)
+        aside.mkdir(parents=True, exist_ok=True)
+        return aside
+
+    def commit(
+        self, step: int, extra: Mapping[str, Any] | None = None, *, metric: float | None = None
+    ) -> Checkpoint:
+        """What the ranks wrote since `begin(step)` is a checkpoint, on disk and under its name.
+
+        Rank 0 alone, after a barrier. extra: JSON values. metric: of the validation, if there was
+        one. Then all but the newest `keep` and the best are removed, and those of later steps too:
+        a run that went back to an earlier step has another future.
+        """
+        aside = self._aside(step)
+        metric = metric if metric is not None and math.isfinite(metric) else None
+        _write_manifest(aside, step, dict(extra or {}), metric)
+        sync_tree(aside)
+        self._give_name(aside, self.folder / f"step-{step:08d}")
+        self._prune(newest=step)
+        return Checkpoint(self.folder / f"step-{step:08d}", step, dict(extra or {}), metric)
+
+    def abandon(self, step: int) -> None:
+        """What was written since `begin(step)` is gone."""
+        shutil.rmtree(self._aside(step), ignore_errors=True)
+
+    def save(
+        self,
+        step: int,
+        write: Callable[[Path], None],
+        extra: Mapping[str, Any] | None = None,
+        *,
+        metric: float | None = None,
+    ) -> Checkpoint:
+        """begin, write, commit for a single process; a failing `write` leaves nothing behind."""
+        try:
+            write(self.begin(step))
+            return self.commit(step, extra, metric=metric)
+        except BaseException:
+            self.abandon(step)
+            raise
+
+    def latest(self) -> Checkpoint | None:
+        """The newest whole one, every byte verified, or None; `skipped` says what was damaged."""
+        self.skipped = []
+        for step in sorted(self._steps(), reverse=True):
+            try:
+                return verify(self._steps()[step])
+            except CheckpointError as error:
+                self.skipped.append(str(error))
+        return None
+
+    def best(self) -> Checkpoint | None:
+        """The one with the best metric (the later of equals), verified; None if none has one."""
+        path = self._best_path(self._steps())
+        return None if path is None else verify(path)
+
+    def _aside(self, step: int) -> Path:
+        return self.folder / f"{_ASIDE}{step:08d}-{self._attempts}"
+
+    def _give_name(self, aside: Path, final: Path) -> None:
+        """`aside` is `final`; one of that name steps back first, and is found until it may go."""
+        replaced = self.folder / f"{_REPLACED}{final.name}"
+        if final.exists():
+            if replaced.exists():
+                shutil.rmtree(replaced)
+            rename(final, replaced)
+        rename(aside, final)
+        if replaced.exists():
+            shutil.rmtree(replaced)
+
+    def _steps(self) -> dict[int, Path]:
+        """Folder of each step; one that was being replaced counts where its successor is not."""
+        if not self.folder.exists():
+            return {}
+        paths = sorted(self.folder.iterdir())  # ".replaced-..." sorts before "step-...", and loses
+        matches = ((_STEP_NAME.fullmatch(path.name), path) for path in paths)
+        return {int(match[1]): path for match, path in matches if match}
+
+    def _best_path(self, steps: Mapping[int, Path]) -> Path | None:
+        sign = 1 if self.higher_is_better else -1
+        ranked = []
+        for step, path in steps.items():
+            try:
+                metric = _read_manifest(path)["metric"]
+            except CheckpointError:
+                continue  # a damaged one is nobody's best; `latest` reports it
+            if metric is not None:
+                ranked.append((sign * metric, step))
+        return steps[max(ranked)[1]] if ranked else None
+
+    def _prune(self, newest: int) -> None:
+        steps = self._steps()
+        past = {step: path for step, path in steps.items() if step <= newest}
+        kept = {past[step] for step in sorted(past)[-self.keep :]} | {self._best_path(past)}
+        for path in steps.values():
+            if path not in kept:
+                doomed = self.folder / f"{_PRUNED}{path.name}"
+                os.rename(path, doomed)
+                shutil.rmtree(doomed)
+
+
+def verify(path: Path | str) -> Checkpoint:
+    """The checkpoint in this folder, after every file was hashed; CheckpointError if damaged."""
+    path = Path(path)
+    manifest = _read_manifest(path)
+    for name, expected in manifest["files"].items():
+        file = path / name
+        if not file.is_file():
+            raise _damaged(path, f"{name} is missing")
+        if _sha256(file) != expected["sha256"]:
+            raise _damaged(path, f"{name} is not what was saved ({expected['bytes']} bytes)")
+    return Checkpoint(path, manifest["step"], manifest["extra"], manifest["metric"])
+
+
+def save_weights(path: Path | str, state: Mapping[str, torch.Tensor]) -> None:
+    """A state dict as safetensors: readable without pickle. Tensors may share memory or strides."""
+    tensors = {
+        name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()
+    }
+    save_file(tensors, str(path))
+
+
+def load_weights(path: Path | str) -> dict[str, torch.Tensor]:
+    """The state dict of a safetensors file, on the CPU; CheckpointError if it cannot be read."""
+    try:
+        return load_file(str(path))
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read as safetensors ({error})") from error
+
+
+def _damaged(path: Path, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"checkpoint {path} is damaged: {why}; an exact resume from it is impossible; "
+        "delete it, or resume from an older one"
+    )
+
+
+def _write_manifest(folder: Path, step: int, extra: dict[str, Any], metric: float | None) -> None:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    body = {
+        "format": FORMAT_VERSION,
+        "step": step,
+        "metric": metric,
+        "files": {
+            path.relative_to(folder).as_posix(): {
+                "bytes": path.stat().st_size,
+                "sha256": _sha256(path),
+            }
+            for path in files
+        },
+        "extra": extra,
+    }
+    body = json.loads(json.dumps(body))  # keys that are numbers become text before the digest
+    (folder / MANIFEST_NAME).write_text(json.dumps({**body, "digest": _digest(body)}, indent=1))
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    try:
+        body = json.loads((folder / MANIFEST_NAME).read_bytes())
+        digest = body.pop("digest")
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise _damaged(folder, f"{MANIFEST_NAME} cannot be read ({error})") from error
+    if digest != _digest(body):
+        raise _damaged(folder, f"{MANIFEST_NAME} is not what was saved")
+    if body["format"] > FORMAT_VERSION:
+        raise CheckpointError(
+            f"checkpoint {folder} has format {body['format']}, this version reads up to "
+            f"{FORMAT_VERSION}: it was written by a newer wdtrain; update this one"
+        )
+    return dict(body)
+
+
+def _digest(body: Mapping[str, Any]) -> str:
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_HASH_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,80 @@
+"""The pictures of a finished run: its best, middle and worst samples of one split, by task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from wdtrain.record.glyphs import number
+from wdtrain.record.metrics import is_higher_better, label, rank_samples
+from wdtrain.record.pictures import Example, grid, save_png
+from wdtrain.record.scores import SplitScores, Stored, Truth
+
+Ranked = dict[str, list[tuple[str, float]]]
+
+
+class Gallery:
+    """Knows by the scores which samples to show, is given their predictions, and saves grids."""
+
+    def __init__(self, scores: SplitScores, *, count: int = 4) -> None:
+        self.split, self._depth_format = scores.name, scores.depth_format
+        self._targets = {task: one.target for task, one in scores.tasks.items()}
+        self._metrics = {task: one.sample_metric for task, one in scores.tasks.items()}
+        self.ranked: dict[str, Ranked] = {
+            task: rank_samples(
+                one.samples, higher_is_better=is_higher_better(one.sample_metric), count=count
+            )
+            for task, one in scores.tasks.items()
+        }
+        self._examples: dict[tuple[str, str], Example] = {}
+
+    def add(self, answers: Mapping[str, tuple[Tensor, Tensor]], batch: Stored) -> None:
+        """By task, the predictions [n, 1, h, w] of a batch; those that are shown are kept."""
+        truth = Truth.of(batch, self._depth_format)
+        for task, (prediction, _) in answers.items():
+            self._add(task, batch.keys, truth, prediction)
+
+    def _add(self, task: str, keys: Sequence[str], truth: Truth, prediction: Tensor) -> None:
+        scores = {key: one for group in self.ranked[task].values() for key, one in group}
+        is_mask = self._targets[task] == "mask"
+        for row, key in enumerate(keys):
+            if key not in scores:
+                continue
+            wanted = truth.foreground if is_mask else truth.unit
+            answer = wanted[row, 0].float().cpu().numpy()
+            if not is_mask:
+                answer = np.where(truth.known[row, 0].cpu().numpy(), answer, np.nan)
+            self._examples[task, key] = Example(
+                key=key,
+                overlay=truth.overlay[row].permute(1, 2, 0).cpu().numpy(),
+                truth=answer,
+                prediction=prediction[row, 0].float().cpu().numpy(),
+                kind="mask" if is_mask else "depth",
+                score=f"{label(self._metrics[task])} {number(scores[key])}",
+            )
+
+    def save(self, folder: Path) -> tuple[dict[str, object], dict[str, dict[str, str]]]:
+        """(samples, grids) as `write_report` takes them; the PNGs lie in `folder`/report."""
+        samples: dict[str, object] = {}
+        grids: dict[str, dict[str, str]] = {}
+        for task, ranked in self.ranked.items():
+            samples[task] = {"metric": self._metrics[task], **ranked}
+            grids[task] = self._save_task(task, ranked, folder)
+        return samples, grids
+
+    def _save_task(
+        self, task: str, ranked: Mapping[str, list[tuple[str, float]]], folder: Path
+    ) -> dict[str, str]:
+        saved = {}
+        for group, members in ranked.items():
+            examples = [self._examples.get((task, key)) for key, _ in members]
+            found = [example for example in examples if example is not None]
+            if found:
+                name = f"report/{task}-{group}.png"
+                title = f"{task}, {group} of {self.split}"
+                save_png(folder / name, grid(found, title=title))
+                saved[title] = name
+        return saved

@@ -1,0 +1,61 @@
+"""The plan of a run, and what `--plan` prints: what is read, and how a batch is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from torch import nn
+
+from wdtrain.record.console_base import RunPlan, TaskPlan
+
+__all__ = ["RunPlan", "plan_run", "plan_text"]
+
+EVEN = 0.9
+
+
+class PlannedTask(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def network(self) -> nn.Module: ...
+    @property
+    def micro_batch(self) -> int: ...
+
+
+def plan_run(tasks: Iterable[PlannedTask], facts: dict[str, Any]) -> RunPlan:
+    """The plan of these tasks. facts: its other fields, and "networks": what each is called."""
+    networks = facts.pop("networks")
+    planned = tuple(
+        TaskPlan(
+            name=task.name,
+            network=networks[task.name],
+            parameters=sum(parameter.numel() for parameter in task.network.parameters()),
+            micro_batch=task.micro_batch,
+        )
+        for task in tasks
+    )
+    return RunPlan(tasks=planned, **facts)
+
+
+def plan_text(plan: RunPlan, *, balance: float, lanes: int) -> str:
+    """Lines of text; one "micro-batch N" a task. balance: mean over largest share of the ranks."""
+    epochs = plan.steps * plan.batch_size / max(plan.samples, 1)
+    lines = [
+        f"{plan.title} on {plan.device}",
+        f"data        {plan.samples:,} training samples, {epochs:.2f} epochs",
+        f"steps       {plan.steps:,}",
+        *(f"batch       {line.removeprefix('batch ')}" for line in plan.batch_lines("x")),
+        *(
+            f"micro-batch {task.micro_batch} for {task.name}: {task.network}, "
+            f"{task.parameters:,} parameters"
+            for task in plan.tasks
+        ),
+        f"balance     {balance:.2f} over {plan.ranks} rank{'s' * (plan.ranks != 1)}",
+    ]
+    if balance < EVEN:
+        lines.append(
+            "            ranks wait for the fullest: make train.batch_size / data.chunk and "
+            f"data.lanes (now {lanes}) multiples of {plan.ranks}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,96 @@
+"""The manifest's JSON, put together from the summaries of finished shards.
+
+Its counterpart, reading, is in `manifest.py`. Sums are whole numbers, so the order in which shards
+were finished cannot show in a last digit.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any
+
+from wdtrain.store import manifest as manifests
+from wdtrain.store.errors import StoreError
+from wdtrain.store.plan import Plan
+from wdtrain.store.prepare import OverlaySums
+from wdtrain.store.samples import member_suffixes
+from wdtrain.store.workplace import Workplace
+
+_SHARD_FIELDS = ("name", "samples", "bytes", "sha256", "blocks")
+
+
+def manifest_document(plan: Plan, work: Workplace) -> dict[str, Any]:
+    """The manifest of a packing whose shards are all finished, with its digest."""
+    splits: dict[str, dict[str, Any]] = {}
+    rejects: list[tuple[str, str]] = []
+    sums = OverlaySums()
+    for job in plan.jobs():
+        summary = work.summary(job.name)
+        assert summary is not None, f"{job.name} was not packed"
+        rejects += [(key, reason) for key, reason in summary["rejects"]]
+        if summary["samples"]:
+            split = splits.setdefault(job.split, {"samples": 0, "shards": []})
+            split["samples"] += summary["samples"]
+            split["shards"].append({k: summary[k] for k in _SHARD_FIELDS if summary.get(k)})
+            if job.split == "train":
+                sums.merge(summary["sums"])
+    if not sums.pixels:
+        raise StoreError("every sample for training was rejected; mend the source")
+    document = {
+        "format": manifests.FORMAT,
+        "version": manifests.VERSION,
+        "encoding": plan.settings.encoding,
+        "compression": plan.settings.compression,
+        "height": plan.settings.height,
+        "width": plan.settings.width,
+        "samples_per_block": plan.settings.samples_per_block,
+        "fields": _fields(plan),
+        "splits": splits,
+        "overlay": _overlay(sums),
+        "rejects": _rejects(rejects),
+        **plan.identity(),
+    }
+    _check_complete(plan, document)
+    return {**document, "digest": manifests.digest_of(document)}
+
+
+def _check_complete(plan: Plan, document: dict[str, Any]) -> None:
+    """Every triple of the source is in a shard or in the rejects."""
+    packed = sum(split["samples"] for split in document["splits"].values())
+    assert packed + document["rejects"]["count"] == len(plan.source), "a sample went missing"
+
+
+def _fields(plan: Plan) -> dict[str, Any]:
+    """Member names, dtypes and shapes, and what the codes of a depth mean."""
+    shape = [plan.settings.height, plan.settings.width]
+    depth = plan.source.depth_format
+    overlay, mask, depth_name, meta = member_suffixes(plan.settings.encoding)
+    return {
+        "overlay": {"member": overlay, "dtype": "uint8", "shape": [*shape, 3]},
+        "mask": {"member": mask, "dtype": "uint8", "shape": shape},
+        "depth": {
+            "member": depth_name,
+            "dtype": str(depth.dtype),
+            "shape": shape,
+            **depth.as_dict(),
+        },
+        "meta": {"member": meta},
+    }
+
+
+def _overlay(sums: OverlaySums) -> dict[str, Any]:
+    """The whole-number sums of the train split's overlays, and what follows from them."""
+    entry = sums.as_dict()
+    mean, std = manifests.mean_and_std(entry)
+    return {**entry, "mean": list(mean), "std": list(std)}
+
+
+def _rejects(rejects: list[tuple[str, str]]) -> dict[str, Any]:
+    """How many, how many of each kind (the reason up to its first detail), and each with why."""
+    kinds = Counter(re.split(r"[:;(]", reason)[0].strip() for _, reason in rejects)
+    return {
+        "count": len(rejects),
+        "reasons": dict(kinds),
+        "list": [{"key": key, "reason": reason} for key, reason in sorted(rejects)],
+    }

@@ -1,0 +1,169 @@
+"""A folder of triples as a source: KEY.overlay.jpg, KEY.mask.png, KEY.depth.png, KEY.json.
+
+Folders may be nested: `a/x.overlay.jpg` has the key `a__x`. `triples.json` on top says what the
+depth means. The listing is arrays, no Python object a file. The order is that of the sorted names,
+and what is missing or damaged is found when a triple is loaded: it becomes that triple's reject.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import numpy as np
+import xxhash
+
+from wdtrain import triple
+from wdtrain.store.errors import StoreError
+from wdtrain.store.listing import OVERLAY_SUFFIXES, list_folder
+from wdtrain.triple import DepthFormat, Triple, TripleError
+
+TRIPLES: Final = "triples.json"
+_PNG_BITS_AT: Final = 24
+_NUM_PROBES: Final = 100
+
+
+class FolderSource:
+    """The triples of a folder, flat or nested. A `Source`."""
+
+    def __init__(self, folder: str | Path) -> None:
+        """Lists the folder and reads the parts its JSON files name.
+
+        StoreError for what is no folder of triples. An overlay may also be an 8-bit RGB PNG.
+        """
+        self._folder = Path(folder).absolute()
+        if not self._folder.is_dir():
+            raise StoreError(f"{folder} is not a folder; a source is a folder of triples")
+        listing = list_folder(self._folder)
+        self._names = listing.names
+        if not len(self._names):
+            raise StoreError(
+                f"{folder} holds no triples: no file in it is named KEY.overlay.jpg (with "
+                "KEY.mask.png and KEY.depth.png beside it)"
+            )
+        declared = self._declared()
+        self.declares_depth = "depth" in declared
+        self.depth_format = self._depth_format(declared.get("depth"))
+        self.description: dict[str, Any] = {"kind": "folder", "listing": listing.digest}
+        if "source" in declared:
+            self.description["made_from"] = declared["source"]
+        self._backgrounds, self._cutouts = self._read_parts(listing.has_json)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def parts(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """int64 [n] ids of backgrounds and cut-outs: hashes of what the JSON names, or -1."""
+        return self._backgrounds[indices], self._cutouts[indices]
+
+    def key(self, index: int) -> str:
+        """The sample's path without suffix, folders joined by `__`."""
+        return self._stem(index).replace("/", "__")
+
+    def load(self, index: int) -> Triple:
+        """The triple of an index; TripleError where a file is missing or cannot be decoded."""
+        suffix = OVERLAY_SUFFIXES.get(self._names[index][-1:])
+        if suffix is None:
+            raise TripleError("missing overlay: there is a mask or depth without it")
+        overlay: bytes | np.ndarray = self._read(index, suffix, "overlay")
+        if suffix.endswith(".png"):
+            overlay = _decode_overlay_png(bytes(overlay))
+        mask = self._read(index, ".mask.png", "mask")
+        depth = self._read(index, ".depth.png", "depth")
+        return Triple(
+            key=self.key(index),
+            overlay=overlay,
+            mask=triple.decode_png(mask, name="mask", dtype=np.dtype(np.uint8)),
+            depth=triple.decode_png(depth, name="depth", dtype=self.depth_format.dtype),
+            meta=self._meta(index),
+        )
+
+    def _stem(self, index: int) -> str:
+        return bytes(self._names[index][:-1]).decode("utf-8", "backslashreplace")
+
+    def _path(self, index: int, suffix: str) -> Path:
+        stem = bytes(self._names[index][:-1]).decode("utf-8", "surrogateescape")
+        return self._folder / f"{stem}{suffix}"
+
+    def _read(self, index: int, suffix: str, member: str) -> bytes:
+        try:
+            return self._path(index, suffix).read_bytes()
+        except FileNotFoundError as error:
+            raise TripleError(f"missing {member}: no file ends on {suffix}") from error
+        except OSError as error:
+            raise TripleError(f"unreadable {member}: {error.strerror}") from error
+
+    def _meta(self, index: int) -> dict[str, Any]:
+        try:
+            data = self._path(index, ".json").read_bytes()
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise TripleError(f"unreadable json: {error.strerror}") from error
+        return triple.decode_meta(data)
+
+    def _declared(self) -> dict[str, Any]:
+        path = self._folder / TRIPLES
+        if not path.exists():
+            return {}
+        try:
+            declared = json.loads(path.read_bytes())
+        except ValueError as error:
+            raise StoreError(f"{path} is not readable JSON ({error})") from error
+        if not isinstance(declared, dict):
+            raise StoreError(f"{path} holds no JSON object; mend or remove it")
+        return declared
+
+    def _depth_format(self, declared: dict[str, Any] | None) -> DepthFormat:
+        """What the folder declares; else `relative`, with the bits of its first depth PNG."""
+        if declared is not None:
+            try:
+                return DepthFormat(**declared)
+            except (TypeError, TripleError) as error:
+                raise StoreError(f"{TRIPLES} declares a depth that cannot be: {error}") from error
+        for index in range(min(len(self), _NUM_PROBES)):
+            path = self._path(index, ".depth.png")
+            if path.exists():
+                with path.open("rb") as file:
+                    header = file.read(_PNG_BITS_AT + 1)
+                is_deep = len(header) > _PNG_BITS_AT and header[_PNG_BITS_AT] == 16
+                return DepthFormat(kind="relative", bits=16 if is_deep else 8)
+        raise StoreError(
+            f"{self._folder} holds no depth: no KEY.depth.png lies beside its overlays; make the "
+            "depth first (tools/make-triples compose --depth lift does so for photos)"
+        )
+
+    def _read_parts(self, has_json: bool) -> tuple[np.ndarray, np.ndarray]:
+        parts = np.full((2, len(self)), -1, np.int64)
+        for index in range(len(self)) if has_json else ():
+            try:
+                meta = self._meta(index)
+            except TripleError:  # found again, and rejected with its reason, at load
+                continue
+            for row, name in enumerate(("background", "cutout")):
+                if name in meta:
+                    parts[row, index] = _part_id(meta[name])
+        return parts[0], parts[1]
+
+
+def _part_id(name: Any) -> int:
+    """63 bits of a part's name (text or number)."""
+    return int(xxhash.xxh3_64_intdigest(json.dumps(name).encode())) >> 1
+
+
+def _decode_overlay_png(data: bytes) -> np.ndarray:
+    """uint8 [h, w, 3] RGB of an 8-bit RGB PNG; any other PNG is refused by name."""
+    if len(data) < 33 or data[:4] != b"\x89PNG":
+        raise TripleError("overlay is not a PNG")
+    if (data[24], data[25]) != (8, 2):
+        raise TripleError(
+            f"overlay PNG: {data[24]} bits of colour type {data[25]}; 8-bit RGB (type 2) is "
+            "needed; convert it"
+        )
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    if pixels is None:
+        raise TripleError("overlay cannot be decoded: the PNG is damaged")
+    rgb: np.ndarray = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    return rgb

@@ -1,0 +1,247 @@
+"""The manifest: what a packed dataset is, in one JSON file written last.
+
+Owns its schema, its reading (from a folder or, through fsspec, a URL) and its digest; hands on the
+frozen declarations the reader and the stream work from. The surprise: there is no time, host, path
+or number of processes in it, so that packing the same source again gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final, Literal, NamedTuple
+
+from wdtrain.store.errors import StoreError
+from wdtrain.store.files import join, read_bytes, sha256_of
+from wdtrain.triple import DepthFormat, TripleError
+
+NAME: Final = "manifest.json"
+FORMAT: Final = "wdtrain-dataset"
+VERSION: Final = 1
+CHANNELS: Final = 3
+_SHARD_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]*\.tar(\.zst)?")
+
+Encoding = Literal["image", "raw"]
+
+
+class Block(NamedTuple):
+    """Where a block of a `.tar` shard lies, and the XXH64 of its bytes."""
+
+    offset: int
+    num_bytes: int
+    xxh64: int
+
+
+class Shard(NamedTuple):
+    """One tar file: its name beside the manifest, its samples, size and SHA-256 (hex).
+
+    `blocks` is empty for `.tar.zst`, whose seek table holds the same.
+    """
+
+    name: str
+    samples: int
+    num_bytes: int
+    sha256: str
+    blocks: tuple[Block, ...] = ()
+
+
+@dataclass(frozen=True)
+class Split:
+    """The shards of one split, in order, and the number of samples in them all."""
+
+    name: str
+    samples: int
+    shards: tuple[Shard, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """A packed dataset. `overlay_mean` and `overlay_std` are of the train split, in 0..1."""
+
+    url: str
+    version: int
+    encoding: Encoding
+    compression: str
+    height: int
+    width: int
+    depth: DepthFormat
+    samples_per_block: int
+    fields: dict[str, Any]
+    splits: dict[str, Split]
+    overlay_sums: dict[str, Any]
+    settings: dict[str, Any] = field(repr=False)
+    source: dict[str, Any] = field(repr=False)
+    rejects: dict[str, Any] = field(repr=False)
+    digest: str
+
+    @staticmethod
+    def load(url: str) -> Manifest:
+        """The manifest of a dataset folder, URL prefix, or of a path to its manifest.json.
+
+        StoreError where there is none, it is of a newer format, or it is not what was written.
+        """
+        url = str(url).removesuffix(NAME).rstrip("/") or "."
+        try:
+            data = read_bytes(join(url, NAME))
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"{url} holds no {NAME}, so it is not a packed dataset (or its packing has not "
+                "ended); pack one with tools/pack-shards SOURCE TARGET"
+            ) from error
+        return parse_manifest(data, url=url)
+
+    @property
+    def samples(self) -> int:
+        """Samples of all splits together."""
+        return sum(split.samples for split in self.splits.values())
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all shards together."""
+        return sum(shard.num_bytes for split in self.splits.values() for shard in split.shards)
+
+    @property
+    def is_compressed(self) -> bool:
+        return self.compression != "none"
+
+    @cached_property
+    def overlay_mean(self) -> tuple[float, float, float]:
+        return mean_and_std(self.overlay_sums)[0]
+
+    @cached_property
+    def overlay_std(self) -> tuple[float, float, float]:
+        return mean_and_std(self.overlay_sums)[1]
+
+    def split(self, name: str) -> Split:
+        """The split of this name; StoreError names those there are."""
+        if name not in self.splits:
+            raise StoreError(f"{self.url} has no split {name!r}; it has {', '.join(self.splits)}")
+        return self.splits[name]
+
+    def shard_url(self, shard: Shard) -> str:
+        return join(self.url, shard.name)
+
+    def verify(self) -> None:
+        """Every shard is there with the size and SHA-256 the manifest names, or StoreError.
+
+        Reads every byte once and decodes nothing; `tools/inspect-shards verify` also decodes.
+        """
+        for split in self.splits.values():
+            for shard in split.shards:
+                try:
+                    num_bytes, sha256 = sha256_of(self.shard_url(shard))
+                except FileNotFoundError as error:
+                    raise StoreError(f"shard {shard.name} of {self.url} is missing") from error
+                if (num_bytes, sha256) != (shard.num_bytes, shard.sha256):
+                    raise StoreError(
+                        f"shard {shard.name} holds {num_bytes:,} bytes with SHA-256 "
+                        f"{sha256[:12]}..., the manifest says {shard.num_bytes:,} and "
+                        f"{shard.sha256[:12]}...; fetch it again or pack the dataset again"
+                    )
+
+
+def mean_and_std(
+    sums: dict[str, Any],
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Channel mean and standard deviation in 0..1, of integer sums over uint8 pixels.
+
+    The variance is taken in whole numbers, so it is exact however large the sums.
+    """
+    count = int(sums["pixels"])
+    means, stds = [], []
+    for total, squares in zip(sums["sum"], sums["square_sum"], strict=True):
+        means.append(total / (255 * count))
+        stds.append(math.sqrt(count * squares - total * total) / (255 * count))
+    return (means[0], means[1], means[2]), (stds[0], stds[1], stds[2])
+
+
+def canonical(value: Any) -> bytes:
+    """JSON bytes that follow from the value alone."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def digest_of(document: dict[str, Any]) -> str:
+    """SHA-256 (hex) of a manifest's canonical JSON without its `digest`."""
+    content = {name: value for name, value in document.items() if name != "digest"}
+    return hashlib.sha256(canonical(content)).hexdigest()
+
+
+def shard_as_dict(shard: Shard) -> dict[str, Any]:
+    """The shard as it stands in the manifest; offsets of blocks follow from their sizes."""
+    entry: dict[str, Any] = {
+        "name": shard.name,
+        "samples": shard.samples,
+        "bytes": shard.num_bytes,
+        "sha256": shard.sha256,
+    }
+    if shard.blocks:
+        entry["blocks"] = [[block.num_bytes, f"{block.xxh64:016x}"] for block in shard.blocks]
+    return entry
+
+
+def _parse_shard(entry: dict[str, Any]) -> Shard:
+    name = entry["name"]
+    if not _SHARD_NAME.fullmatch(name):
+        raise StoreError(f"the manifest names a shard {name!r}, which no packer writes")
+    blocks, at = [], 0
+    for num_bytes, xxh64 in entry.get("blocks", ()):
+        blocks.append(Block(at, num_bytes, int(xxh64, 16)))
+        at += num_bytes
+    return Shard(name, entry["samples"], entry["bytes"], entry["sha256"], tuple(blocks))
+
+
+def _parse_split(name: str, entry: dict[str, Any]) -> Split:
+    shards = tuple(_parse_shard(shard) for shard in entry["shards"])
+    if sum(shard.samples for shard in shards) != entry["samples"]:
+        raise StoreError(f"the manifest's split {name} does not add up to its samples")
+    return Split(name, entry["samples"], shards)
+
+
+def parse_manifest(data: bytes, *, url: str) -> Manifest:
+    """The manifest that these bytes are, read from `url`; StoreError when they are not one."""
+    try:
+        document = json.loads(data)
+    except ValueError as error:
+        raise StoreError(f"{NAME} of {url} is not readable JSON ({error})") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise StoreError(f"{NAME} of {url} is not that of a {FORMAT}")
+    version = document.get("version")
+    if not isinstance(version, int) or not 1 <= version <= VERSION:
+        raise StoreError(
+            f"{url} is of format version {version}; this version of wdtrain reads up to {VERSION}; "
+            "update wdtrain to read it"
+        )
+    if document.get("digest") != digest_of(document):
+        raise StoreError(
+            f"{NAME} of {url} was changed after it was written (its digest does not fit); "
+            "fetch it again or pack the dataset again"
+        )
+    try:
+        return _build(document, url=url)
+    except (KeyError, TypeError, TripleError) as error:
+        raise StoreError(f"{NAME} of {url} lacks or garbles {error}") from error
+
+
+def _build(document: dict[str, Any], *, url: str) -> Manifest:
+    depth = document["fields"]["depth"]
+    return Manifest(
+        url=url,
+        version=document["version"],
+        encoding=document["encoding"],
+        compression=document["compression"],
+        height=document["height"],
+        width=document["width"],
+        depth=DepthFormat(**{name: depth[name] for name in ("kind", "near_m", "far_m", "bits")}),
+        samples_per_block=document["samples_per_block"],
+        fields=document["fields"],
+        splits={name: _parse_split(name, entry) for name, entry in document["splits"].items()},
+        overlay_sums=document["overlay"],
+        settings=document["settings"],
+        source=document["source"],
+        rejects=document["rejects"],
+        digest=document["digest"],
+    )

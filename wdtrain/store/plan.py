@@ -1,0 +1,204 @@
+"""What a packing will do, decided before a byte is written: settings, shards, and who is where.
+
+A plan is a pure function of the source and the options. It travels to the packing processes whole,
+and its digest tells an unfinished packing of the same from one of another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, Final
+
+import cv2
+import numpy as np
+import simplejpeg
+import zstandard
+
+from wdtrain import triple
+from wdtrain.store.errors import StoreError
+from wdtrain.store.manifest import Encoding, canonical
+from wdtrain.store.source import Source
+from wdtrain.store.splits import SPLITS, Deal, Holdout, make_splitter
+
+_BLOCK_BYTES: Final = 1 << 20
+_MIN_BLOCK_SAMPLES: Final = 8
+_WANTED_BLOCKS: Final = 64
+_SHARD_SAMPLES: Final = 8192
+_MIN_SHARD_SAMPLES: Final = 512
+_WANTED_SHARDS: Final = 16
+_NUM_PROBES: Final = 9
+_OVERHEAD_BYTES: Final = 4 * 512 + 512
+_MAX_LEVEL: Final = 22
+_COMPRESSION: Final = re.compile(r"zstd(?::(\d+))?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All that the bytes of a dataset depend on, beside its source."""
+
+    encoding: Encoding
+    compression: str
+    height: int
+    width: int
+    resize: bool
+    jpeg_quality: int
+    seed: int
+    shard_samples: int
+    samples_per_block: int
+    holdout: Holdout
+
+    @property
+    def zstd_level(self) -> int | None:
+        """None where blocks are not compressed."""
+        return None if self.compression == "none" else int(self.compression.split(":")[1])
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**vars(self), "holdout": vars(self.holdout)}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One shard to pack: rows [start, stop) of a split."""
+
+    name: str
+    split: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A source with its settings and its deal."""
+
+    source: Source
+    settings: Settings
+    deal: Deal
+
+    def jobs(self) -> list[Job]:
+        """The shards of all splits, in the manifest's order."""
+        step = self.settings.shard_samples
+        suffix = "tar" if self.settings.zstd_level is None else "tar.zst"
+        return [
+            Job(f"{split}-{start // step:06d}.{suffix}", split, start, min(start + step, samples))
+            for split in SPLITS
+            if (samples := self.deal.samples(split))
+            for start in range(0, samples, step)
+        ]
+
+    def rows(self, job: Job) -> np.ndarray:
+        """int64 source indices of a shard's samples, in order."""
+        return self.deal.rows(self.source, job.split, job.start, job.stop)
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this dataset from another: it stands in the manifest."""
+        return {"settings": self.settings.as_dict(), "source": source_entry(self.source)}
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of the identity and of the libraries that the bytes depend on."""
+        libraries = [zstandard.ZSTD_VERSION, cv2.__version__, simplejpeg.__version__]
+        return hashlib.sha256(canonical([self.identity(), libraries])).hexdigest()
+
+
+def source_entry(source: Source) -> dict[str, Any]:
+    """The source as it stands in the manifest."""
+    format_entry = source.depth_format.as_dict()
+    return {**source.description, "samples": len(source), "depth_format": format_entry}
+
+
+def parse_compression(text: str) -> str:
+    """`none`, or `zstd:LEVEL` with the level filled in; StoreError for anything else."""
+    if text == "none":
+        return text
+    match = _COMPRESSION.fullmatch(text)
+    level = int(match[1] or 9) if match else 0
+    if not 1 <= level <= _MAX_LEVEL:
+        raise StoreError(f"compression {text!r} is not known; use none or zstd:1 to zstd:22")
+    return f"zstd:{level}"
+
+
+def probe_size(source: Source) -> tuple[int, int]:
+    """(height, width) of a source: the commonest of up to 9 samples spread over it."""
+    sizes: Counter[tuple[int, int]] = Counter()
+    reasons: list[str] = []
+    for index in dict.fromkeys(np.linspace(0, len(source) - 1, _NUM_PROBES).astype(int).tolist()):
+        try:
+            overlay = source.load(index).overlay
+            size = triple.overlay_shape(overlay) if isinstance(overlay, bytes) else overlay.shape
+            sizes[size[0], size[1]] += 1
+        except triple.TripleError as error:
+            reasons.append(f"{source.key(index)}: {error}")
+    if not sizes:
+        raise StoreError(
+            f"none of {len(reasons)} samples tried can be used, the first: {reasons[0]}"
+        )
+    return sizes.most_common(1)[0][0]
+
+
+def choose_block(
+    *, encoding: Encoding, height: int, width: int, depth_bytes: int, samples: int
+) -> int:
+    """Samples in a block: the power of two nearest below 1 MiB inflated, by an estimate of half a
+    byte a pixel for a JPEG; fewer so that a small set has 64 blocks, but 8 at least."""
+    overlay_bytes = 3.0 if encoding == "raw" else 0.5
+    sample_bytes = height * width * (overlay_bytes + 1 + depth_bytes) + _OVERHEAD_BYTES
+    wanted = min(_BLOCK_BYTES / sample_bytes, samples / _WANTED_BLOCKS)
+    return max(_MIN_BLOCK_SAMPLES, 1 << max(0, int(wanted).bit_length() - 1))
+
+
+def choose_shard(samples: int) -> int:
+    """Samples in a shard: 8,192; fewer so that a small set has 16 shards to share among processes,
+    but 512 at least."""
+    wanted = samples // _WANTED_SHARDS
+    return min(_SHARD_SAMPLES, max(_MIN_SHARD_SAMPLES, 1 << max(0, wanted.bit_length() - 1)))
+
+
+def make_plan(
+    source: Source,
+    *,
+    encoding: str,
+    compression: str,
+    size: int | tuple[int, int] | None,
+    seed: int,
+    shard_samples: int | None,
+    samples_per_block: int | None,
+    jpeg_quality: int,
+    holdout: Holdout,
+) -> Plan:
+    """The plan of packing a source; StoreError for options that cannot be met."""
+    if encoding not in ("image", "raw"):
+        raise StoreError(f"encoding {encoding!r} is not known; it must be image or raw")
+    if len(source) == 0:
+        raise StoreError("the source holds no samples; there is nothing to pack")
+    height, width = (size, size) if isinstance(size, int) else size or probe_size(source)
+    if min(height, width, 1 if shard_samples is None else shard_samples) < 1 or (
+        samples_per_block is not None and samples_per_block < 1
+    ):
+        raise StoreError("size, samples per shard and samples per block must be 1 or more")
+    if not 1 <= jpeg_quality <= 100:
+        raise StoreError(f"JPEG quality is {jpeg_quality}; it goes from 1 to 100")
+    block = samples_per_block or choose_block(
+        encoding=encoding,  # type: ignore[arg-type]
+        height=height,
+        width=width,
+        depth_bytes=source.depth_format.bits // 8,
+        samples=len(source),
+    )
+    settings = Settings(
+        encoding=encoding,  # type: ignore[arg-type]
+        compression=parse_compression(compression),
+        height=height,
+        width=width,
+        resize=size is not None,
+        jpeg_quality=jpeg_quality,
+        seed=seed,
+        shard_samples=shard_samples or choose_shard(len(source)),
+        samples_per_block=block,
+        holdout=holdout,
+    )
+    deal = Deal(source, make_splitter(source, holdout, seed), seed)
+    if deal.samples("train") == 0:
+        raise StoreError("no sample is left for training; hold out fewer backgrounds or cut-outs")
+    return Plan(source, settings, deal)

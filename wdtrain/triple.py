@@ -1,0 +1,328 @@
+"""What a triple is: an overlay (the input picture), its mask and its depth.
+
+Owns the member names, the dtypes, the depth kinds with their arithmetic, and the encoding of one
+member to bytes and back. Every room may import this module; it imports none.
+The surprise: PNGs inside a compressed shard are *stored* (zlib level 0, filter 0), so that zstd
+compresses them across samples and a reader slices pixels out without a decoder.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import struct
+import zlib
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import simplejpeg
+
+FOREGROUND = 128
+"""A mask on disk is alpha 0..255; foreground is from here up."""
+
+FIELDS = ("overlay", "mask", "depth")
+IMAGE_MEMBERS = {
+    "overlay": "overlay.jpg",
+    "mask": "mask.png",
+    "depth": "depth.png",
+    "meta": "json",
+}
+RAW_MEMBERS = {"overlay": "overlay.npy", "mask": "mask.npy", "depth": "depth.npy", "meta": "json"}
+
+DepthKind = Literal["metric", "geometric", "inverse", "relative"]
+Number = Any
+"""A float, a numpy array or a tensor: the arithmetic below reads the same on all three."""
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_ZLIB_STORED_HEADER = b"\x78\x01"
+_STORED_BLOCK = 65535
+
+
+class TripleError(ValueError):
+    """A triple that cannot be used: the message says what was found and why it cannot work."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthFormat:
+    """How a depth map is written as codes: its kind, its limits in metres, its bits (8 or 16).
+
+    Code 0 means unknown and is not trained on. Codes 1..max map linearly onto unit values 0..1.
+    `metric` and `geometric`: unit = log(Z / near_m) / log(far_m / near_m), clipped to 0..1.
+    `inverse` and `relative`: unit is the (clipped) value itself.
+    """
+
+    kind: DepthKind = "metric"
+    near_m: float = 0.5
+    far_m: float = 20.0
+    bits: int = 8
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("metric", "geometric", "inverse", "relative"):
+            raise TripleError(
+                f"depth.kind is {self.kind!r}; it must be metric, geometric, inverse or relative"
+            )
+        if self.bits not in (8, 16):
+            raise TripleError(f"depth.bits is {self.bits}; depth is stored in 8 or 16 bits")
+        if not 0 < self.near_m < self.far_m:
+            raise TripleError(
+                f"depth limits are {self.near_m} m to {self.far_m} m; near must be above 0 and "
+                "below far"
+            )
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(np.uint8 if self.bits == 8 else np.uint16)
+
+    @property
+    def max_code(self) -> int:
+        return 255 if self.bits == 8 else 65535
+
+    @property
+    def is_logarithmic(self) -> bool:
+        return self.kind in ("metric", "geometric")
+
+    @property
+    def log_range(self) -> float:
+        """log(far_m / near_m): one unit of a logarithmic depth, in natural log units."""
+        return math.log(self.far_m / self.near_m)
+
+    def encode(self, depth: np.ndarray) -> np.ndarray:
+        """Codes of a float depth map [h, w]: metres if logarithmic, else values in 0..1.
+
+        What is not finite, or not positive where a logarithm is taken, becomes 0 (unknown).
+        """
+        known = np.isfinite(depth)
+        if self.is_logarithmic:
+            known &= depth > 0
+            safe = np.where(known, depth, self.near_m)
+            unit = np.log(safe / self.near_m) / self.log_range
+        else:
+            unit = np.where(known, depth, 0.0)
+        codes = 1 + np.rint(np.clip(unit, 0.0, 1.0) * (self.max_code - 1))
+        return np.where(known, codes, 0).astype(self.dtype)
+
+    def to_unit(self, codes: Number) -> Number:
+        """Unit depth 0..1 of float codes (array or tensor); code 0 gives a value just below 0."""
+        return (codes - 1) / (self.max_code - 1)
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """float32 [h, w] in metres (logarithmic kinds) or unit values; unknown is NaN."""
+        unit = self.to_unit(codes.astype(np.float64))
+        value = self.near_m * np.exp(unit * self.log_range) if self.is_logarithmic else unit
+        return np.where(codes == 0, np.nan, value).astype(np.float32)
+
+    def unit_after_zoom(self, unit: Number, log_zoom: Number) -> Number:
+        """Unit depth after the picture was magnified by exp(log_zoom) (Eigen et al. 2014).
+
+        Magnified by s, a thing looks as if it stood s times nearer: logarithmic depth is shifted by
+        log s, inverse depth multiplied by s, relative depth has no scale and is left.
+        """
+        if self.is_logarithmic:
+            return unit - log_zoom / self.log_range
+        if self.kind == "inverse":
+            zoom = np.exp(log_zoom) if isinstance(log_zoom, np.ndarray | float) else log_zoom.exp()
+            return unit * zoom
+        return unit
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "near_m": self.near_m,
+            "far_m": self.far_m,
+            "bits": self.bits,
+        }
+
+
+@dataclass(frozen=True)
+class Triple:
+    """One overlay with its mask and depth, decoded, or with the overlay still as JPEG bytes.
+
+    overlay: uint8 [h, w, 3] RGB, or the bytes of a JPEG; mask: uint8 [h, w] alpha;
+    depth: uint8 or uint16 [h, w] codes; meta: what is kept in the sample's JSON, with
+    `background` and `cutout` naming its parts where the source knows them.
+    """
+
+    key: str
+    overlay: np.ndarray | bytes
+    mask: np.ndarray
+    depth: np.ndarray
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+# ---------------------------------------------------------------------------- overlay: JPEG
+
+
+def encode_overlay(rgb: np.ndarray, quality: int = 90) -> bytes:
+    """JPEG bytes of a uint8 [h, w, 3] RGB picture, 4:2:0 chroma."""
+    data: bytes = simplejpeg.encode_jpeg(
+        np.ascontiguousarray(rgb), quality=quality, colorspace="RGB", colorsubsampling="420"
+    )
+    return data
+
+
+def overlay_shape(data: bytes | memoryview) -> tuple[int, int]:
+    """(height, width) of a JPEG, from its header."""
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError as error:
+        raise TripleError(f"overlay is not a readable JPEG ({error})") from error
+    return int(height), int(width)
+
+
+def decode_overlay(
+    data: bytes | memoryview, *, at_least: tuple[int, int] | None = None
+) -> np.ndarray:
+    """uint8 [h, w, 3] RGB of a JPEG; `at_least` (height, width) allows DCT-scaled decoding."""
+    height, width = at_least or (0, 0)
+    try:
+        rgb: np.ndarray = simplejpeg.decode_jpeg(
+            data, "RGB", min_height=height, min_width=width, strict=True
+        )
+    except ValueError as error:
+        raise TripleError(f"overlay cannot be decoded ({error})") from error
+    return rgb
+
+
+# ---------------------------------------------------------------------------- mask, depth: PNG
+
+
+def encode_png(gray: np.ndarray, *, stored: bool = False) -> bytes:
+    """Greyscale PNG of a uint8 or uint16 [h, w] array; `stored`: zlib level 0, filter 0.
+
+    Otherwise filter Up and zlib level 6. Format: PNG specification, third edition (W3C).
+    """
+    height, width = gray.shape
+    bits = gray.dtype.itemsize * 8
+    rows = gray.astype(">u2" if bits == 16 else np.uint8).view(np.uint8).reshape(height, -1)
+    lines = np.zeros((height, 1 + rows.shape[1]), np.uint8)
+    lines[:, 1:] = rows
+    if not stored:
+        lines[:, 0] = 2
+        lines[1:, 1:] -= rows[:-1]
+    header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+    body = _zlib_stored(lines.tobytes()) if stored else zlib.compress(lines.tobytes(), 6)
+    chunks = ((b"IHDR", header), (b"IDAT", body), (b"IEND", b""))
+    return _PNG_SIGNATURE + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
+    )
+
+
+def _zlib_stored(data: bytes) -> bytes:
+    """A zlib stream of stored blocks (RFC 1950, 1951), laid out by us so that it can be sliced."""
+    blocks = [_ZLIB_STORED_HEADER]
+    for start in range(0, max(len(data), 1), _STORED_BLOCK):
+        part = data[start : start + _STORED_BLOCK]
+        last = start + _STORED_BLOCK >= len(data)
+        blocks += [struct.pack("<BHH", last, len(part), len(part) ^ 0xFFFF), part]
+    return b"".join([*blocks, struct.pack(">I", zlib.adler32(data))])
+
+
+def stored_png_size(height: int, width: int, bits: int) -> int:
+    """Bytes of a stored PNG of this geometry: exact, from the format."""
+    line_bytes = height * (1 + width * bits // 8)
+    return 8 + 25 + (12 + 2 + 5 * max(1, -(-line_bytes // _STORED_BLOCK)) + line_bytes + 4) + 12
+
+
+def decode_png(data: bytes | memoryview, *, name: str, dtype: np.dtype) -> np.ndarray:
+    """uint8 or uint16 [h, w] of a greyscale PNG of exactly this dtype.
+
+    A palette, colour or alpha picture, or one of another depth, is refused by `name`: converting
+    it silently would change what its values mean.
+    """
+    data = bytes(data)
+    if len(data) < 33 or not data.startswith(_PNG_SIGNATURE):
+        raise TripleError(f"{name} is not a PNG")
+    bits, colour = data[24], data[25]
+    if colour != 0 or bits != dtype.itemsize * 8:
+        kinds = {0: "greyscale", 2: "RGB", 3: "palette", 4: "greyscale+alpha", 6: "RGBA"}
+        raise TripleError(
+            f"{name} is a {bits}-bit {kinds.get(colour, 'unknown')} PNG; "
+            f"a {dtype.itemsize * 8}-bit greyscale PNG is needed; convert it"
+        )
+    pixels = _stored_pixels(data)
+    if pixels is None:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.ndim != 2 or pixels.dtype != dtype:
+        raise TripleError(f"{name} cannot be decoded: the PNG is damaged")
+    return pixels
+
+
+def _stored_pixels(data: bytes) -> np.ndarray | None:
+    """The pixels of a stored, unfiltered greyscale PNG, sliced out; None for any other PNG."""
+    width, height, bits = struct.unpack_from(">IIB", data, 16)
+    line = 1 + width * bits // 8
+    if (
+        len(data) != stored_png_size(height, width, bits)
+        or data[37:43] != b"IDAT" + _ZLIB_STORED_HEADER
+    ):
+        return None
+    parts, at, left = [], 43, height * line
+    while left > 0:
+        count = min(left, _STORED_BLOCK)
+        if struct.unpack_from("<H", data, at + 1)[0] != count:
+            return None
+        parts.append(data[at + 5 : at + 5 + count])
+        at, left = at + 5 + count, left - count
+    lines = np.frombuffer(b"".join(parts), np.uint8).reshape(height, line)
+    if lines[:, 0].any():
+        return None
+    pixels = np.ascontiguousarray(lines[:, 1:])
+    return pixels if bits == 8 else pixels.view(">u2").astype(np.uint16)
+
+
+# ---------------------------------------------------------------------------- raw: npy; json
+
+
+def encode_npy(array: np.ndarray) -> bytes:
+    """`.npy` bytes (NumPy format 1.0) of a C-contiguous array."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(array), (1, 0), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def decode_npy(data: bytes | memoryview, *, name: str) -> np.ndarray:
+    """The array of `.npy` bytes. Pickle is never decoded."""
+    try:
+        return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise TripleError(f"{name} is not a readable .npy array ({error})") from error
+
+
+def encode_meta(meta: dict[str, Any], *, pad_to: int = 0) -> bytes:
+    """Canonical JSON, padded with spaces up to `pad_to` bytes."""
+    text = json.dumps(meta, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return text.encode().ljust(pad_to)
+
+
+def decode_meta(data: bytes | memoryview) -> dict[str, Any]:
+    try:
+        meta = json.loads(bytes(data))
+    except ValueError as error:
+        raise TripleError(f"json is not readable ({error})") from error
+    if not isinstance(meta, dict):
+        raise TripleError(f"json holds a {type(meta).__name__}; an object is needed")
+    return meta
+
+
+# ---------------------------------------------------------------------------- size
+
+
+def resize_triple_arrays(
+    overlay: np.ndarray, mask: np.ndarray, depth: np.ndarray, *, height: int, width: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The three arrays at another size: overlay and mask by area, depth by nearest pixel.
+
+    Depth is never averaged: a mean over an edge is the depth of nothing.
+    """
+    size = (width, height)
+    if overlay.shape[:2] != (height, width):
+        overlay = cv2.resize(overlay, size, interpolation=cv2.INTER_AREA)
+    if mask.shape != (height, width):
+        mask = cv2.resize(mask, size, interpolation=cv2.INTER_AREA)
+    if depth.shape != (height, width):
+        depth = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST_EXACT)
+    return overlay, mask, depth
