@@ -153,10 +153,8 @@ def save(run: Run, record: RunRecord, skill: float | None) -> None:
 def finish(run: Run, record: RunRecord) -> None:
     """Every validation sample is scored, and the report is written."""
     scores = validate(run, record, limit=None)
-    for one in scores:
-        one.gather(gather_object)
+    gallery = Gallery(scores[0], gather_object)
     if record.is_main:
-        gallery = Gallery(scores[0])
         for batch, answers in run.answers(gallery.split, rank=0, world=1):
             gallery.add(answers, batch)
         record.report(scores, gallery, run.plan, run.manifest.source, run.recipe.as_yaml())

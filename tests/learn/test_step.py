@@ -344,12 +344,6 @@ def test_learns_to_follow_a_simple_mask(precision):
     assert losses[-1] < 0.6 * losses[0]
 
 
-def test_refuses_rows_that_disagree():
-    rows = make_rows(8)
-    with pytest.raises(ValueError, match="must tell of the same rows"):
-        Rows(**{**vars(rows), "groups": [4, 3]})
-
-
 def test_refuses_tasks_of_one_name_and_of_several_precisions():
     with pytest.raises(ValueError, match="one name each"):
         TaskSet([mask_task(), mask_task()])

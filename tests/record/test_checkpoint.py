@@ -164,6 +164,29 @@ def test_a_save_that_fails_leaves_nothing_and_the_next_one_is_clean(tmp_path):
     assert not (tmp_path / "step-00000002" / "half").exists()
 
 
+def test_all_its_files_are_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    folder = checkpoints.begin(1)
+    write_content(1)(folder)
+    synced, real = set(), {"fsync": os.fsync, "rename": os.rename}
+
+    def fsync(descriptor: int) -> None:
+        synced.add(os.fstat(descriptor).st_ino)
+        real["fsync"](descriptor)
+
+    def rename(source: Path, target: Path) -> None:
+        inside = {path.stat().st_ino for path in [source, *source.rglob("*")]}
+        assert len(inside) == 5
+        assert inside <= synced
+        real["rename"](source, target)
+        synced.clear()
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "rename", rename)
+    checkpoints.commit(1)
+    assert tmp_path.stat().st_ino in synced
+
+
 class Killed(BaseException):
     """The process ended here."""
 

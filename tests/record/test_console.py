@@ -148,6 +148,8 @@ def draw(width: int, height: int, encoding: str, steps: int = 10) -> list[str]:
     terminal = Terminal(file=stream, width=width, height=height, highlight=False)
     console = LiveConsole(stream, clock=clock, terminal=terminal)
     with console:
+        for number in range(5):
+            console.event(f"event {number}")
         run_story(console, clock, steps)
         raw.seek(0)
         raw.truncate()
@@ -225,9 +227,10 @@ def test_auto_is_live_on_a_terminal_and_plain_elsewhere(monkeypatch):
 
 ENDLESS = """
 import itertools, signal, time
-from wdtrain.record.console import Progress, RunPlan, make_console
+from wdtrain.record.console import Progress, RunPlan, TaskPlan, make_console
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with it ignored
-plan = RunPlan(title="t", device="cpu", batch_size=1, ranks=1, steps=9, samples=1, tasks=())
+task = TaskPlan(name="mask", network="seed-mask", parameters=1, micro_batch=1)
+plan = RunPlan(title="t", device="cpu", batch_size=1, ranks=1, steps=9, samples=1, tasks=(task,))
 with make_console("live") as console:
     console.start(plan)
     for step in itertools.count(1):

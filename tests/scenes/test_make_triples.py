@@ -73,7 +73,7 @@ def test_an_interrupted_run_is_finished_to_the_same_bytes(tmp_path: Path) -> Non
     with pytest.raises(KeyboardInterrupt):
         write_triples(Interrupted(6, 32), tmp_path / "two")
     assert not (tmp_path / "two" / "triples.json").exists()
-    (tmp_path / "two" / "playground-000000003.mask.png.part").write_bytes(b"half")
+    (tmp_path / "two" / "playground-000000001.mask.png.part").write_bytes(b"half")
     first = tmp_path / "two" / "playground-000000000.json"
     os.utime(first, (1, 1))
     write_triples(Playground(6, 32), tmp_path / "two")

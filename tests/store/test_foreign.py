@@ -6,13 +6,17 @@ import io
 import json
 import os
 import shutil
+import struct
 import subprocess
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import xxhash
 
+from tests.store.conftest import FORMS
 from wdtrain import triple
 from wdtrain.store import opener
 from wdtrain.store.manifest import Manifest
@@ -37,6 +41,56 @@ def stored(manifest: Manifest, split: str = "train") -> dict[str, bytes]:
 
 def shard_paths(manifest: Manifest, split: str = "train") -> list[str]:
     return [manifest.shard_url(shard) for shard in manifest.split(split).shards]
+
+
+def blocks_by_the_format_page(folder: Path, split: str) -> Iterator[bytes]:
+    """The blocks of a split, read as docs/format.md says, with nothing of ours."""
+    import zstandard
+
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for shard in manifest["splits"][split]["shards"]:
+        data = (folder / shard["name"]).read_bytes()
+        if "blocks" in shard:
+            sizes = [size for size, _ in shard["blocks"]]
+            checksums = [int(xxh64, 16) for _, xxh64 in shard["blocks"]]
+        else:
+            frames, flags, magic = struct.unpack("<IBI", data[-9:])
+            assert (flags, magic) == (0x80, 0x8F92EAB1)
+            table = data[-(17 + 12 * frames) :]
+            assert struct.unpack("<II", table[:8]) == (0x184D2A5E, 12 * frames + 9)
+            entries = list(struct.iter_unpack("<III", table[8:-9]))[:-1]
+            sizes, checksums = [entry[0] for entry in entries], [entry[2] for entry in entries]
+        assert len(sizes) == -(-shard["samples"] // manifest["samples_per_block"])
+        for end, size, checksum in zip(np.cumsum(sizes), sizes, checksums, strict=True):
+            block = data[end - size : end]
+            if "blocks" not in shard:
+                block = zstandard.ZstdDecompressor().decompress(block)
+            digits = 16 if "blocks" in shard else 8
+            assert xxhash.xxh64_hexdigest(block)[-digits:] == f"{checksum:0{digits}x}"
+            yield block
+
+
+@pytest.mark.parametrize(("encoding", "compression"), FORMS)
+def test_a_reader_written_from_the_format_page_gets_every_member(
+    packed: Packed, encoding: str, compression: str
+) -> None:
+    manifest = packed(encoding, compression)
+    got = {}
+    for block in blocks_by_the_format_page(Path(manifest.url), "train"):
+        with tarfile.open(fileobj=io.BytesIO(block + bytes(1024))) as file:
+            for entry in file.getmembers():
+                member = file.extractfile(entry)
+                assert member is not None
+                got[entry.name] = member.read()
+    assert got == stored(manifest)
+    if encoding == "raw":
+        name = next(name for name in got if name.endswith("overlay.npy"))
+        assert got[name][128:] == np.load(io.BytesIO(got[name])).tobytes()
+    elif compression != "none":
+        name = next(name for name in got if name.endswith("mask.png"))
+        pixels = triple.decode_png(got[name], name=name, dtype=np.dtype(np.uint8))
+        lines = np.frombuffer(got[name], np.uint8)[48 : 48 + 24 * 33].reshape(24, 33)
+        np.testing.assert_array_equal(lines[:, 1:], pixels)
 
 
 @needs_zstd

@@ -108,6 +108,8 @@ def test_epochs_and_seeds_differ() -> None:
     assert epoch_of(order, 0) != epoch_of(order, 1)
     assert epoch_of(order, 0) != epoch_of(order_of({**case, "seed": 2}), 0)
     assert epoch_of(order, 0) == epoch_of(order_of(case), 0)
+    blocks = [{(s, b) for s, b, _ in epoch_of(order, epoch)[:80]} for epoch in (0, 1)]
+    assert blocks[0] != blocks[1]  # other blocks lie together, not only their samples
 
 
 def test_the_order_of_version_1_never_changes() -> None:

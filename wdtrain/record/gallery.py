@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -19,13 +20,18 @@ Ranked = dict[str, list[tuple[str, float]]]
 class Gallery:
     """Knows by the scores which samples to show, is given their predictions, and saves grids."""
 
-    def __init__(self, scores: SplitScores, *, count: int = 4) -> None:
+    def __init__(
+        self, scores: SplitScores, gather: Callable[[list[Any]], list[Any]], *, count: int = 4
+    ) -> None:
+        """All ranks make it; `gather` gives the items of all ranks' lists."""
         self.split, self._depth_format = scores.name, scores.depth_format
         self._targets = {task: one.target for task, one in scores.tasks.items()}
         self._metrics = {task: one.sample_metric for task, one in scores.tasks.items()}
         self.ranked: dict[str, Ranked] = {
             task: rank_samples(
-                one.samples, higher_is_better=is_higher_better(one.sample_metric), count=count
+                gather(one.samples),
+                higher_is_better=is_higher_better(one.sample_metric),
+                count=count,
             )
             for task, one in scores.tasks.items()
         }

@@ -223,11 +223,6 @@ class SplitScores:
         for scores in self.tasks.values():
             scores.reduce(total)
 
-    def gather(self, gather: Callable[[list[Any]], list[Any]]) -> None:
-        """Scores by key from all ranks; `gather` gives the items of all ranks' lists."""
-        for scores in self.tasks.values():
-            scores.samples = gather(scores.samples)
-
     def skill(self) -> float:
         """The mean skill of the tasks: what the best checkpoint is chosen by."""
         return sum(scores.skill() for scores in self.tasks.values()) / len(self.tasks)

@@ -17,6 +17,7 @@ import numpy as np
 from wdtrain.scenes.keyed import Shuffle
 
 Part = TypeVar("Part")
+_CHUNK = 256
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,27 @@ class Scene:
     cutout: int
     flip: bool
     placement: int
+
+
+class Shelf(Generic[Part]):
+    """Keeps the parts used last, at most `most` of them; a copy sent to a process is empty."""
+
+    def __init__(self, make: Callable[[int], Part], most: int) -> None:
+        self._make, self._most = make, most
+        self._kept: OrderedDict[int, Part] = OrderedDict()
+
+    def __getitem__(self, number: int) -> Part:
+        part = self._kept.get(number)
+        if part is None:
+            part = self._kept[number] = self._make(number)
+            if len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+        else:
+            self._kept.move_to_end(number)
+        return part
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_make": self._make, "_most": self._most, "_kept": OrderedDict()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +96,15 @@ class Product:
     def _shuffle(self) -> Shuffle:
         return Shuffle(self.size, "product", self.seed)
 
+    @cached_property
+    def _shuffled(self) -> Shelf[np.ndarray]:
+        """Shuffled numbers, many at once: one alone costs as much as a hundred."""
+        return Shelf(self._shuffle_chunk, 16)
+
+    def _shuffle_chunk(self, chunk: int) -> np.ndarray:
+        indices = np.arange(chunk * _CHUNK, min((chunk + 1) * _CHUNK, self.size))
+        return self._shuffle(indices)
+
     def parts(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(background, cut-out) numbers of int64 indices, each int64 [n]."""
         numbers = np.asarray(indices, np.int64)
@@ -88,32 +119,13 @@ class Product:
         """The parts of scene `index`."""
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is outside 0..{len(self) - 1}")
-        number = index if self.count is None else int(self._shuffle(np.array([index]))[0])
+        number = index
+        if self.count is not None:
+            number = int(self._shuffled[index // _CHUNK][index % _CHUNK])
         pair, rest = divmod(number, 2 * self.placements)
         background, cutout = divmod(pair, self.cutouts)
         flip, placement = divmod(rest, self.placements)
         return Scene(background, cutout, bool(flip), placement)
-
-
-class Shelf(Generic[Part]):
-    """Keeps the parts used last, at most `most` of them; a copy sent to a process is empty."""
-
-    def __init__(self, make: Callable[[int], Part], most: int) -> None:
-        self._make, self._most = make, most
-        self._kept: OrderedDict[int, Part] = OrderedDict()
-
-    def __getitem__(self, number: int) -> Part:
-        part = self._kept.get(number)
-        if part is None:
-            part = self._kept[number] = self._make(number)
-            if len(self._kept) > self._most:
-                self._kept.popitem(last=False)
-        else:
-            self._kept.move_to_end(number)
-        return part
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_make": self._make, "_most": self._most, "_kept": OrderedDict()}
 
 
 def shelf_places(bytes_each: int, *, budget_bytes: int = 256 * 2**20) -> int:

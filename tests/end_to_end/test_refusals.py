@@ -1,0 +1,98 @@
+"""Bad input to training: a clear error that names it, an exit code, nothing half-done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.runs import Runs
+from wdtrain.scenes import parse_source
+from wdtrain.store.packing import pack
+
+REFUSALS = [
+    (["train.batchsize=3"], "train.batchsize is not a field", "did you mean train.batch_size?"),
+    (["train.batch_size=25"], "data.chunk (4) does not divide", "the nearest is 24"),
+    (["tasks.mask.network=seed-musk"], "'seed-musk' does not exist", "did you mean 'seed-mask'?"),
+    (["tasks.mask.loss=smooth-l1"], "'smooth-l1' was put on", "bce"),
+    (["tasks.depth.network=gone:Class"], "'gone:Class' cannot be imported", "tasks.depth"),
+    (["evaluate.splits=[val-foo]"], "evaluate.splits names val-foo", "the dataset holds train"),
+    (["data.url=nowhere"], "nowhere holds no manifest.json", "pack-shards"),
+    (["data.train_split=foo"], "split 'foo' is not in", "it holds train"),
+    (["tasks.mask.weights=gone.safetensors"], "gone.safetensors", "cannot be read"),
+    (["memory=3"], "memory is", "like 8GiB"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "found", "advice"), REFUSALS, ids=lambda v: str(v)[:30])
+def test_bad_input_is_refused_by_name(
+    runs: Runs, overrides: list[str], found: str, advice: str
+) -> None:
+    code, output = runs.run("refused", *overrides)
+    assert code == 2, output
+    assert found in output
+    assert advice in output
+    assert "Traceback" not in output
+    assert not (runs.folder / "refused").exists()
+
+
+def test_more_ranks_than_lanes_are_refused(runs: Runs) -> None:
+    code, output = runs.run("refused", "data.lanes=1", processes=2)
+    assert code != 0
+    assert "2 ranks share 1 lanes" in output
+    assert not (runs.folder / "refused").exists()
+
+
+def test_a_checkpoint_of_another_recipe_is_refused_by_key(runs: Runs, reference: Runs) -> None:
+    runs.copy(reference, "whole")
+    kept = sorted(path.name for path in (runs.folder / "whole" / "checkpoints").iterdir())
+    code, output = runs.run("whole", "train.steps=30", "tasks.mask.optimizer.lr=0.5")
+    assert code == 2
+    assert "is of another recipe: tasks.mask.optimizer.lr was 0.02 and is 0.5" in output
+    assert sorted(path.name for path in (runs.folder / "whole" / "checkpoints").iterdir()) == kept
+
+
+def test_a_cursor_of_another_order_is_refused(runs: Runs, reference: Runs, tmp_path: Path) -> None:
+    runs.copy(reference, "whole")
+    source = parse_source("playground:count=400,size=16,seed=4,backgrounds=12,cutouts=12")
+    assert source is not None
+    pack(source, tmp_path / "other", processes=1)
+    code, output = runs.run("whole", "train.steps=30", f"data.url={tmp_path / 'other'}")
+    assert code == 2
+    assert "cursor was saved for order" in output
+
+
+def test_a_launcher_that_starts_too_few_is_refused(runs: Runs) -> None:
+    command = runs.command("lonely")
+    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    import subprocess
+
+    result = subprocess.run(
+        [command[0], *launcher, *command[1:]],
+        cwd=runs.folder, capture_output=True, text=True, check=False, timeout=100,
+    )  # fmt: skip
+    assert result.returncode != 0
+    assert "asked for 2 processes and started one" in result.stderr
+
+
+def test_resume_never_refuses_a_run_that_is_there(runs: Runs, reference: Runs) -> None:
+    runs.copy(reference, "whole")
+    code, output = runs.run("whole", "train.steps=30", "run.resume=never")
+    assert code == 2
+    assert "run.resume is never" in output
+
+
+def test_data_without_depth_is_refused_for_a_depth_network(runs: Runs, tmp_path: Path) -> None:
+    from tests.sources import NoiseSource
+    from wdtrain.triple import Triple
+
+    class Flat(NoiseSource):
+        def load(self, index: int) -> Triple:
+            triple = super().load(index)
+            return Triple(triple.key, triple.overlay, triple.mask, triple.depth * 0, triple.meta)
+
+    pack(Flat(200, size=16), tmp_path / "flat", processes=1)
+    code, output = runs.run("flat_run", f"data.url={tmp_path / 'flat'}")
+    assert code == 2
+    assert "is unknown everywhere" in output
+    assert runs.status("flat_run")["state"] == "failed"

@@ -1,0 +1,154 @@
+"""A run as its user sees it: it ends, it resumes bit for bit, and it is the same on any ranks."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.end_to_end.runs import Runs
+
+
+def weights(runs: Runs, name: str) -> dict[str, object]:
+    return {
+        f"{task}.{key}": value
+        for task in ("mask", "depth")
+        for key, value in load_file(
+            runs.folder / name / "checkpoints" / "step-00000020" / f"{task}.safetensors"
+        ).items()
+    }
+
+
+def check_equal_weights(first: dict[str, object], other: dict[str, object], within: float) -> None:
+    assert first.keys() == other.keys()
+    for key, value in first.items():
+        difference = (value - other[key]).abs().max()  # type: ignore[operator, attr-defined]
+        assert float(difference) <= within, key
+
+
+def test_a_run_leaves_its_record(reference: Runs) -> None:
+    folder = reference.folder / "whole"
+    assert reference.status("whole") == {"state": "finished", "why": ""}
+    losses = reference.losses("whole")
+    assert sorted(losses) == list(range(1, 21))
+    assert losses[20][0] < losses[1][0]
+    report = (folder / "report.md").read_text()
+    for word in ("colour threshold", "mean depth picture", "difficulty", "val-new-seen"):
+        assert word in report
+    assert (folder / "config.yaml").is_file()
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir())[-1] == "step-00000020"
+
+
+@pytest.mark.parametrize("step", [1, 7, 12])
+def test_a_killed_run_goes_on_bit_for_bit(runs: Runs, reference: Runs, step: int) -> None:
+    process = runs.start("killed")
+    runs.wait_until(process, runs.has_logged("killed", step))
+    process.kill()
+    process.communicate()
+    runs.finish("killed")
+    assert runs.losses("killed") == reference.losses("whole")
+    check_equal_weights(weights(reference, "whole"), weights(runs, "killed"), 0.0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_asked_to_stop_saves_and_goes_on(
+    runs: Runs, reference: Runs, number: signal.Signals
+) -> None:
+    process = runs.start("stopped")
+    runs.wait_until(process, runs.has_logged("stopped", 3))
+    process.send_signal(number)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 128 + number, output
+    assert "Traceback" not in output
+    assert runs.status("stopped")["state"] == "interrupted"
+    runs.finish("stopped")
+    assert runs.losses("stopped") == reference.losses("whole")
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_several_processes_learn_the_same_weights(
+    runs: Runs, reference: Runs, processes: int
+) -> None:
+    runs.finish("several", processes=processes)
+    check_equal_weights(weights(reference, "whole"), weights(runs, "several"), 1e-8)
+
+
+def test_a_run_goes_on_under_another_number_of_processes(runs: Runs, reference: Runs) -> None:
+    process = runs.start("elastic", processes=2)
+    runs.wait_until(process, runs.has_logged("elastic", 6))
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert runs.status("elastic")["state"] == "interrupted"
+    runs.finish("elastic")
+    check_equal_weights(weights(reference, "whole"), weights(runs, "elastic"), 1e-8)
+
+
+def test_the_workers_of_a_killed_launcher_save_and_end(runs: Runs) -> None:
+    process = runs.start("orphans", processes=2)
+    runs.wait_until(process, runs.has_logged("orphans", 4))
+    process.kill()
+    path = runs.folder / "orphans" / "status.json"
+    for _ in range(500):
+        if "interrupted" in path.read_text():
+            break
+        signal.sigtimedwait([], 0.05)
+    assert runs.status("orphans") == {"state": "interrupted", "why": "the launcher is gone"}
+
+
+def test_a_finished_run_says_so_and_changes_nothing(runs: Runs, reference: Runs) -> None:
+    runs.copy(reference, "whole")
+    before = {path: path.read_bytes() for path in (runs.folder / "whole").rglob("*.*")}
+    code, output = runs.run("whole")
+    assert code == 0
+    assert "is finished, all 20 steps; nothing was changed" in output
+    after = {path: path.read_bytes() for path in (runs.folder / "whole").rglob("*.*")}
+    assert after == before
+
+
+def test_a_second_start_in_the_same_folder_is_refused_by_name(runs: Runs) -> None:
+    first = runs.start("shared", "train.steps=100000")
+    runs.wait_until(first, runs.has_logged("shared", 2))
+    code, output = runs.run("shared", "train.steps=100000")
+    assert code == 2
+    assert f"in use by process {first.pid}" in output
+
+
+def test_plan_prints_and_writes_nothing(runs: Runs) -> None:
+    code, output = runs.run("planned", "--plan")
+    assert code == 0, output
+    assert "micro-batch 4 for mask: seed-mask, 114,624 parameters" in output
+    assert "balance     1.00 over 1 rank" in output
+    assert not (runs.folder / "planned").exists()
+
+
+def test_print_config_shows_every_key(runs: Runs) -> None:
+    code, output = runs.run("printed", "--print-config")
+    assert code == 0
+    assert "  batch_size: 24" in output
+    assert "channels_last: true" in output
+
+
+def test_predicts_pictures_of_any_size(reference: Runs, tmp_path: Path) -> None:
+    import cv2
+    import numpy as np
+
+    from wdtrain.commands.predict import main
+
+    ramp = np.linspace(0, 255, 50 * 70 * 3).reshape(50, 70, 3).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "photo.jpg"), ramp)
+    arguments = [str(reference.folder / "whole"), str(tmp_path / "photo.jpg")]
+    import sys
+
+    sys.path.append(str(reference.folder))  # where the run's own network lies
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    mask = cv2.imread(str(tmp_path / "out" / "photo.mask.png"), cv2.IMREAD_UNCHANGED)
+    depth = cv2.imread(str(tmp_path / "out" / "photo.depth.png"), cv2.IMREAD_UNCHANGED)
+    assert mask.shape == depth.shape == (50, 70)
+    assert depth.dtype == np.uint16
+    assert depth.min() > 0
+    assert (tmp_path / "out" / "photo.png").is_file()
+    assert main([str(tmp_path), str(tmp_path / "photo.jpg"), "--out", str(tmp_path / "no")]) == 2
+    assert main([arguments[0], str(tmp_path / "gone.jpg"), "--out", str(tmp_path / "no")]) == 2
+    assert not (tmp_path / "no").exists()
