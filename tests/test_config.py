@@ -68,7 +68,7 @@ def test_a_missing_or_broken_file_is_refused_by_name(tmp_path: Path) -> None:
         load_recipe(tmp_path / "nowhere.yaml", [])
     broken = tmp_path / "broken.yaml"
     broken.write_text("a: [1\n")
-    with pytest.raises(RecipeError, match=r"broken.yaml is not YAML"):
+    with pytest.raises(RecipeError, match=r"broken.yaml is not YAML that can be read"):
         load_recipe(broken, [])
 
 

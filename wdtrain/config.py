@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args, get_origin
 
 import omegaconf
+import yaml
 from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -134,14 +135,14 @@ class Schedule(Section):
         0.01, ge=0, le=1, description="warmup-cosine: last rate, as a share of the full one"
     )
     constant_epochs: int = Field(150, ge=0, description="seed: epochs before the rate may fall")
-    decay: float = Field(0.1, gt=0, lt=1, description="seed: what the rate is multiplied by")
+    factor: float = Field(0.1, gt=0, lt=1, description="seed: what the rate is multiplied by")
     patience: int = Field(
         5, ge=0, description="seed: validations without a better loss before the rate falls"
     )
 
     def arguments(self, total_steps: int) -> dict[str, Any]:
         """What the chosen schedule is built with."""
-        own = {"seed": ("constant_epochs", "decay", "patience")}.get(self.name, ())
+        own = {"seed": ("constant_epochs", "factor", "patience")}.get(self.name, ())
         if self.name == "warmup-cosine":
             # A run shorter than its warm-up (a trial of ten steps) warms up for half of it.
             warmup = min(self.warmup_steps, total_steps // 2)
@@ -397,12 +398,8 @@ def load_recipe(path: str | Path, overrides: list[str]) -> Recipe:
     except FileNotFoundError:
         near = ", ".join(sorted(p.name for p in Path(path).parent.glob("*.yaml"))) or "none"
         raise RecipeError(f"recipe {path} does not exist; beside it: {near}") from None
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"recipe {path} cannot be read: {error}") from error
-    except Exception as error:  # yaml's own errors have no common base that it exports
-        if type(error).__module__.split(".")[0] != "yaml":
-            raise
-        raise RecipeError(f"recipe {path} is not YAML: {error}") from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise RecipeError(f"recipe {path} is not YAML that can be read: {error}") from error
     for override in overrides:
         if not re.fullmatch(r"[\w.\-]+=.*", override, re.DOTALL):
             raise RecipeError(f"{override!r} is not of the form key=value, as in train.steps=100")

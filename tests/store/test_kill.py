@@ -84,14 +84,20 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
         assert (target / name).stat().st_ino == finished[name], "a finished shard is packed again"
 
 
+@pytest.mark.parametrize("shards_before", [0, 1])
 def test_ctrl_c_stops_all_processes_and_can_be_gone_on_from(
-    tmp_path: Path, whole: Path, folder_bytes: Callable[[Path], dict[str, bytes]]
+    tmp_path: Path,
+    whole: Path,
+    folder_bytes: Callable[[Path], dict[str, bytes]],
+    shards_before: int,
 ) -> None:
     target = tmp_path / "set"
     process = start(target, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
-    while not list(target.glob("*.tar.zst")) and time.monotonic() < deadline:
-        time.sleep(0.005)
+    while len(living_in(process.pid)) < 4 or len(list(target.glob("*.zst"))) < shards_before:
+        assert process.poll() is None
+        time.sleep(0.002)
+    time.sleep(0 if shards_before else 0.15)  # while the packing processes are still importing
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(20) != 0
     wait_for_all(process.pid, deadline)

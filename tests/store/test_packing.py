@@ -102,8 +102,8 @@ class Countdown:
 def test_stopped_at_any_write_it_goes_on_to_the_same_bytes(
     tmp_path: Path, folder_bytes: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = Disks(count=40, backgrounds=3, cutouts=3, twins={30: 3, 7: 6})
-    settings = SMALL | {"max_rejects": 0.1, "shard_samples": 20, "holdout": Holdout(pairs=0)}
+    source = Disks(count=24, backgrounds=3, cutouts=3, twins={20: 3, 7: 6})
+    settings = SMALL | {"max_rejects": 0.2, "shard_samples": 12, "holdout": Holdout(pairs=0)}
     pack(source, tmp_path / "whole", **settings)
     whole = folder_bytes(tmp_path / "whole")
     for writes in range(200):
