@@ -63,6 +63,8 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on(
     assert process.returncode == 128 + number, output
     assert "Traceback" not in output
     assert runs.status("stopped")["state"] == "interrupted"
+    newest = max(path.name for path in (runs.folder / "stopped" / "checkpoints").iterdir())
+    assert newest == f"step-{max(runs.losses('stopped')):08d}"  # nothing committed is lost
     runs.finish("stopped")
     assert runs.losses("stopped") == reference.losses("whole")
 
