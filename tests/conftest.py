@@ -1,0 +1,11 @@
+"""What every test runs under: one thread of arithmetic a process, since tests run side by side.
+
+Two processes of two OpenMP threads each on two cores wait for one another at every layer, which is
+ten times slower than one thread each.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch, and for the processes that tests start
