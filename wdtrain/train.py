@@ -168,7 +168,8 @@ def go(run: Run) -> int:
         first = resume(run, record)
         if record.is_finished(first, run.plan):
             return 0
-        record.start(replace(run.plan, first_step=first), recipe.as_yaml())
+        plan = replace(run.plan, first_step=first)
+        record.start(plan, run.manifest.source, recipe.as_yaml())
         with record.aside("fitting the baselines"):
             training = run.stream(recipe.data.train_split, recipe.evaluation_batch)
             run.baselines.fit(training, run.collective.total, {task.target for task in run.tasks})

@@ -66,6 +66,8 @@ class PlainConsole(Console):
 
     def phase(self, text: str) -> None:
         if text:
+            if self._speed.steps:
+                self._write_progress()
             self._speed.pause()
         else:
             self._speed.go()

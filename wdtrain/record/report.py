@@ -98,7 +98,9 @@ def outcome(results: Mapping[str, Any]) -> str:
         if baseline is not None:
             text += f" ({_comparison(task, value, baseline)})"
         parts.append(text)
-    return f"On {split}: {'; '.join(parts)}." if parts else "Nothing was validated yet."
+    difficulty = results.get("data", {}).get("difficulty")
+    data = f", difficulty {difficulty:g}" if difficulty is not None else ""
+    return f"On {split}{data}: {'; '.join(parts)}." if parts else "Nothing was validated yet."
 
 
 def _head(results: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ from wdtrain.record.console import Progress, RunPlan, make_console
 from wdtrain.record.gallery import Gallery
 from wdtrain.record.lock import RunLock
 from wdtrain.record.memory import measure_memory
-from wdtrain.record.report import write_report
+from wdtrain.record.report import outcome, write_report
 from wdtrain.record.runlog import RunError, RunLog, State, read_status, save_config, write_status
 from wdtrain.record.scores import BASELINE_NAMES, SplitScores
 
@@ -101,8 +101,11 @@ class RunRecord:
             self._status("failed", str(error) or type(error).__name__)
         self._stack.close()
 
-    def start(self, plan: RunPlan, recipe: str) -> None:
-        """The log is cut back to where the run goes on, and the console shows the plan."""
+    def start(self, plan: RunPlan, data: Mapping[str, Any], recipe: str) -> None:
+        """The log is cut back to where the run goes on, and the console shows the plan.
+
+        data: what it is trained on, as the manifest says; recipe: YAML.
+        """
         if self.is_main:
             save_config(self.folder, recipe)
         self.log = self._stack.enter_context(RunLog(self.folder, active=self.is_main))
@@ -112,6 +115,7 @@ class RunRecord:
         self._stack.enter_context(self.console)
         self._status("running")
         self.console.start(plan)
+        self.console.event(data_sentence(data))
         for reason in self._passed_over:
             self.console.event(f"passed over: {reason}")
         if plan.first_step:
@@ -205,8 +209,9 @@ class RunRecord:
 
     def validation(self, step: int, scores: Sequence[SplitScores], *, final: bool = False) -> None:
         """The scores of every split, logged; those of the first, the leading one, are shown."""
-        lead = scores[0].tasks
-        self.console.validation(step, [task.score(name) for name, task in lead.items()])
+        if not final:  # those of the end are said in the report's own sentence
+            lead = scores[0].tasks
+            self.console.validation(step, [task.score(name) for name, task in lead.items()])
         prefix = "final" if final else "validation"
         line = {}
         for split in scores:
@@ -259,6 +264,7 @@ class RunRecord:
             "grids": grids,
             "recipe": recipe,
         }
+        self.console.event(outcome(results))
         return write_report(self.folder, results)
 
     def _write(self, step: int, line: Mapping[str, Any]) -> None:
@@ -293,6 +299,14 @@ class RunRecord:
                 self.checkpoints.commit(step, extra, metric=metric)
                 self.console.event(f"checkpoint of step {step:,} saved")
             self._accelerator.wait_for_everyone()
+
+
+def data_sentence(data: Mapping[str, Any]) -> str:
+    """data: playground of difficulty 0.3, 20,000 triples"""
+    text = f"data: {data.get('name', 'triples')}"
+    if "difficulty" in data:
+        text += f" of difficulty {data['difficulty']:g}"
+    return text + (f", {data['count']:,} triples" if "count" in data else "")
 
 
 def _silence() -> TextIO:
