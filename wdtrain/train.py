@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,8 @@ sys.path.append(str(Path.cwd()))  # networks of the user's own are found from wh
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+from wdtrain import learn
 from wdtrain.config import Recipe, from_command_line
-from wdtrain.learn import launch
-from wdtrain.learn.augment import Augmentation
-from wdtrain.learn.build import build_tasks
-from wdtrain.learn.collective import Collective, open_collective
-from wdtrain.learn.evaluate import Answered, evaluate_batches
-from wdtrain.learn.rows import rows_of
-from wdtrain.learn.step import train_step
-from wdtrain.learn.task import TaskSet
-from wdtrain.learn.view import View, plain_view
 from wdtrain.record.checkpoint import load_weights
 from wdtrain.record.gallery import Gallery
 from wdtrain.record.plan import RunPlan, plan_run, plan_text
@@ -48,39 +40,43 @@ class Run:
     manifest: Manifest
     order: Order
     accelerator: Accelerator
-    collective: Collective
-    tasks: TaskSet
-    view: View
+    collective: learn.Collective
+    tasks: learn.TaskSet
+    view: learn.View
     baselines: Baselines
     plan: RunPlan
     cursor: Cursor
+    damaged: dict[str, str] = field(default_factory=dict)
 
     def stream(self, split: str, batch_size: int, **more: Any) -> Stream:
         """This rank's batches of a split, read as the recipe says."""
         ranks = {"rank": self.collective.rank, "world": self.collective.world}
-        arguments = {**self.recipe.data.stream_arguments(), **ranks, **more}
-        return open_stream(self.manifest, split=split, batch_size=batch_size, **arguments)
+        how = {**self.recipe.data.stream_arguments(), "damaged": self.damaged}
+        return open_stream(
+            self.manifest, split=split, batch_size=batch_size, **{**how, **ranks, **more}
+        )
 
-    def answers(self, split: str, limit: int | None = None, **more: Any) -> Iterator[Answered]:
+    def answers(self, split: str, limit: int | None = None, **how: Any) -> Iterator[learn.Answered]:
         """The batches of a split, each with every task's predictions and losses."""
-        batches = self.stream(split, self.recipe.evaluation_batch, **more)
-        return evaluate_batches(self.tasks, batches, view=self.view, limit=limit)
+        batches = self.stream(split, self.recipe.evaluation_batch, **how)
+        return learn.evaluate_batches(self.tasks, batches, view=self.view, limit=limit)
 
 
 def open_run(recipe: Recipe) -> Run:
     """Data, device and networks are checked and ready; nothing is written yet."""
     manifest, data = Manifest.load(recipe.data.url), recipe.data
     check_splits(recipe.evaluate.splits, manifest.splits)
-    accelerator = launch.start_accelerator(**recipe.launch_arguments())
-    collective = open_collective()
+    accelerator = learn.start_accelerator(**recipe.launch_arguments())
+    collective = learn.open_collective()
     order = Order(manifest, data.train_split, seed=data.seed, lanes=data.lanes, chunk=data.chunk)
     order.check_batch(recipe.train.batch_size, collective.world)
     steps, device = recipe.total_steps(order.samples), accelerator.device
     weights = {name: load_weights(t.weights) for name, t in recipe.tasks.items() if t.weights}
     common = {**recipe.build_arguments(), "device": device, "weights": weights}
-    tasks = build_tasks(recipe.task_arguments(steps), **common)
-    launch.register(accelerator, tasks)
-    view = plain_view(manifest.overlay_mean, manifest.overlay_std, manifest.depth, recipe.precision)
+    tasks = learn.build_tasks(recipe.task_arguments(steps), **common)
+    learn.register(accelerator, tasks)
+    mean, std = manifest.overlay_mean, manifest.overlay_std
+    view = learn.plain_view(mean, std, manifest.depth, recipe.precision)
     facts = {"device": str(device), "ranks": collective.world, "samples": order.samples}
     plan = plan_run(tasks, {**recipe.plan_arguments(), **facts, "steps": steps})
     rest = (Baselines(manifest.depth), plan, Cursor.at(order, 0))
@@ -97,20 +93,22 @@ def resume(run: Run, record: RunRecord) -> int:
     run.cursor.check(run.order)
     run.accelerator.load_state(str(found.path))
     run.tasks.load_state_dict(found.extra["tasks"])
+    run.damaged.update(found.extra["damaged"])
     return found.step
 
 
-def train(run: Run, record: RunRecord, stop: launch.StopRequest) -> bool:
+def train(run: Run, record: RunRecord, stop: learn.StopRequest) -> bool:
     """Steps until the end; False when asked to stop, then with what was committed saved."""
     recipe, samples = run.recipe, run.order.samples
-    view = run.view.augmented(Augmentation(seed=recipe.run.seed, **recipe.augment.model_dump()))
+    augmentation = learn.Augmentation(seed=recipe.run.seed, **recipe.augment.model_dump())
+    view = run.view.augmented(augmentation)
     where = {"cursor": run.cursor, "epochs": None}
     batches = iter(run.stream(recipe.data.train_split, recipe.train.batch_size, **where))
     context = {"device": run.accelerator.device, "view": view, "collective": run.collective}
     while run.tasks.steps < run.plan.steps:
         batch = next(batches)
-        rows = rows_of(batch, recipe.norm_group)
-        result = train_step(run.tasks, rows, stop_asked=stop.asked, **context)
+        rows = learn.rows_of(batch, recipe.norm_group)
+        result = learn.train_step(run.tasks, rows, stop_asked=stop.asked, **context)
         if result.stop:
             save(run, record, None)
             return False
@@ -144,7 +142,8 @@ def validate(run: Run, record: RunRecord, *, limit: int | None) -> list[SplitSco
 def save(run: Run, record: RunRecord, skill: float | None) -> None:
     """Networks, optimizers, schedules and cursor are a checkpoint on disk, or nothing is."""
     weights = {task.name: task.network.state_dict() for task in run.tasks}
-    state = {"cursor": run.cursor.dumps(), "tasks": run.tasks.state_dict()}
+    damaged = dict(gather_object(list(run.damaged.items())))
+    state = {"cursor": run.cursor.dumps(), "tasks": run.tasks.state_dict(), "damaged": damaged}
     side = run.recipe.data.size or min(run.manifest.height, run.manifest.width)
     about = {"recipe": run.recipe.decisive(), "view": run.view.as_dict(), "side": side}
     record.save(run.tasks.steps, weights, {**state, **about}, metric=skill)
@@ -163,7 +162,7 @@ def finish(run: Run, record: RunRecord) -> None:
 
 def go(run: Run) -> int:
     """The run to its end, or until it is asked to stop; the exit code."""
-    recipe, stop = run.recipe, launch.StopRequest()
+    recipe, stop = run.recipe, learn.StopRequest()
     with RunRecord(run.accelerator, **recipe.record_arguments()) as record:
         first = resume(run, record)
         if record.is_finished(first, run.plan):

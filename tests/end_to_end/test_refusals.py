@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.end_to_end.runs import Runs
+from tests.sources import NoiseSource
 from wdtrain.scenes import parse_source
 from wdtrain.store.packing import pack
+from wdtrain.triple import Triple
 
 REFUSALS = [
     (["train.batchsize=3"], "train.batchsize is not a field", "did you mean train.batch_size?"),
@@ -65,8 +69,6 @@ def test_a_cursor_of_another_order_is_refused(runs: Runs, reference: Runs, tmp_p
 def test_a_launcher_that_starts_too_few_is_refused(runs: Runs) -> None:
     command = runs.command("lonely")
     launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    import subprocess
-
     result = subprocess.run(
         [command[0], *launcher, *command[1:]],
         cwd=runs.folder, capture_output=True, text=True, check=False, timeout=100,
@@ -83,9 +85,6 @@ def test_resume_never_refuses_a_run_that_is_there(runs: Runs, reference: Runs) -
 
 
 def test_data_without_depth_is_refused_for_a_depth_network(runs: Runs, tmp_path: Path) -> None:
-    from tests.sources import NoiseSource
-    from wdtrain.triple import Triple
-
     class Flat(NoiseSource):
         def load(self, index: int) -> Triple:
             triple = super().load(index)
@@ -96,3 +95,21 @@ def test_data_without_depth_is_refused_for_a_depth_network(runs: Runs, tmp_path:
     assert code == 2
     assert "is unknown everywhere" in output
     assert runs.status("flat_run")["state"] == "failed"
+
+
+def test_a_damaged_shard_stops_the_run_or_is_left_out_and_counted(
+    runs: Runs, tmp_path: Path
+) -> None:
+    shutil.copytree(runs.data, tmp_path / "bad")
+    shard = tmp_path / "bad" / "train-000000.tar.zst"
+    data = bytearray(shard.read_bytes())
+    data[300] ^= 1
+    shard.write_bytes(bytes(data))
+    given = [f"data.url={tmp_path / 'bad'}", "train.steps=20"]
+    code, output = runs.run("fatal", *given)
+    assert code == 2
+    assert "shard train-000000.tar.zst, block 0 is damaged" in output
+    assert runs.status("fatal")["state"] == "failed"
+    assert "left out so far: 1, first shard train-000000.tar.zst, block 0" in runs.finish(
+        "skip", *given, "data.on_damage=skip"
+    )

@@ -91,8 +91,9 @@ def report(tmp_path):
 def test_the_report_says_the_numbers_against_the_baselines(report):
     text = report.read_text()
     assert text.startswith(
-        "# playground-64\n\nOn val-new-new, difficulty 0.5: mask IoU pooled 0.5000 (+0.3570 on the colour "
-        "threshold's 0.1430); depth RMSE log 0.2000 (0.50 × the mean depth picture's 0.4000).\n"
+        "# playground-64\n\nOn val-new-new, difficulty 0.5: mask IoU pooled 0.5000 (+0.3570 on the "
+        "colour threshold's 0.1430); "
+        "depth RMSE log 0.2000 (0.50 × the mean depth picture's 0.4000).\n"
     )
     for row in (
         "| mask | val-new-new | IoU pooled | **0.5000** | 0.1430 (colour threshold) | +0.3570 |",

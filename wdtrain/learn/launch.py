@@ -130,14 +130,16 @@ class StopRequest:
     def __init__(self) -> None:
         self._reason = ""
         self._signal = 0
-        self._parent = os.getppid()
+        # Without a launcher the parent is a shell, which may well end before a long training.
+        is_launched = bool({"TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION"} & set(os.environ))
+        self._launcher = os.getppid() if is_launched else None
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
     @property
     def reason(self) -> str:
         """Why to stop; empty as long as there is no reason."""
-        if not self._reason and os.getppid() != self._parent:
+        if not self._reason and self._launcher not in (None, os.getppid()):
             self._reason = "the launcher is gone"
         return self._reason
 

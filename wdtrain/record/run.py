@@ -143,6 +143,8 @@ class RunRecord:
         return True
 
     def finished(self) -> None:
+        """Everything is done, on every rank."""
+        self._accelerator.wait_for_everyone()
         self._status("finished")
         self.console.event(f"finished; the report is {self.folder / 'report.md'}")
 
@@ -298,6 +300,9 @@ class RunRecord:
             if self.is_main:
                 self.checkpoints.commit(step, extra, metric=metric)
                 self.console.event(f"checkpoint of step {step:,} saved")
+                left_out = extra.get("damaged", {})
+                if left_out:
+                    self.console.event(f"left out so far: {len(left_out)}, first {min(left_out)}")
             self._accelerator.wait_for_everyone()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -37,15 +37,6 @@ class Batch:
     def epochs(self) -> list[int]:
         """The epoch of each row: a batch may run across the border of two."""
         return [int(epoch) for epoch in self.positions // self.cursor.samples]
-
-    def pinned(self) -> Batch:
-        """The same batch in page-locked memory, from which a copy to CUDA does not block."""
-        return replace(
-            self,
-            overlay=self.overlay.pin_memory(),
-            mask=self.mask.pin_memory(),
-            depth=self.depth.pin_memory(),
-        )
 
 
 class HostBuffers:

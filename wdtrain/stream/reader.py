@@ -45,12 +45,12 @@ class Damaged(ValueError):
     """A block or a sample that is not what was packed: which one, and what is wrong with it."""
 
     def __init__(self, shard: str, block: int, key: str | None, why: str) -> None:
-        where = f"shard {shard}, block {block}" + (f", sample {key}" if key else "")
+        self.where = f"shard {shard}, block {block}" + (f", sample {key}" if key else "")
         super().__init__(
-            f"{where} is damaged: {why}; fetch the shard again or pack it again, or set "
+            f"{self.where} is damaged: {why}; fetch the shard again or pack it again, or set "
             "data.on_damage=skip to train without it"
         )
-        self.shard, self.block, self.key, self.why = shard, block, key, why
+        self.why = why
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Stream(torch.utils.data.IterableDataset[Batch]):
     """The batches of one rank, from a cursor on; `open_stream` makes it.
 
     Each `iter()` begins again at the cursor that it was opened with. `stages` says where the time
-    went; `damaged` counts what was left out, by shard, block and key.
+    went; `damaged` says what was left out and why, by "shard S, block B, sample KEY".
     """
 
     def __init__(
@@ -92,6 +92,7 @@ class Stream(torch.utils.data.IterableDataset[Batch]):
         stop: int | None,
         size: tuple[int, int] | None,
         on_damage: DamagePolicy,
+        damaged: dict[str, str] | None,
     ) -> None:
         self.manifest, self.order = manifest, order
         self.batch_size, self.rank, self.world, self.threads = batch_size, rank, world, threads
@@ -99,7 +100,7 @@ class Stream(torch.utils.data.IterableDataset[Batch]):
         self.size = size or (manifest.height, manifest.width)
         self.on_damage = on_damage
         self.stages = Stages()
-        self.damaged: dict[str, Damaged] = {}
+        self.damaged = {} if damaged is None else damaged
 
     def __iter__(self) -> Iterator[Batch]:
         if torch.utils.data.get_worker_info() is not None:
@@ -225,7 +226,7 @@ class _Reading:
     def _judged(self, damage: Damaged) -> Damaged:
         if self.stream.on_damage == "fatal":
             raise damage
-        self.stream.damaged[str(damage)] = damage
+        self.stream.damaged[damage.where] = damage.why
         return damage
 
     def _place(self, block: int) -> tuple[int, int]:
@@ -280,6 +281,7 @@ def open_stream(
     lanes: int = 32,
     chunk: int = 32,
     on_damage: DamagePolicy = "fatal",
+    damaged: dict[str, str] | None = None,
 ) -> Stream:
     """A stream over one split of a dataset, as an iterable of `Batch`es.
 
@@ -287,7 +289,8 @@ def open_stream(
     `batch_size` is that of all ranks together, a multiple of `chunk`; this rank gets the chunks
     whose lane is its own (lane mod world). `size`: side, or (height, width), to decode at instead
     of the dataset's own. `threads`: None takes the cores this process may use. `on_damage`:
-    "fatal" raises at a damaged block or sample, "skip" leaves its rows out and counts them.
+    "fatal" raises at a damaged block or sample, "skip" leaves its rows out and notes them in
+    `damaged`, a dict that several streams may share.
     Raises ValueError when a batch is not whole chunks, ranks outnumber lanes, or the cursor was
     saved for another order.
     """
@@ -309,4 +312,5 @@ def open_stream(
         stop=None if epochs is None else epochs * order.samples,
         size=(size, size) if isinstance(size, int) else size,
         on_damage=on_damage,
+        damaged=damaged,
     )
