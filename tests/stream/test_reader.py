@@ -195,7 +195,8 @@ def test_what_is_left_out_has_no_row_and_the_others_keep_their_positions(
     kept = {int(p): k for b in rest for p, k in zip(b.positions, b.keys, strict=True)}
     assert len(kept) == len(placed) - manifest.samples_per_block
     assert kept.items() <= placed.items()
-    assert all(sum(batch.chunks) == len(batch) for batch in rest)
+    for batch in rest:
+        assert sum(batch.chunks) == len(batch) == len(batch.overlay) == len(batch.mask)
     assert list(stream.damaged) == ["shard train-000000.tar.zst, block 0"]
 
 
