@@ -30,7 +30,6 @@ _FREE_KEYS = (
     "data.url",
     "data.threads",
     "step.micro_batch",
-    "evaluate.batch_size",
 )
 """Keys of where a run is kept, how it is shown and fitted to a machine: they decide no number."""
 
@@ -146,8 +145,8 @@ class Schedule(Section):
         if self.name == "warmup-cosine":
             # A run shorter than its warm-up (a trial of ten steps) warms up for half of it.
             warmup = min(self.warmup_steps, total_steps // 2)
-            steps = {"total_steps": total_steps, "warmup_steps": warmup}
-            return {"name": self.name, "floor": self.floor, **steps}
+            own_steps = {"total_steps": total_steps, "warmup_steps": warmup}
+            return {"name": self.name, "floor": self.floor, **own_steps}
         return {"name": self.name, **{name: getattr(self, name) for name in own}}
 
 
@@ -172,7 +171,9 @@ class Evaluate(Section):
         None, ge=1, description="samples at once; null: train.batch_size"
     )
     max_samples: int | None = Field(
-        None, ge=1, description="samples a split, at most, while training; the end takes all"
+        None,
+        ge=1,
+        description="about how many samples of a split, while training; the end takes all",
     )
 
 
@@ -215,12 +216,14 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _pairs_fit(self) -> Self:
         chunk, group = self.data.chunk, self.norm_group
-        if self.train.batch_size % chunk:
-            nearest = max(1, round(self.train.batch_size / chunk)) * chunk
-            raise ValueError(
-                f"train.batch_size is {self.train.batch_size}, which data.chunk ({chunk}) does not "
-                f"divide, so a normalisation group would be torn; the nearest is {nearest}"
-            )
+        sizes = {"train": self.train.batch_size, "evaluate": self.evaluation_batch}
+        for name, size in sizes.items():
+            if size % chunk:
+                nearest = max(1, round(size / chunk)) * chunk
+                raise ValueError(
+                    f"{name}.batch_size is {size}, which data.chunk ({chunk}) does not divide, so "
+                    f"a normalisation group would be torn; the nearest is {nearest}"
+                )
         if chunk % group:
             raise ValueError(f"step.norm_group is {group}, which must divide data.chunk ({chunk})")
         if self.micro_batch % group:
@@ -347,10 +350,7 @@ class Recipe(Section):
 
 
 def from_command_line(arguments: list[str]) -> tuple[Recipe, bool]:
-    """The recipe that `--config FILE key=value ...` asks for, and whether only to plan it.
-
-    `--help` and `--print-config` print, and end the program.
-    """
+    """The recipe asked for, and whether only to plan it; `--print-config` prints and exits."""
     parser = argparse.ArgumentParser(
         prog="wdtrain/train.py",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -65,7 +65,8 @@ class Run:
 def open_run(recipe: Recipe) -> Run:
     """Data, device and networks are checked and ready; nothing is written yet."""
     manifest, data = Manifest.load(recipe.data.url), recipe.data
-    check_splits(recipe.evaluate.splits, manifest.splits)
+    splits = check_splits(recipe.evaluate.splits, manifest.splits)
+    manifest.check_shards(data.train_split, *splits)
     accelerator = learn.start_accelerator(**recipe.launch_arguments())
     collective = learn.open_collective()
     order = Order(manifest, data.train_split, seed=data.seed, lanes=data.lanes, chunk=data.chunk)
@@ -93,7 +94,7 @@ def resume(run: Run, record: RunRecord) -> int:
     run.cursor.check(run.order)
     run.accelerator.load_state(str(found.path))
     run.tasks.load_state_dict(found.extra["tasks"])
-    run.damaged.update(found.extra["damaged"])
+    run.damaged.update(found.extra.get("damaged", {}))
     return found.step
 
 
@@ -113,14 +114,14 @@ def train(run: Run, record: RunRecord, stop: learn.StopRequest) -> bool:
             save(run, record, None)
             return False
         run.cursor, step, skill = batch.cursor, run.tasks.steps, None
-        record.step(step, run.cursor.position / samples, result, wait_seconds=batch.wait_seconds)
+        record.step(step, run.cursor.position / samples, result, batch)
         is_last = step == run.plan.steps
         if is_last or step % recipe.evaluate_every(samples) == 0:
             lead = validate(run, record, limit=recipe.evaluate.max_samples or sys.maxsize)[0]
             for task in run.tasks:
                 task.schedule.observe(lead.tasks[task.name].loss, run.cursor.epoch)
             skill = lead.skill()
-        if is_last or step % recipe.checkpoint.every_steps == 0:
+        if skill is not None or step % recipe.checkpoint.every_steps == 0:
             save(run, record, skill)
     return True
 
@@ -145,7 +146,8 @@ def save(run: Run, record: RunRecord, skill: float | None) -> None:
     damaged = dict(gather_object(list(run.damaged.items())))
     state = {"cursor": run.cursor.dumps(), "tasks": run.tasks.state_dict(), "damaged": damaged}
     side = run.recipe.data.size or min(run.manifest.height, run.manifest.width)
-    about = {"recipe": run.recipe.decisive(), "view": run.view.as_dict(), "side": side}
+    recipe = {"recipe": run.recipe.decisive(), "config": run.recipe.as_yaml()}
+    about = {**recipe, "view": run.view.as_dict(), "side": side}
     record.save(run.tasks.steps, weights, {**state, **about}, metric=skill)
 
 
@@ -154,8 +156,7 @@ def finish(run: Run, record: RunRecord) -> None:
     scores = validate(run, record, limit=None)
     gallery = Gallery(scores[0], gather_object)
     if record.is_main:
-        for batch, answers in run.answers(gallery.split, rank=0, world=1):
-            gallery.add(answers, batch)
+        gallery.fill(run.answers(gallery.split, rank=0, world=1))
         record.report(scores, gallery, run.plan, run.manifest.source, run.recipe.as_yaml())
     record.finished()
 
@@ -185,7 +186,7 @@ def main() -> int:
         run = open_run(recipe)
         if plan_only:
             balance = run.order.balance(recipe.train.batch_size, run.collective.world)
-            print(plan_text(run.plan, balance=balance, lanes=recipe.data.lanes))
+            run.accelerator.print(plan_text(run.plan, balance=balance, lanes=recipe.data.lanes))
             return 0
         return go(run)
     except (ValueError, OSError) as error:

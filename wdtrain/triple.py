@@ -172,6 +172,15 @@ def overlay_shape(data: bytes | memoryview) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def is_plain(data: bytes) -> bool:
+    """Whether every reader sees the same in a JPEG: three colours, and no EXIF to turn it by."""
+    try:
+        colours = simplejpeg.decode_jpeg_header(data)[2]
+    except ValueError as error:
+        raise TripleError(f"overlay is not a readable JPEG ({error})") from error
+    return colours in ("YCbCr", "RGB") and b"Exif\0\0" not in data[:65536]
+
+
 def decode_overlay(
     data: bytes | memoryview, *, at_least: tuple[int, int] | None = None
 ) -> np.ndarray:
@@ -241,7 +250,7 @@ def decode_png(data: bytes | memoryview, *, name: str, dtype: np.dtype) -> np.nd
         kinds = {0: "greyscale", 2: "RGB", 3: "palette", 4: "greyscale+alpha", 6: "RGBA"}
         raise TripleError(
             f"{name} is a {bits}-bit {kinds.get(colour, 'unknown')} PNG; "
-            f"a {dtype.itemsize * 8}-bit greyscale PNG is needed; convert it"
+            f"{dtype.itemsize * 8}-bit greyscale is needed; convert it"
         )
     pixels = _stored_pixels(data)
     if pixels is None:

@@ -22,9 +22,11 @@ REFUSALS = [
     (["tasks.depth.network=gone:Class"], "'gone:Class' cannot be imported", "tasks.depth"),
     (["evaluate.splits=[val-foo]"], "evaluate.splits names val-foo", "the dataset holds train"),
     (["data.url=nowhere"], "nowhere holds no manifest.json", "pack-shards"),
-    (["data.train_split=foo"], "split 'foo' is not in", "it holds train"),
+    (["data.train_split=foo"], "has no split 'foo'", "it has train"),
     (["tasks.mask.weights=gone.safetensors"], "gone.safetensors", "cannot be read"),
     (["memory=3"], "memory is", "like 8GiB"),
+    (["evaluate.batch_size=10"], "evaluate.batch_size is 10", "the nearest is 8"),
+    (["tasks.depth.loss=bce+dice"], "compares regions", "choose l1"),
 ]
 
 
@@ -54,6 +56,7 @@ def test_a_checkpoint_of_another_recipe_is_refused_by_key(runs: Runs, reference:
     assert code == 2
     assert "is of another recipe: tasks.mask.optimizer.lr was 0.02 and is 0.5" in output
     assert sorted(path.name for path in (runs.folder / "whole" / "checkpoints").iterdir()) == kept
+    assert runs.status("whole")["state"] == "finished"  # it still is
 
 
 def test_a_cursor_of_another_order_is_refused(runs: Runs, reference: Runs, tmp_path: Path) -> None:
@@ -61,7 +64,7 @@ def test_a_cursor_of_another_order_is_refused(runs: Runs, reference: Runs, tmp_p
     source = parse_source("playground:count=400,size=16,seed=4,backgrounds=12,cutouts=12")
     assert source is not None
     pack(source, tmp_path / "other", processes=1)
-    code, output = runs.run("whole", "train.steps=30", f"data.url={tmp_path / 'other'}")
+    code, output = runs.run("whole", f"data.url={tmp_path / 'other'}")
     assert code == 2
     assert "cursor was saved for order" in output
 
@@ -79,7 +82,7 @@ def test_a_launcher_that_starts_too_few_is_refused(runs: Runs) -> None:
 
 def test_resume_never_refuses_a_run_that_is_there(runs: Runs, reference: Runs) -> None:
     runs.copy(reference, "whole")
-    code, output = runs.run("whole", "train.steps=30", "run.resume=never")
+    code, output = runs.run("whole", "run.resume=never")
     assert code == 2
     assert "run.resume is never" in output
 
@@ -113,3 +116,23 @@ def test_a_damaged_shard_stops_the_run_or_is_left_out_and_counted(
     assert "left out so far: 1, first shard train-000000.tar.zst, block 0" in runs.finish(
         "skip", *given, "data.on_damage=skip"
     )
+
+
+def test_a_missing_validation_shard_is_found_before_training(runs: Runs, tmp_path: Path) -> None:
+    shutil.copytree(runs.data, tmp_path / "holed")
+    (tmp_path / "holed" / "val-new-seen-000000.tar.zst").unlink()
+    code, output = runs.run("holed_run", f"data.url={tmp_path / 'holed'}")
+    assert code == 2
+    assert "shard val-new-seen-000000.tar.zst is missing" in output
+    assert not (runs.folder / "holed_run").exists()
+
+
+def test_what_another_rank_failed_by_is_said(runs: Runs, tmp_path: Path) -> None:
+    shutil.copytree(runs.data, tmp_path / "bad")
+    shard = tmp_path / "bad" / "train-000000.tar.zst"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(bytes(data))
+    code, _ = runs.run("broken", f"data.url={tmp_path / 'bad'}", processes=2)
+    assert code != 0
+    assert "shard train-000000.tar.zst, block" in runs.status("broken")["why"]

@@ -73,7 +73,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on(
 def test_several_processes_learn_the_same_weights(
     runs: Runs, reference: Runs, processes: int
 ) -> None:
-    runs.finish("several", processes=processes)
+    assert f"= {processes} ranks" in runs.finish("several", processes=processes)
     check_equal_weights(weights(reference, "whole"), weights(runs, "several"), 1e-8)
 
 
@@ -97,6 +97,8 @@ def test_the_workers_of_a_killed_launcher_save_and_end(runs: Runs) -> None:
             break
         signal.sigtimedwait([], 0.05)
     assert runs.status("orphans") == {"state": "interrupted", "why": "the launcher is gone"}
+    newest = max(path.name for path in (runs.folder / "orphans" / "checkpoints").iterdir())
+    assert newest == f"step-{max(runs.losses('orphans')):08d}"
 
 
 def test_a_finished_run_says_so_and_changes_nothing(runs: Runs, reference: Runs) -> None:

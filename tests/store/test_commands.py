@@ -180,7 +180,7 @@ def test_bad_questions_are_one_clear_error(
         (["show", str(tmp_path)], "holds no manifest.json"),
         (["grid", url, "--split", "test"], "no split 'test'"),
         (["grid", url, "--count", "0"], "at least 1"),
-        (["grid", url, "--out", str(tmp_path / "no" / "x.png")], "No such file"),
+        (["grid", url, "--out", f"{url}/manifest.json/x.png"], "File exists"),
     ):
         assert inspect_shards.main(arguments) == 2
         error = capsys.readouterr().err

@@ -34,9 +34,9 @@ class FakeManifest:
     url: str = "fake"
 
 
-def fake_manifest(sizes: list[int], block: int) -> Any:
+def fake_manifest(sizes: list[int], block: int, *, side: int = 8) -> Any:
     shards = tuple(FakeShard(f"train-{i:06d}", size) for i, size in enumerate(sizes))
-    return FakeManifest({"train": FakeSplit(shards)}, block)
+    return FakeManifest({"train": FakeSplit(shards)}, block, side, side)
 
 
 @st.composite

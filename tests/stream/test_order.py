@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.laws import check_each_once
 from tests.stream.layouts import fake_manifest, orders
 from wdtrain.stream.cursor import Cursor
-from wdtrain.stream.order import Order, WindowKey, window_blocks
+from wdtrain.stream.order import Order, WindowKey, inflated_bytes, window_blocks
 
 
 def order_of(case: dict[str, Any]) -> Order:
@@ -152,11 +152,20 @@ def test_refuses_an_unknown_split_by_name() -> None:
         Order(fake_manifest([9], 4), "test", seed=0)
 
 
-def test_windows_stay_within_their_memory() -> None:
+@settings(max_examples=200, deadline=None)
+@given(st.integers(4, 600), st.integers(1, 64), st.integers(1, 64), st.integers(1, 300))
+def test_windows_stay_within_their_memory(side: int, block: int, lanes: int, chunk: int) -> None:
+    manifest = fake_manifest([5000], block, side=side)
+    order = Order(manifest, "train", seed=0, lanes=lanes, chunk=chunk)
+    blocks = -(-order.window_rows // block) + 1
+    is_kept_open = order.window_rows > chunk
+    assert not is_kept_open or blocks * lanes * inflated_bytes(manifest) <= 256 * 2**20
+    assert order.window_rows % chunk == 0
+
+
+def test_small_pictures_have_windows_of_several_blocks() -> None:
     assert window_blocks(2**20, 32) == 4
-    assert (window_blocks(3 * 2**20, 32) + 1) * 32 * 3 * 2**20 <= 256 * 2**20
-    with pytest.raises(ValueError, match=r"data.lanes to at most 6"):
-        window_blocks(20 * 2**20, 32)
+    assert window_blocks(20 * 2**20, 32) == 0
 
 
 def test_balance_is_even_when_chunks_divide_over_the_ranks() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable
 
@@ -15,8 +16,18 @@ def run_command(main: Callable[[], int | None]) -> int:
     try:
         return main() or 0
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {describe(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def describe(error: Exception) -> str:
+    """One line; for what the system refused, with the path and what to do."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return " ".join(str(error).splitlines())
+    path = f"{error.filename}: " if error.filename else ""
+    if error.errno == errno.ENOSPC:
+        return f"{path}no space is left on the device; free some, and run the same command again"
+    return f"{path}{error.strerror}; name another path, or mend its permissions"

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import cv2
 from rich.console import Console
 from rich.table import Table
 
 from wdtrain.commands import run_command
 from wdtrain.commands.pack_shards import long_work
+from wdtrain.record.pictures import save_png
 from wdtrain.store.errors import StoreError
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.sheet import contact_sheet
@@ -143,8 +143,6 @@ def grid(manifest: Manifest, options: argparse.Namespace) -> int:
     if options.count < 1:
         raise StoreError(f"--count {options.count}: at least 1 sample is needed")
     sheet = contact_sheet(manifest, split=options.split, count=options.count)
-    coded, data = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
-    assert coded, "a contact sheet can always be encoded"
-    options.out.write_bytes(data.tobytes())
+    save_png(options.out, sheet)
     print(f"wrote {options.out} ({sheet.shape[1]} x {sheet.shape[0]})")
     return 0

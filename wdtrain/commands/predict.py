@@ -7,6 +7,7 @@ training (channel means, depth limits, size) lies in the checkpoint, so the data
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -76,6 +77,7 @@ def load_trained(folder: Path, which: str, side: int | None) -> Trained:
     """The networks of the run in `folder`, at its last or best checkpoint."""
     if not (folder / "config.yaml").is_file():
         raise ValueError(f"{folder} is not a run: it holds no config.yaml; name a run's folder")
+    sys.path.append(str(Path.cwd()))  # networks of the user's own, as in training
     recipe = load_recipe(folder / "config.yaml", [])
     found = _checkpoint(folder, which)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -104,14 +106,21 @@ def pictures_of_files(paths: Sequence[Path]) -> dict[str, np.ndarray]:
     pictures: dict[str, np.ndarray] = {}
     for path in paths:
         if not path.is_file():
-            raise ValueError(f"{path} does not exist; name picture files")
+            what = "is a folder" if path.is_dir() else "does not exist"
+            raise ValueError(f"{path} {what}; name picture files")
         bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        if bgr is None:
-            raise ValueError(f"{path} cannot be read as a picture; JPEG and PNG can")
+        if bgr is None or _is_cut_off(path):
+            raise ValueError(f"{path} cannot be read as a picture, or is cut off; fetch it again")
         if path.stem in pictures:
             raise ValueError(f"two pictures are named {path.stem}; their results would be one file")
         pictures[path.stem] = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
     return pictures
+
+
+def _is_cut_off(path: Path) -> bool:
+    """Whether a JPEG lacks its end, which OpenCV would fill with grey and say nothing of."""
+    data = path.read_bytes()
+    return data.startswith(b"\xff\xd8") and b"\xff\xd9" not in data[-64:]
 
 
 def pictures_of_split(recipe: Recipe, split: str, count: int) -> dict[str, np.ndarray]:
@@ -159,6 +168,10 @@ def write_prediction(
 
 
 def _predict(options: argparse.Namespace) -> int:
+    if options.split and options.pictures:
+        raise ValueError("pictures and --split were both given; name one of them")
+    if options.count < 1 or (options.size is not None and options.size < STRIDE):
+        raise ValueError(f"--count must be at least 1, and --size at least {STRIDE}")
     trained = load_trained(options.run, options.checkpoint, options.size)
     if options.split:
         recipe = load_recipe(options.run / "config.yaml", [])

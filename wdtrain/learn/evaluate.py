@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from wdtrain.learn.groups import plan_micro_batches
 from wdtrain.learn.losses import to_unit
 from wdtrain.learn.networks import domain_of
 from wdtrain.learn.rows import Rows, StoredBatch, rows_of
@@ -77,6 +78,17 @@ Answers = dict[str, tuple[Tensor, Tensor]]
 """By task: predictions in 0..1 [n, 1, h, w] and the loss of each sample [n], on the host."""
 
 
+def _answers(task: Task, rows: Rows, view: View) -> tuple[Tensor, Tensor]:
+    """A batch through the network, no more at once than in training."""
+    device = next(task.network.parameters()).device
+    found = [
+        evaluate(task, rows.part(first, last), device=device, view=view)
+        for first, last in plan_micro_batches(rows.groups, task.micro_batch)
+    ]
+    predictions, losses = zip(*found, strict=True)
+    return torch.cat(predictions).cpu(), torch.cat(losses).cpu()
+
+
 Answered = tuple[StreamedBatch, Answers]
 
 
@@ -97,9 +109,7 @@ def evaluate_batches(
             rows = rows_of(batch, max(batch.chunks))  # groups mean nothing without training
             answers = {}
             for task in tasks:
-                device = next(task.network.parameters()).device
-                prediction, losses = evaluate(task, rows, device=device, view=view)
-                answers[task.name] = prediction.cpu(), losses.cpu()
+                answers[task.name] = _answers(task, rows, view)
             yield batch, answers
         if limit and batch.cursor.position >= limit:
             return

@@ -100,7 +100,7 @@ def start_accelerator(
     if accelerator.device.type == "cuda":
         total_bytes = torch.cuda.get_device_properties(accelerator.device).total_memory
         share = memory_share(memory, total_bytes)
-        torch.cuda.set_per_process_memory_fraction(share, accelerator.device)
+        torch.cuda.set_per_process_memory_fraction(share, torch.cuda.current_device())
     return accelerator
 
 

@@ -91,9 +91,11 @@ def train_step(
         local.run(task, tasks.account(task))
     with local.watch.part("sync"):
         stop, ended, total = collective.host_sum([stop_asked(), exhausted, len(rows)])
-        if stop or total == 0:
-            over = ended == collective.world
-            return StepResult(samples=0, stop=stop > 0, exhausted=over, stopwatch=local.watch)
+        if stop or ended == collective.world:
+            return StepResult(samples=0, stop=stop > 0, exhausted=not stop, stopwatch=local.watch)
+        if total == 0:  # all of the batch was left out as damaged: a step that does nothing
+            tasks.steps += 1
+            return StepResult(samples=0, stopwatch=local.watch)
         collective.flat_sum(tasks.ledger.flat)
     with local.watch.part("optimizer"):
         return _commit(tasks, int(total), local)
@@ -190,5 +192,5 @@ def _count_skip(tasks: TaskSet, local: LocalPass) -> None:
         raise StepError(
             f"the gradient was not finite in {MAX_SKIPS_IN_A_ROW} steps in a row; nothing was "
             "learned from them, and nothing says that it will end; this rank suspects the samples "
-            f"{local.suspects()}; look at them, lower the learning rate, or set max_grad_norm"
+            f"{local.suspects()}; look at them, lower the learning rate, or set optimizer.clip_norm"
         )

@@ -83,6 +83,10 @@ def build_task(
         raise ValueError(f"micro_batch of task {name!r} is {micro_batch}; it must be at least 1")
     domain = domain_of(network)
     chosen_loss = build_loss(loss, domain)
+    if target == "depth" and "dice" in loss:
+        raise ValueError(
+            f"loss {loss!r} compares regions, and a depth has none; choose l1, smooth-l1 or bce"
+        )
     context = prepare_network(network, seed, name=name)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     dtype = torch.float64 if precision == "fp64" else torch.float32

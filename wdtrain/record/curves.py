@@ -119,7 +119,7 @@ def _validation(
     colours = {line.name: line.colour for line in lines}
     baselines = _by_split(series, task, f"baseline/{metric}")
     return lines + [
-        _Line(baseline_name, one, colours.get(split, _GREY), is_baseline=True)
+        _Line(f"{split}: {baseline_name}", one, colours.get(split, _GREY), is_baseline=True)
         for split, one in baselines.items()
     ]
 

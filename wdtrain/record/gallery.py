@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from wdtrain.record.metrics import is_higher_better, label, rank_samples
 from wdtrain.record.pictures import Example, grid, save_png
 from wdtrain.record.scores import SplitScores, Stored, Truth
 
+Answers = Mapping[str, tuple[Tensor, Tensor]]
+"""By task: predictions [n, 1, h, w] and the loss of each sample [n]."""
 Ranked = dict[str, list[tuple[str, float]]]
 
 
@@ -37,7 +39,20 @@ class Gallery:
         }
         self._examples: dict[tuple[str, str], Example] = {}
 
-    def add(self, answers: Mapping[str, tuple[Tensor, Tensor]], batch: Stored) -> None:
+    def fill(self, answered: Iterable[tuple[Stored, Answers]]) -> None:
+        """Takes batches with their answers until it has every sample that is to be shown."""
+        wanted = {
+            (task, key)
+            for task, ranked in self.ranked.items()
+            for group in ranked.values()
+            for key, _ in group
+        }
+        for batch, answers in answered:
+            self.add(answers, batch)
+            if wanted <= set(self._examples):
+                return
+
+    def add(self, answers: Answers, batch: Stored) -> None:
         """By task, the predictions [n, 1, h, w] of a batch; those that are shown are kept."""
         truth = Truth.of(batch, self._depth_format)
         for task, (prediction, _) in answers.items():

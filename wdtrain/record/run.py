@@ -20,6 +20,7 @@ from torch import Tensor
 
 from wdtrain.record.checkpoint import Checkpoint, Checkpoints, save_weights
 from wdtrain.record.console import Progress, RunPlan, make_console
+from wdtrain.record.durable import write_whole
 from wdtrain.record.gallery import Gallery
 from wdtrain.record.lock import RunLock
 from wdtrain.record.memory import measure_memory
@@ -51,6 +52,22 @@ class StepNumbers(Protocol):
     def read(self) -> Reading: ...
 
 
+class Waited(Protocol):
+    """How long a batch was waited for, and how busy its reader's threads were by stage, 0..1."""
+
+    @property
+    def wait_seconds(self) -> float: ...
+    @property
+    def occupancy(self) -> dict[str, float]: ...
+
+
+_Late = tuple[int, float, StepNumbers, dict[str, float], dict[str, float]]
+"""Step, epoch, what it did, seconds of the loop's own parts, occupancy of the reader."""
+
+_FAILED = ".failed-rank-"
+_OTHERS_SECONDS = 1.0
+
+
 class RunRecord:
     """What is kept and shown of a run. A context manager: the folder is locked inside.
 
@@ -77,8 +94,10 @@ class RunRecord:
             self.console = make_console(console, interval_seconds=plain_seconds)
         else:
             self.console = make_console("plain", self._stack.enter_context(_silence()))
-        self._late: tuple[int, float, StepNumbers, dict[str, float]] | None = None
+        self._late: _Late | None = None
         self._passed_over: list[str] = []
+        self._is_started = False
+        self._saved_step: int | None = None
         self._since = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -86,6 +105,8 @@ class RunRecord:
         if self.is_main:
             self._stack.enter_context(RunLock(self.folder))
             self.checkpoints.clean()
+            for path in self.folder.glob(f"{_FAILED}*"):
+                path.unlink()
         self._accelerator.wait_for_everyone()
         return self
 
@@ -95,11 +116,28 @@ class RunRecord:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if isinstance(error, KeyboardInterrupt):
-            self._status("interrupted", "Ctrl-C twice: what came after the last checkpoint is lost")
-        elif error is not None:
-            self._status("failed", str(error) or type(error).__name__)
-        self._stack.close()
+        try:
+            if isinstance(error, KeyboardInterrupt) and self._is_started:
+                self._status("interrupted", "Ctrl-C twice: what was not saved is lost")
+            elif isinstance(error, Exception) and self._is_started:
+                self._fail(error)
+        finally:
+            self._stack.close()
+
+    def _fail(self, error: Exception) -> None:
+        """The status says why the run failed; if another rank did, in that rank's words."""
+        if not self.is_main:
+            write_whole(self.folder / f"{_FAILED}{self._accelerator.process_index}", _text(error))
+            return
+        if not isinstance(error, ValueError | OSError):
+            time.sleep(_OTHERS_SECONDS)  # a lost connection is the echo of another rank's error
+            others = sorted(self.folder.glob(f"{_FAILED}*"))
+            if others:
+                rank = others[0].name.removeprefix(_FAILED)
+                said = RunError(f"rank {rank}: {others[0].read_text()}")
+                self._status("failed", str(said))
+                raise said from error
+        self._status("failed", str(error) or type(error).__name__)
 
     def start(self, plan: RunPlan, data: Mapping[str, Any], recipe: str) -> None:
         """The log is cut back to where the run goes on, and the console shows the plan.
@@ -114,6 +152,7 @@ class RunRecord:
         self._stack.callback(self._accelerator.end_training)
         self._stack.enter_context(self.console)
         self._status("running")
+        self._is_started, self._saved_step = True, plan.first_step or None
         self.console.start(plan)
         self.console.event(data_sentence(data))
         for reason in self._passed_over:
@@ -158,18 +197,24 @@ class RunRecord:
         if self.is_main:
             write_status(self.folder, state, why)
 
-    def step(self, step: int, epoch: float, result: StepNumbers, *, wait_seconds: float) -> None:
+    def step(
+        self,
+        step: int,
+        epoch: float,
+        result: StepNumbers,
+        batch: Waited,
+    ) -> None:
         """A step was taken; its numbers are read one step later."""
         self.flush()
         now = time.monotonic()
-        parts, self._since = {"data": wait_seconds, "all": now - self._since}, now
-        self._late = (step, epoch, result, parts)
+        parts, self._since = {"data": batch.wait_seconds, "all": now - self._since}, now
+        self._late = (step, epoch, result, parts, batch.occupancy)
 
     def flush(self) -> None:
         """Writes the step that has not been read yet, if any."""
         if self._late is None:
             return
-        step, epoch, result, parts = self._late
+        step, epoch, result, parts, occupancy = self._late
         self._late = None
         reading = result.read()
         seconds = parts.pop("all")
@@ -196,6 +241,7 @@ class RunRecord:
             "seconds": round(seconds, 6),
             "samples_per_second": round(result.samples / max(seconds, 1e-9), 3),
             **{f"seconds/{part}": round(spent, 6) for part, spent in parts.items()},
+            **{f"occupancy/{stage}": round(share, 4) for stage, share in occupancy.items()},
             "memory_bytes": memory.used_bytes,
         }
         self._write(step, line)
@@ -289,6 +335,9 @@ class RunRecord:
         up to here is on disk before the checkpoint has its name. metric: of the validation of this
         very step, if there was one.
         """
+        if step == self._saved_step:
+            return  # asked to stop right after a checkpoint: that one holds all there is
+        self._saved_step = step
         with self.aside("saving"):
             folder = self.checkpoints.begin(step)
             self._accelerator.save_state(str(folder))
@@ -304,6 +353,10 @@ class RunRecord:
                 if left_out:
                     self.console.event(f"left out so far: {len(left_out)}, first {min(left_out)}")
             self._accelerator.wait_for_everyone()
+
+
+def _text(error: Exception) -> bytes:
+    return (str(error) or type(error).__name__).encode()
 
 
 def data_sentence(data: Mapping[str, Any]) -> str:

@@ -11,6 +11,8 @@ import os
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from wdtrain.store.errors import StoreError
+
 _COPY_BYTES: Final = 1 << 20
 
 
@@ -78,13 +80,23 @@ def join(folder: str, name: str) -> str:
 def _filesystem_of(url: str) -> tuple[Any, str]:
     import fsspec
 
-    filesystem, path = fsspec.core.url_to_fs(url)
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        raise StoreError(f"{url} cannot be opened: {error}") from error
     return filesystem, path
 
 
 def open_file(path: str) -> RandomFile:
     """The file at a path or URL; FileNotFoundError where there is none."""
     return RemoteFile(path) if is_url(path) else LocalFile(path)
+
+
+def file_bytes(path: str) -> int:
+    """The size of a file; FileNotFoundError where there is none."""
+    if is_url(path):
+        return RemoteFile(path).num_bytes
+    return os.stat(path).st_size
 
 
 def read_bytes(path: str) -> bytes:

@@ -21,6 +21,8 @@ from wdtrain.store.listing import OVERLAY_SUFFIXES, list_folder
 from wdtrain.triple import DepthFormat, Triple, TripleError
 
 TRIPLES: Final = "triples.json"
+UNFINISHED: Final = ".triples-started.json"
+"""Lies in a folder while make-triples writes it; `triples.json` takes its place at the end."""
 _PNG_BITS_AT: Final = 24
 _NUM_PROBES: Final = 100
 
@@ -36,6 +38,11 @@ class FolderSource:
         self._folder = Path(folder).absolute()
         if not self._folder.is_dir():
             raise StoreError(f"{folder} is not a folder; a source is a folder of triples")
+        if (self._folder / UNFINISHED).exists():
+            raise StoreError(
+                f"{folder} holds triples whose making was interrupted, so some are missing and "
+                "nothing says what their depth is; run the same make-triples command again first"
+            )
         listing = list_folder(self._folder)
         self._names = listing.names
         if not len(self._names):

@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any, Final, Literal, NamedTuple
 
 from wdtrain.store.errors import StoreError
-from wdtrain.store.files import join, read_bytes, sha256_of
+from wdtrain.store.files import file_bytes, join, read_bytes, sha256_of
 from wdtrain.triple import DepthFormat, TripleError
 
 NAME: Final = "manifest.json"
@@ -124,6 +124,25 @@ class Manifest:
 
     def shard_url(self, shard: Shard) -> str:
         return join(self.url, shard.name)
+
+    def check_shards(self, *splits: str) -> None:
+        """Every shard of these splits is there with its size, or StoreError: found out before
+        hours of training, not after. Costs one look at each file.
+        """
+        for name in splits:
+            for shard in self.split(name).shards:
+                try:
+                    num_bytes = file_bytes(self.shard_url(shard))
+                except FileNotFoundError as error:
+                    raise StoreError(
+                        f"shard {shard.name} is missing in {self.url}; fetch it again, or pack the "
+                        "dataset again"
+                    ) from error
+                if num_bytes != shard.num_bytes:
+                    raise StoreError(
+                        f"shard {shard.name} holds {num_bytes:,} bytes, the manifest says "
+                        f"{shard.num_bytes:,}: it was cut off or replaced; fetch it again"
+                    )
 
     def verify(self) -> None:
         """Every shard is there with the size and SHA-256 the manifest names, or StoreError.

@@ -74,7 +74,8 @@ def _with_jpeg(sample: Triple, depth: DepthFormat, settings: Settings) -> tuple[
     """The stored JPEG and the arrays a reader gets. A JPEG that fits passes byte for byte."""
     size = (settings.height, settings.width)
     overlay = sample.overlay
-    if isinstance(overlay, bytes) and triple.overlay_shape(overlay) == size:
+    fits = isinstance(overlay, bytes) and triple.overlay_shape(overlay) == size
+    if fits and isinstance(overlay, bytes) and triple.is_plain(overlay):
         rgb = triple.decode_overlay(overlay)
         _check_arrays(rgb, sample, depth)
         return overlay, (rgb, sample.mask, sample.depth)

@@ -88,7 +88,10 @@ class ShardReader:
         try:
             data = self._file.read(offset, count)
         except OSError as error:
-            raise DamagedBlock(self.shard.name, index, f"it cannot be read ({error})") from error
+            raise StoreError(
+                f"shard {self.shard.name}, block {index} cannot be read ({error}); no damage "
+                "to leave out: mend the disk or the connection, and start again"
+            ) from error
         if len(data) != count:
             raise DamagedBlock(self.shard.name, index, f"{len(data)} of {count} bytes were read")
         return data

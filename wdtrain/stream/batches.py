@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -18,7 +18,8 @@ class Batch:
     alpha; depth: uint8 or uint16 [n, 1, height, width] codes; keys: n sample keys; positions:
     int64 [n], where in the order each row is (epoch = position // cursor.samples); chunks: rows of
     each chunk, in order; cursor: where the run is after this batch, the same on every rank;
-    wait_seconds: how long the caller waited for it.
+    wait_seconds: how long the caller waited for it; occupancy: share 0..1 of the reader's threads
+    that was busy in each stage since the batch before.
     """
 
     overlay: torch.Tensor
@@ -29,6 +30,7 @@ class Batch:
     chunks: list[int]
     cursor: Cursor
     wait_seconds: float = 0.0
+    occupancy: dict[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.keys)

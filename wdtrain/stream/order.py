@@ -80,7 +80,7 @@ class Order:
         self._deficits = deficit[deficit > 0]
         self.window = window_blocks(inflated_bytes(manifest), lanes)
         # A chunk must not lie across two windows, so a window is a multiple of the chunk.
-        self.window_rows = -(-self.window * self.block_rows // chunk) * chunk
+        self.window_rows = max(1, self.window * self.block_rows // chunk) * chunk
         facts = [ORDER_VERSION, manifest.digest, split, seed, lanes, chunk, self.window]
         self.digest = hashlib.blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()
         self._epoch_blocks = lru_cache(maxsize=4)(self._lay_out_epoch)
@@ -188,12 +188,9 @@ def inflated_bytes(manifest: Manifest) -> int:
 
 
 def window_blocks(block_bytes: int, lanes: int) -> int:
-    """Blocks of a window: as many as fit when each lane also holds one block that it shares."""
+    """Blocks of a window: as many as fit when each lane also holds one block that it shares.
+
+    0 where not even one fits: then a window is one chunk, which the reader does not keep open.
+    """
     fit = WINDOW_BYTES // (lanes * max(block_bytes, 1)) - 1
-    if fit < 1:
-        raise ValueError(
-            f"{lanes} lanes of windows over blocks of {block_bytes / 2**20:.1f} MiB need more than "
-            f"{WINDOW_BYTES // 2**20} MiB; set data.lanes to at most "
-            f"{max(1, WINDOW_BYTES // (2 * block_bytes))}, or pack with fewer samples a block"
-        )
-    return min(MAX_WINDOW, fit)
+    return max(0, min(MAX_WINDOW, fit))

@@ -160,6 +160,10 @@ class _Reading:
             inside = piece.offset - key.number * self.order.window_rows
             fills.append(self.pool.submit(self._fill, buffers, at, window, inside, piece.rows))
             at += piece.rows
+            if self.order.window_rows == self.order.chunk and inside + piece.rows == len(
+                window.rows
+            ):
+                del self.windows[piece.lane]  # large pictures: nothing is held beyond its use
         return Pending(buffers, mine, fills, Cursor.at(self.order, stop))
 
     def _open_window(self, key: WindowKey) -> tuple[WindowKey, Window]:
@@ -187,14 +191,14 @@ class _Reading:
         try:
             with self.stream.stages.timed("read"):
                 data = reader.read_block(inside)
-            with self.stream.stages.timed("parse"):
-                return parse_block(data, self.stream.manifest)
         except DamagedBlock as error:
             return self._judged(Damaged(error.shard, error.block, None, error.why))
-        except DamagedSample as error:
-            return self._judged(Damaged(self.shards[shard].name, inside, error.key, error.why))
+        try:
+            with self.stream.stages.timed("parse"):
+                return parse_block(data, self.stream.manifest)
         except StoreError as error:
-            return self._judged(Damaged(self.shards[shard].name, inside, None, str(error)))
+            key = error.key if isinstance(error, DamagedSample) else None
+            return self._judged(Damaged(self.shards[shard].name, inside, key, str(error)))
 
     def _fill(
         self, buffers: HostBuffers, at: int, window: Window, inside: int, rows: int
@@ -263,7 +267,14 @@ class _Reading:
             chunks=[sum(isinstance(row, str) for row in rows) for rows in filled],
             cursor=pending.cursor,
             wait_seconds=waited,
+            occupancy=self.stream.stages.occupancy(self.stream.threads),
         )
+
+
+def own_cores() -> int:
+    """The cores this process may use, shared with the other ranks of its launcher here."""
+    cores = len(os.sched_getaffinity(0))
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def open_stream(
@@ -300,6 +311,10 @@ def open_stream(
     if not 0 <= rank < world:
         raise ValueError(f"rank {rank} is not in a world of {world}; ranks count from 0")
     if cursor is not None:
+        if not isinstance(cursor, Cursor):
+            raise TypeError(
+                f"cursor is a {type(cursor).__name__}; read one with Cursor.loads(text)"
+            )
         cursor.check(order)
     return Stream(
         manifest,
@@ -307,7 +322,7 @@ def open_stream(
         batch_size=batch_size,
         rank=rank,
         world=world,
-        threads=threads or len(os.sched_getaffinity(0)),
+        threads=threads or own_cores(),
         start=cursor.position if cursor else 0,
         stop=None if epochs is None else epochs * order.samples,
         size=(size, size) if isinstance(size, int) else size,

@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-STAGES = ("read", "parse", "decode", "wait")
+WORK = ("read", "parse", "decode")
+STAGES = (*WORK, "wait")
 
 
 class Stages:
@@ -19,6 +20,7 @@ class Stages:
     def __init__(self) -> None:
         self._seconds = dict.fromkeys(STAGES, 0.0)
         self._lock = threading.Lock()
+        self._asked_at, self._asked = time.perf_counter(), dict(self._seconds)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -35,3 +37,11 @@ class Stages:
     def seconds(self) -> dict[str, float]:
         with self._lock:
             return dict(self._seconds)
+
+    def occupancy(self, threads: int) -> dict[str, float]:
+        """Share of `threads` that was busy in each stage since this was asked before."""
+        now, spent = time.perf_counter(), self.seconds()
+        room = max(now - self._asked_at, 1e-9) * threads
+        shares = {stage: (spent[stage] - self._asked[stage]) / room for stage in WORK}
+        self._asked_at, self._asked = now, spent
+        return shares
