@@ -1,4 +1,4 @@
-# make demo and make test each do all the set-up: they need Python 3.11 with pip, and nothing else.
+# make demo and make test each do all the set-up: they need Python 3.11 with pip and a C compiler.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
