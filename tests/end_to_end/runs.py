@@ -68,7 +68,7 @@ class Runs:
     def run(self, name: str, *overrides: str, processes: int = 0) -> tuple[int, str]:
         """(exit code, output) of a run to its end."""
         process = self.start(name, *overrides, processes=processes)
-        output, _ = process.communicate(timeout=200)
+        output, _ = process.communicate(timeout=280)
         return process.returncode, output
 
     def finish(self, name: str, *overrides: str, processes: int = 0) -> str:
@@ -94,7 +94,7 @@ class Runs:
         return {record["step"]: (record["loss/mask"], record["loss/depth"]) for record in trained}
 
     def wait_until(self, process: subprocess.Popen[str], ready: Callable[[], bool]) -> None:
-        for _ in range(3000):
+        for _ in range(9000):
             if ready():
                 return
             assert process.poll() is None, process.communicate()[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on(
     process = runs.start("stopped")
     runs.wait_until(process, runs.has_logged("stopped", 3))
     process.send_signal(number)
-    output = process.communicate(timeout=60)[0]
+    output = process.communicate(timeout=200)[0]
     assert process.returncode == 128 + number, output
     assert "Traceback" not in output
     assert runs.status("stopped")["state"] == "interrupted"
@@ -81,7 +82,7 @@ def test_a_run_goes_on_under_another_number_of_processes(runs: Runs, reference: 
     process = runs.start("elastic", processes=2)
     runs.wait_until(process, runs.has_logged("elastic", 6))
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    process.communicate(timeout=200)
     assert runs.status("elastic")["state"] == "interrupted"
     runs.finish("elastic")
     check_equal_weights(weights(reference, "whole"), weights(runs, "elastic"), 1e-8)
@@ -92,10 +93,10 @@ def test_the_workers_of_a_killed_launcher_save_and_end(runs: Runs) -> None:
     runs.wait_until(process, runs.has_logged("orphans", 4))
     process.kill()
     path = runs.folder / "orphans" / "status.json"
-    for _ in range(500):
+    for _ in range(2000):
         if "interrupted" in path.read_text():
             break
-        signal.sigtimedwait([], 0.05)
+        time.sleep(0.05)
     assert runs.status("orphans") == {"state": "interrupted", "why": "the launcher is gone"}
     newest = max(path.name for path in (runs.folder / "orphans" / "checkpoints").iterdir())
     assert newest == f"step-{max(runs.losses('orphans')):08d}"
