@@ -115,7 +115,7 @@ def test_a_finished_run_says_so_and_changes_nothing(runs: Runs, reference: Runs)
 def test_a_second_start_in_the_same_folder_is_refused_by_name(runs: Runs) -> None:
     first = runs.start("shared", "train.steps=100000")
     runs.wait_until(first, runs.has_logged("shared", 2))
-    code, output = runs.run("shared", "train.steps=100000")
+    code, output = runs.run("shared", "train.steps=3")
     assert code == 2
     assert f"in use by process {first.pid}" in output
 
