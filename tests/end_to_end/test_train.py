@@ -58,7 +58,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on(
     runs: Runs, reference: Runs, number: signal.Signals
 ) -> None:
     process = runs.start("stopped")
-    runs.wait_until(process, runs.has_logged("stopped", 3))
+    runs.wait_until(process, runs.has_logged("stopped", 5))
     process.send_signal(number)
     output = process.communicate(timeout=200)[0]
     assert process.returncode == 128 + number, output
