@@ -66,6 +66,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on(
     assert runs.status("stopped")["state"] == "interrupted"
     newest = max(path.name for path in (runs.folder / "stopped" / "checkpoints").iterdir())
     assert newest == f"step-{max(runs.losses('stopped')):08d}"  # nothing committed is lost
+    assert newest >= "step-00000006"  # line 5 is written when step 6 has been committed
     runs.finish("stopped")
     assert runs.losses("stopped") == reference.losses("whole")
 
