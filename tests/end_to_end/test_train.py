@@ -58,7 +58,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on(
     runs: Runs, reference: Runs, number: signal.Signals
 ) -> None:
     process = runs.start("stopped")
-    runs.wait_until(process, runs.has_logged("stopped", 5))
+    runs.wait_until(process, runs.has_logged("stopped", 6))
     process.send_signal(number)
     output = process.communicate(timeout=200)[0]
     assert process.returncode == 128 + number, output
@@ -66,7 +66,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on(
     assert runs.status("stopped")["state"] == "interrupted"
     newest = max(path.name for path in (runs.folder / "stopped" / "checkpoints").iterdir())
     assert newest == f"step-{max(runs.losses('stopped')):08d}"  # nothing committed is lost
-    assert newest >= "step-00000006"  # line 5 is written when step 6 has been committed
+    assert newest >= "step-00000007"  # line 6 is written when step 7 has been committed
     runs.finish("stopped")
     assert runs.losses("stopped") == reference.losses("whole")
 
