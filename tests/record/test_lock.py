@@ -58,8 +58,8 @@ def test_a_second_start_waits_and_then_says_who_holds_the_run(tmp_path, holder):
 def test_the_lock_dies_with_its_process_however_it_was_killed(tmp_path, holder):
     holder.send_signal(signal.SIGKILL)
     holder.wait()
-    with RunLock(tmp_path, wait_seconds=0):
-        pass
+    with RunLock(tmp_path, wait_seconds=0) as lock:
+        assert str(os.getpid()) in lock.path.read_text()
 
 
 def test_a_second_start_takes_over_while_it_waits(tmp_path, holder):
