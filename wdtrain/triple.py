@@ -23,7 +23,6 @@ import simplejpeg
 FOREGROUND = 128
 """A mask on disk is alpha 0..255; foreground is from here up."""
 
-FIELDS = ("overlay", "mask", "depth")
 IMAGE_MEMBERS = {
     "overlay": "overlay.jpg",
     "mask": "mask.png",

@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import track
@@ -24,8 +23,9 @@ from wdtrain.scenes.compose import Composition
 from wdtrain.scenes.lift import lifts_json
 from wdtrain.scenes.playground import Playground
 from wdtrain.scenes.seedfolder import SeedFolder
+from wdtrain.store.folder import TRIPLES, UNFINISHED
+from wdtrain.store.source import Source
 from wdtrain.triple import (
-    DepthFormat,
     Triple,
     TripleError,
     encode_meta,
@@ -33,24 +33,7 @@ from wdtrain.triple import (
     encode_png,
 )
 
-INDEX = "triples.json"
-_STARTED = ".triples-started.json"
 _MOST_WAITING = 32
-
-
-class Source(Protocol):
-    """What is written: see wdtrain.store.source for the whole protocol."""
-
-    depth_format: DepthFormat
-
-    @property
-    def description(self) -> dict[str, Any]: ...
-
-    def __len__(self) -> int: ...
-
-    def key(self, index: int) -> str: ...
-
-    def load(self, index: int) -> Triple: ...
 
 
 def main() -> int:
@@ -93,8 +76,8 @@ def write_triples(source: Source, out: Path) -> list[dict[str, str]]:
     index_text = json.dumps(
         {**description, "count": len(source) - len(rejects), "rejects": rejects}, indent=1
     )
-    _write(out / INDEX, (index_text + "\n").encode())
-    (out / _STARTED).unlink()
+    _write(out / TRIPLES, (index_text + "\n").encode())
+    (out / UNFINISHED).unlink()
     return rejects
 
 
@@ -121,8 +104,8 @@ def _make(source: Source, out: Path, writer: Executor) -> list[dict[str, str]]:
 
 def _open(out: Path, spec: str) -> list[dict[str, str]] | None:
     """None with `out` ready to be written to, or the rejects if it is whole already."""
-    if (out / INDEX).is_file():
-        index = json.loads((out / INDEX).read_text(encoding="utf-8"))
+    if (out / TRIPLES).is_file():
+        index = json.loads((out / TRIPLES).read_text(encoding="utf-8"))
         held = {name: index.get(name) for name in ("depth", "source")}
         if json.dumps(held, sort_keys=True) == spec:
             rejects: list[dict[str, str]] = index["rejects"]
@@ -134,14 +117,14 @@ def _open(out: Path, spec: str) -> list[dict[str, str]] | None:
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; triples are written to a folder; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
-    started = out / _STARTED
+    started = out / UNFINISHED
     if started.is_file():
         if started.read_text(encoding="utf-8") != spec:
             raise ValueError(
                 f"{out} holds an interrupted run of another specification; choose another --out or "
                 "remove it"
             )
-    elif any(not name.name.startswith(_STARTED) for name in out.iterdir()):
+    elif any(not name.name.startswith(UNFINISHED) for name in out.iterdir()):
         raise ValueError(f"{out} is not empty; choose another --out, or empty it")
     else:
         _write(started, spec.encode())

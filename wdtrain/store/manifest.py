@@ -189,19 +189,6 @@ def digest_of(document: dict[str, Any]) -> str:
     return hashlib.sha256(canonical(content)).hexdigest()
 
 
-def shard_as_dict(shard: Shard) -> dict[str, Any]:
-    """The shard as it stands in the manifest; offsets of blocks follow from their sizes."""
-    entry: dict[str, Any] = {
-        "name": shard.name,
-        "samples": shard.samples,
-        "bytes": shard.num_bytes,
-        "sha256": shard.sha256,
-    }
-    if shard.blocks:
-        entry["blocks"] = [[block.num_bytes, f"{block.xxh64:016x}"] for block in shard.blocks]
-    return entry
-
-
 def _parse_shard(entry: dict[str, Any]) -> Shard:
     name = entry["name"]
     if not _SHARD_NAME.fullmatch(name):
