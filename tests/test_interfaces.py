@@ -42,7 +42,7 @@ def test_pack_and_open_stream_keep_their_arguments() -> None:
 def test_manifest_batch_and_cursor_keep_their_names() -> None:
     assert callable(Manifest.load)
     assert callable(Manifest.verify)
-    fields = set(Batch.__dataclass_fields__)
+    fields = {*Batch.__dataclass_fields__, *vars(Batch)}
     assert {"overlay", "mask", "depth", "keys", "chunks", "cursor"} <= fields
     assert {"position", "samples", "digest"} <= set(Cursor.__dataclass_fields__)
     assert Cursor(70, 32, "d").epoch == 2

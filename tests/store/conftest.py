@@ -23,13 +23,13 @@ FORMS = [
 @pytest.fixture(scope="session")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Manifest]:
     """packed(encoding, compression) is the manifest of 300 disks in 16-sample blocks."""
-    made: dict[tuple[str, str], Manifest] = {}
+    made: dict[tuple[str, str, int], Manifest] = {}
 
-    def get(encoding: str = "image", compression: str = "zstd:3") -> Manifest:
-        form = (encoding, compression)
+    def get(encoding: str = "image", compression: str = "zstd:3", bits: int = 8) -> Manifest:
+        form = (encoding, compression, bits)
         if form not in made:
             made[form] = pack(
-                Disks(),
+                Disks(bits=bits),
                 tmp_path_factory.mktemp("packed") / "set",
                 encoding=encoding,
                 compression=compression,

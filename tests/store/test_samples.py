@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from collections.abc import Callable
 
 import numpy as np
@@ -116,7 +117,7 @@ def test_refuses_blocks_of_other_members(packed: Packed) -> None:
         (other_order, image),
         (first_block(image).data, raw),
         (first_block(image).data[: -(1 << 9)], image),
-        (first_block(raw).data + bytes(512), raw),
+        (bytes(first_block(raw).data) + bytes(512), raw),
         (b"x" * 4096, raw),
         (b"", raw),
         (first_block(raw).data, dataclasses.replace(raw, height=23)),
@@ -125,9 +126,17 @@ def test_refuses_blocks_of_other_members(packed: Packed) -> None:
             parse_block(data, manifest)
 
 
-def test_pickle_is_never_decoded(packed: Packed) -> None:
-    import io
+@pytest.mark.parametrize(
+    "array", [np.zeros((24, 32), np.int8), np.zeros((32, 24), np.uint8), np.zeros((32, 24)).T]
+)
+def test_a_raw_array_of_another_kind_is_named(packed: Packed, array: np.ndarray) -> None:
+    raw, buffer = packed("raw", "none"), io.BytesIO()
+    np.save(buffer, array.astype(np.uint8, order="K") if array.dtype == float else array)
+    with pytest.raises(StoreError, match="sample k is damaged: mask is .*the manifest says uint8"):
+        parse_block(block_of(raw, mask_npy=buffer.getvalue()), raw)
 
+
+def test_pickle_is_never_decoded(packed: Packed) -> None:
     buffer = io.BytesIO()
     np.save(buffer, np.array([{}], object), allow_pickle=True)
     raw = packed("raw", "none")

@@ -99,7 +99,31 @@ def test_a_chunk_lies_on_one_lane_and_in_one_window(case: dict[str, Any]) -> Non
     for piece in order.pieces(0, 2 * order.samples):
         last = piece.offset + piece.rows - 1
         assert piece.offset // order.chunk == last // order.chunk
-        assert piece.offset // order.window_rows == last // order.window_rows
+        key, end = order.window_of(piece), order.window_offset(order.window_of(piece))
+        assert end <= piece.offset
+        assert last < order.window_offset(WindowKey(key.epoch, key.lane, key.number + 1))
+
+
+def test_a_lane_is_cut_into_windows_without_gap_or_overlap() -> None:
+    order = order_of({"sizes": [900], "block": 8, "lanes": 5, "chunk": 4, "seed": 0})
+    for lane in range(5):
+        start, stop = order.lane_bounds(lane)
+        rows, number = 0, 0
+        while rows < stop - start:
+            key = WindowKey(0, lane, number)
+            assert order.window_offset(key) == rows
+            rows, number = rows + len(order.window_samples(key)[0]), number + 1
+        assert rows == stop - start
+
+
+def test_lanes_open_their_windows_in_turn_and_not_all_at_once() -> None:
+    # 32 lanes of 8 chunks a window: each batch of 256 takes a chunk of 8 lanes, 1/8 of a window.
+    order = order_of({"sizes": [64 * 512], "block": 64, "lanes": 32, "chunk": 32, "seed": 0})
+    seen = {order.window_of(piece) for piece in order.pieces(0, 2048)}
+    for start in range(2048, 16384, 256):
+        now = {order.window_of(piece) for piece in order.pieces(start, start + 256)}
+        assert len(now - seen) <= 2
+        seen |= now
 
 
 def test_epochs_and_seeds_differ() -> None:
@@ -112,13 +136,13 @@ def test_epochs_and_seeds_differ() -> None:
     assert set(windows[0]) != set(windows[1])  # other blocks lie together, not only their samples
 
 
-def test_the_order_of_version_1_never_changes() -> None:
-    # Cursors of version 1 lie in people's checkpoints: another order needs another version.
-    order = order_of({"sizes": [50, 37], "block": 8, "lanes": 3, "chunk": 4, "seed": 7})
-    assert [order.locate(position) for position in (0, 1, 30, 86, 87, 1000)] == PINNED
+def test_the_order_of_version_2_never_changes() -> None:
+    # Cursors of version 2 lie in people's checkpoints: another order needs another version.
+    order = order_of({"sizes": [200, 137], "block": 4, "lanes": 5, "chunk": 4, "seed": 7})
+    assert [order.locate(position) for position in (0, 1, 30, 86, 250, 336, 1000)] == PINNED
 
 
-PINNED = [(1, 3, 1), (1, 2, 2), (0, 6, 1), (1, 1, 4), (0, 1, 5), (1, 0, 1)]
+PINNED = [(0, 48, 1), (0, 48, 3), (0, 47, 1), (1, 23, 0), (1, 10, 3), (0, 25, 3), (0, 1, 0)]
 
 
 def test_an_epoch_is_well_mixed() -> None:

@@ -7,20 +7,20 @@ a sample has the promised size and dtypes or is named as damaged.
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any, Final
 
 import numpy as np
 
 from wdtrain import triple
-from wdtrain.store import tar
+from wdtrain.store import native, tar
 from wdtrain.store.errors import DamagedSample, StoreError
 from wdtrain.store.manifest import Manifest
 
 MEMBERS: Final = ("overlay", "mask", "depth", "meta")
 """The order of a sample's members in a block, and of the columns of `starts` and `sizes`."""
-
-_SIZE_FIELD: Final = slice(124, 136)
 
 
 def member_suffixes(encoding: str) -> tuple[str, ...]:
@@ -31,17 +31,23 @@ def member_suffixes(encoding: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class BlockIndex:
-    """A parsed block: its bytes, keys, and int64 [samples, 4] starts and sizes of members."""
+    """A parsed block: its bytes, and int64 [samples, 4] starts and sizes of members."""
 
-    data: bytes
-    keys: list[str]
+    data: bytes | memoryview
     starts: np.ndarray
     sizes: np.ndarray
     manifest: Manifest
 
     @property
     def num_samples(self) -> int:
-        return len(self.keys)
+        return len(self.starts)
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """The samples' keys, read from the names of their overlays."""
+        suffix = f".{member_suffixes(self.manifest.encoding)[0]}"
+        names = (bytes(self.data[at - tar.BLOCK :][: tar.MAX_NAME]) for at in self.starts[:, 0])
+        return [name.rstrip(b"\0").decode().removesuffix(suffix) for name in names]
 
     def members(self, row: int) -> tuple[memoryview, memoryview, memoryview, memoryview]:
         """The stored bytes of a sample: overlay, mask, depth, meta."""
@@ -60,15 +66,14 @@ class BlockIndex:
     def raw_arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Read-only views of a raw block: overlay [n, h, w, 3], mask [n, h, w], depth [n, h, w]."""
         assert self.manifest.encoding == "raw", "only raw blocks are arrays"
-        shapes = _shapes(self.manifest)
+        shapes = member_shapes(self.manifest)
         if self.num_samples == 0:
             empty = [np.empty((0, *shape), dtype) for shape, dtype in shapes]
             return empty[0], empty[1], empty[2]
         stride = len(self.data) // self.num_samples
         views = []
         for column, (shape, dtype) in enumerate(shapes):
-            start = int(self.starts[0, column] + self.sizes[0, column])
-            start -= int(np.prod(shape)) * dtype.itemsize
+            start = int(self.starts[0, column] + self.sizes[0, column]) - _payload(shape, dtype)
             inner = np.ndarray(shape, dtype, self.data, start)
             strides = (stride, *inner.strides)
             count = (self.num_samples, *shape)
@@ -76,7 +81,7 @@ class BlockIndex:
         return views[0], views[1], views[2]
 
 
-def _shapes(manifest: Manifest) -> list[tuple[tuple[int, ...], np.dtype]]:
+def member_shapes(manifest: Manifest) -> list[tuple[tuple[int, ...], np.dtype]]:
     """Shape and dtype of overlay, mask and depth."""
     height, width = manifest.height, manifest.width
     uint8 = np.dtype(np.uint8)
@@ -87,7 +92,7 @@ def _shapes(manifest: Manifest) -> list[tuple[tuple[int, ...], np.dtype]]:
     ]
 
 
-def parse_block(data: bytes, manifest: Manifest) -> BlockIndex:
+def parse_block(data: bytes | memoryview, manifest: Manifest) -> BlockIndex:
     """Where the samples of an inflated block lie; StoreError when it is not a packed block."""
     try:
         if manifest.encoding == "raw":
@@ -97,78 +102,102 @@ def parse_block(data: bytes, manifest: Manifest) -> BlockIndex:
         raise StoreError(f"a block does not hold packed samples: {error}") from error
 
 
-def _parse_members(data: bytes, manifest: Manifest) -> BlockIndex:
-    members = tar.walk(data)
+def _parse_members(data: bytes | memoryview, manifest: Manifest) -> BlockIndex:
     suffixes = member_suffixes(manifest.encoding)
-    if len(members) % len(suffixes):
+    found = native.index_members(data, suffixes)
+    if found is None:
+        found = _walk_members(bytes(data), [f".{suffix}" for suffix in suffixes])
+    return BlockIndex(data, *found, manifest)
+
+
+def _walk_members(data: bytes, ends: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """int64 [samples, 4] starts and sizes, header by header; TarError for what no packer writes."""
+    members = tar.walk(data)
+    if len(members) % len(ends):
         raise tar.TarError(f"{len(members)} members are not whole samples")
-    ends = [f".{suffix}" for suffix in suffixes]
     keys = [member.name.removesuffix(ends[0]) for member in members[:: len(ends)]]
     for column, end in enumerate(ends):
         for key, member in zip(keys, members[column :: len(ends)], strict=True):
             if member.name != key + end:
                 raise tar.TarError(f"member {member.name} where {key}{end} belongs")
     places = np.array([member[1:] for member in members], np.int64).reshape(-1, len(ends), 2)
-    return BlockIndex(data, keys, places[:, :, 0], places[:, :, 1], manifest)
+    return places[:, :, 0], places[:, :, 1]
 
 
-def _parse_raw(data: bytes, manifest: Manifest) -> BlockIndex:
-    """A raw block: the first sample is walked, the others must lie exactly alike."""
-    first = _first_sample(data, manifest)
-    stride = tar.padded(int(first.starts[0, -1] + first.sizes[0, -1]))
-    if len(data) % stride:
-        raise tar.TarError(f"{len(data)} bytes are not whole samples of {stride}")
-    count = len(data) // stride
-    rows = np.frombuffer(data, np.uint8).reshape(count, stride)
-    for start in first.starts[0].tolist():
-        header = rows[:, start - tar.BLOCK : start]
-        if (header[:, _SIZE_FIELD] != header[0, _SIZE_FIELD]).any():
-            raise tar.TarError("raw samples of different sizes in one block")
-    end = f".{triple.RAW_MEMBERS['overlay']}"
-    names = np.ascontiguousarray(rows[:, : tar.MAX_NAME]).view(f"S{tar.MAX_NAME}").ravel()
-    keys = [name.decode().removesuffix(end) for name in names.tolist()]
-    starts = first.starts + stride * np.arange(count, dtype=np.int64)[:, None]
-    return BlockIndex(data, keys, starts, np.repeat(first.sizes, count, axis=0), manifest)
-
-
-def _first_sample(data: bytes, manifest: Manifest) -> BlockIndex:
-    """The first sample of a raw block, its member names and array headers checked."""
-    members = tar.walk(data, limit=len(MEMBERS))
-    if len(members) < len(MEMBERS):
+def _parse_raw(data: bytes | memoryview, manifest: Manifest) -> BlockIndex:
+    """A raw block: its samples must all lie alike, each member the array the manifest promises."""
+    block = _parse_members(data, manifest)
+    if block.num_samples == 0:
         raise tar.TarError("a raw block holds less than one sample")
-    at = members[-1].start + tar.padded(members[-1].size)
-    first = _parse_members(data[:at], manifest)
-    for column, (shape, dtype) in enumerate(_shapes(manifest)):
-        array = triple.decode_npy(first.members(0)[column], name=MEMBERS[column])
-        if array.shape != shape or array.dtype != dtype:
+    stride = tar.padded(int(block.starts[0, -1] + block.sizes[0, -1]))
+    steps = stride * np.arange(block.num_samples, dtype=np.int64)[:, None]
+    if len(data) != stride * block.num_samples or (block.starts != block.starts[0] + steps).any():
+        raise tar.TarError("raw samples of different sizes in one block")
+    if (block.sizes != block.sizes[0]).any():
+        raise tar.TarError("raw members of different sizes in one block")
+    for column, (shape, dtype) in enumerate(member_shapes(manifest)):
+        _check_arrays(block, column, shape, dtype)
+    return block
+
+
+def _check_arrays(block: BlockIndex, column: int, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """Every row's member is an array of this shape and dtype, or DamagedSample names one."""
+    size = int(block.sizes[0, column])
+    rows = np.frombuffer(block.data, np.uint8).reshape(block.num_samples, -1)
+    headers = rows[:, block.starts[0, column] :][:, : size - _payload(shape, dtype)]
+    if (headers == headers[0]).all() and _npy_header(headers[0].tobytes()) == (shape, False, dtype):
+        return
+    for row in range(block.num_samples):
+        array = triple.decode_npy(block.members(row)[column], name=MEMBERS[column])
+        if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
             raise DamagedSample(
-                first.keys[0],
+                block.keys[row],
                 f"{MEMBERS[column]} is {array.dtype} {array.shape}, the manifest says "
                 f"{dtype} {shape}",
             )
-    return first
 
 
-def decode_row(block: BlockIndex, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _payload(shape: tuple[int, ...], dtype: np.dtype) -> int:
+    return int(np.prod(shape)) * dtype.itemsize
+
+
+@lru_cache(maxsize=64)
+def _npy_header(header: bytes) -> tuple[Any, ...] | None:
+    """(shape, is in Fortran order, dtype) of the header of a `.npy` file; None if it is none."""
+    stream = io.BytesIO(header)
+    try:
+        version = np.lib.format.read_magic(stream)
+        facts: tuple[Any, ...] = np.lib.format.read_array_header_1_0(stream)
+    except ValueError:
+        return None
+    return facts if version == (1, 0) and stream.tell() == len(header) else None
+
+
+def decode_row(
+    block: BlockIndex, row: int, *, size: tuple[int, int] | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """overlay uint8 [h, w, 3], mask uint8 [h, w], depth uint8 or uint16 [h, w] of one sample.
 
-    DamagedSample when a member cannot be decoded or has not the manifest's size. Raw rows are
-    read-only views of the block.
+    `size`: (h, w) to bring them to; a JPEG is then decoded at a DCT scale. DamagedSample when a
+    member cannot be decoded or has not the manifest's size. Raw rows are read-only views.
     """
+    stored_size = (block.manifest.height, block.manifest.width)
+    size = size or stored_size
     if block.manifest.encoding == "raw":
         overlays, masks, depths = block.raw_arrays()
-        return overlays[row], masks[row], depths[row]
+        arrays = overlays[row], masks[row], depths[row]
+        return triple.resize_triple_arrays(*arrays, height=size[0], width=size[1])
     overlay_jpeg, mask_png, depth_png, _ = block.members(row)
     try:
-        overlay = triple.decode_overlay(overlay_jpeg)
+        overlay_shape = triple.overlay_shape(overlay_jpeg)
+        overlay = triple.decode_overlay(overlay_jpeg, at_least=size)
         mask = triple.decode_png(mask_png, name="mask", dtype=np.dtype(np.uint8))
         depth = triple.decode_png(depth_png, name="depth", dtype=block.manifest.depth.dtype)
     except triple.TripleError as error:
         raise DamagedSample(block.keys[row], str(error)) from error
-    size = (block.manifest.height, block.manifest.width)
-    for name, array in zip(MEMBERS, (overlay, mask, depth), strict=False):
-        if array.shape[:2] != size:
+    for name, shape in zip(MEMBERS, (overlay_shape, mask.shape, depth.shape), strict=False):
+        if shape != stored_size:
             raise DamagedSample(
-                block.keys[row], f"{name} is {array.shape[:2]}, the manifest says {size}"
+                block.keys[row], f"{name} is {shape}, the manifest says {stored_size}"
             )
-    return overlay, mask, depth
+    return triple.resize_triple_arrays(overlay, mask, depth, height=size[0], width=size[1])

@@ -1,7 +1,8 @@
-"""Reading the blocks of one shard: located by arithmetic, inflated alone, verified always.
+"""Reading the blocks of one shard: located by arithmetic, inflated alone, verified.
 
 Hands on inflated blocks (runs of tar members) and nothing else; `samples.py` knows what is in
-them. A reader may be shared by threads: it keeps no position.
+them. A reader may be shared by threads: it keeps no position. The surprise: a local `.tar` is
+mapped, so its blocks are views that copy nothing, and are verified at the first touch alone.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import xxhash
 
 from wdtrain.store import frames
 from wdtrain.store.errors import DamagedBlock, StoreError
-from wdtrain.store.files import open_file
+from wdtrain.store.files import is_url, open_file
 from wdtrain.store.manifest import Manifest, Shard
+from wdtrain.store.mapped import MappedFile
 
 
 class ShardReader:
@@ -26,8 +28,10 @@ class ShardReader:
         self._samples_per_block = manifest.samples_per_block
         self._is_compressed = manifest.is_compressed
         self.num_blocks = -(-shard.samples // manifest.samples_per_block)
+        self._verified: set[int] = set()
+        is_mapped = not self._is_compressed and not is_url(url)
         try:
-            self._file = open_file(url)
+            self._file = MappedFile(url) if is_mapped else open_file(url)
         except FileNotFoundError as error:
             raise StoreError(
                 f"shard {shard.name} is missing at {url}; fetch it again, or pack the dataset again"
@@ -47,7 +51,7 @@ class ShardReader:
         size = frames.seek_table_bytes(self.num_blocks + 1)
         num_bytes = self._file.num_bytes
         try:
-            tail = self._file.read(max(0, num_bytes - size), size)
+            tail = bytes(self._file.read(max(0, num_bytes - size), size))
             table = frames.read_seek_table(tail, file_bytes=num_bytes)
         except frames.FrameError as error:
             raise StoreError(f"shard {self.shard.name} cannot be read: {error}") from error
@@ -58,33 +62,43 @@ class ShardReader:
         self._check(index)
         return min(self._samples_per_block, self.shard.samples - index * self._samples_per_block)
 
-    def read_block(self, index: int, *, verify: bool = True) -> bytes:
-        """The inflated bytes of a block: whole tar members of whole samples.
+    def read_block(self, index: int) -> bytes | memoryview:
+        """The inflated bytes of a block: whole tar members of whole samples, verified."""
+        return self.unpack(index, self.read_packed(index))
 
-        DamagedBlock when a checksum does not fit. A zstd frame is always verified; `verify=False`
-        leaves out the XXH64 of a `.tar` block (for one this process has verified before).
-        """
+    def read_packed(self, index: int) -> bytes | memoryview:
+        """A block as it lies in the file; StoreError or DamagedBlock where it cannot be read."""
         self._check(index)
         if self._is_compressed:
-            return self._inflate(index)
+            return self._read(
+                index, int(self._table.offsets[index]), int(self._table.packed[index])
+            )
         block = self.shard.blocks[index]
-        data = self._read(index, block.offset, block.num_bytes)
-        if verify and xxhash.xxh64_intdigest(data) != block.xxh64:
-            raise DamagedBlock(self.shard.name, index, "its XXH64 is not the manifest's")
-        return data
+        return self._read(index, block.offset, block.num_bytes)
 
-    def _inflate(self, index: int) -> bytes:
-        table = self._table
-        frame = self._read(index, int(table.offsets[index]), int(table.packed[index]))
+    def unpack(self, index: int, packed: bytes | memoryview) -> bytes | memoryview:
+        """A block's inflated bytes; DamagedBlock when a checksum does not fit.
+
+        A zstd frame is verified each time, a `.tar` block when this reader first meets it.
+        """
+        if self._is_compressed:
+            return self._inflate(index, packed)
+        if index not in self._verified:
+            if xxhash.xxh64_intdigest(packed) != self.shard.blocks[index].xxh64:
+                raise DamagedBlock(self.shard.name, index, "its XXH64 is not the manifest's")
+            self._verified.add(index)
+        return packed
+
+    def _inflate(self, index: int, frame: bytes | memoryview) -> bytes:
         try:
-            data = frames.inflate(frame, size=int(table.inflated[index]))
+            data = frames.inflate(frame, size=int(self._table.inflated[index]))
         except frames.FrameError as error:
             raise DamagedBlock(self.shard.name, index, str(error)) from error
-        if frames.frame_checksum(frame) != int(table.checksums[index]):
+        if frames.frame_checksum(frame) != int(self._table.checksums[index]):
             raise DamagedBlock(self.shard.name, index, "its checksum is not the seek table's")
         return data
 
-    def _read(self, index: int, offset: int, count: int) -> bytes:
+    def _read(self, index: int, offset: int, count: int) -> bytes | memoryview:
         try:
             data = self._file.read(offset, count)
         except OSError as error:

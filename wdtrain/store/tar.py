@@ -68,16 +68,16 @@ def member(name: bytes, data: bytes) -> bytes:
     return header(name, len(data)) + data + bytes(-len(data) % BLOCK)
 
 
-def read_header(data: bytes, at: int) -> Member:
+def read_header(data: bytes | memoryview, at: int) -> Member:
     """The member whose header is at byte `at`; TarError if it is none or goes past the end."""
-    if data[at + 257 : at + 262] != b"ustar" or data[at + 156] not in b"0\0":
+    head = bytes(data[at : at + BLOCK])
+    if head[257:262] != b"ustar" or head[156] not in b"0\0":
         raise TarError(f"no plain ustar member at byte {at}")
     try:
-        size = int(data[at + 124 : at + 135], 8)
-        name = data[at : at + MAX_NAME].rstrip(b"\0").decode()
-        if data[at + 345]:
-            prefix = data[at + 345 : at + 345 + _MAX_PREFIX].rstrip(b"\0").decode()
-            name = f"{prefix}/{name}"
+        size = int(head[124:135], 8)
+        name = head[:MAX_NAME].rstrip(b"\0").decode()
+        if head[345]:
+            name = f"{head[345 : 345 + _MAX_PREFIX].rstrip(bytes(1)).decode()}/{name}"
     except ValueError as error:
         raise TarError(f"unreadable tar header at byte {at}") from error
     if at + BLOCK + padded(size) > len(data):
@@ -85,17 +85,17 @@ def read_header(data: bytes, at: int) -> Member:
     return Member(name, at + BLOCK, size)
 
 
-def walk(data: bytes, *, limit: int | None = None) -> list[Member]:
-    """The members of a run of tar members: all, or the first `limit` of them.
+def walk(data: bytes) -> list[Member]:
+    """The members of a run of tar members.
 
     Ends at the end of the bytes or at the end-of-archive zeros, after which nothing may follow.
     """
     members: list[Member] = []
     at, end = 0, len(data)
-    while at + BLOCK <= end and data[at] and len(members) != limit:
+    while at + BLOCK <= end and data[at]:
         member = read_header(data, at)
         members.append(member)
         at = member.start + padded(member.size)
-    if len(members) != limit and any(data[at:]):
+    if any(data[at:]):
         raise TarError(f"bytes after the last member, at byte {at}")
     return members

@@ -1,12 +1,21 @@
-"""What the stream hands on: a batch of triples on the host, as uint8, with its cursor."""
+"""What the stream hands on: a batch of triples on the host, as uint8, with its cursor.
+
+Owns the memory that batches are decoded into. The surprise: a batch's memory is used again once
+nothing refers to its tensors any more, since touching fresh pages costs as much as a row's copy.
+"""
 
 from __future__ import annotations
 
+import threading
+import weakref
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
 
+from wdtrain.store.rows import Target
+from wdtrain.store.tar import MAX_NAME
 from wdtrain.stream.cursor import Cursor
 
 
@@ -15,17 +24,17 @@ class Batch:
     """A rank's part of one batch; it may be empty.
 
     overlay: uint8 [n, 3, height, width] in channels_last memory; mask: uint8 [n, 1, height, width]
-    alpha; depth: uint8 or uint16 [n, 1, height, width] codes; keys: n sample keys; positions:
-    int64 [n], where in the order each row is (epoch = position // cursor.samples); chunks: rows of
-    each chunk, in order; cursor: where the run is after this batch, the same on every rank;
-    wait_seconds: how long the caller waited for it; occupancy: share 0..1 of the reader's threads
-    that was busy in each stage since the batch before.
+    alpha; depth: uint8 or uint16 [n, 1, height, width] codes; names: uint8 [n, 100], the members
+    the overlays lay in; positions: int64 [n], where in the order each row is (epoch =
+    position // cursor.samples); chunks: rows of each chunk, in order; cursor: where the run is
+    after this batch, the same on every rank; wait_seconds: how long the caller waited for it;
+    occupancy: share 0..1 of the reader's threads busy in each stage since the batch before.
     """
 
     overlay: torch.Tensor
     mask: torch.Tensor
     depth: torch.Tensor
-    keys: list[str]
+    names: np.ndarray
     positions: np.ndarray
     chunks: list[int]
     cursor: Cursor
@@ -33,7 +42,13 @@ class Batch:
     occupancy: dict[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.positions)
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """The n sample keys: a member's name up to its first dot, as in WebDataset."""
+        names = self.names.view(f"S{MAX_NAME}").ravel().tolist() if len(self) else []
+        return [name.split(b".", 1)[0].decode() for name in names]
 
     @property
     def epochs(self) -> list[int]:
@@ -41,18 +56,49 @@ class Batch:
         return [int(epoch) for epoch in self.positions // self.cursor.samples]
 
 
-class HostBuffers:
-    """The memory one batch is decoded into, and from there shown as tensors without a copy."""
+KEPT = 8
+"""Batches of one size whose memory is kept for the next ones; a run needs about five."""
 
-    def __init__(self, rows: int, height: int, width: int, depth_dtype: np.dtype) -> None:
-        self.overlay = np.empty((rows, height, width, 3), np.uint8)
-        self.mask = np.empty((rows, height, width), np.uint8)
-        self.depth = np.empty((rows, height, width), depth_dtype)
 
-    def tensors(self, kept: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """overlay, mask, depth of the rows that are kept (bool [rows]), in Batch's shapes."""
-        arrays = (self.overlay, self.mask, self.depth)
-        if not kept.all():
-            arrays = tuple(array[kept] for array in arrays)
-        overlay, mask, depth = (torch.from_numpy(array) for array in arrays)
-        return overlay.permute(0, 3, 1, 2), mask.unsqueeze(1), depth.unsqueeze(1)
+class HostMemory:
+    """Gives the memory of batches, and takes it back when their tensors are gone."""
+
+    def __init__(self, height: int, width: int, depth_dtype: np.dtype) -> None:
+        self._fields = (
+            ((height, width, 3), np.dtype(np.uint8)),
+            ((height, width), np.dtype(np.uint8)),
+            ((height, width), depth_dtype),
+        )
+        self._free: dict[int, list[np.ndarray]] = {}
+        self._lock = threading.Lock()
+
+    def take(self, rows: int) -> Target:
+        """Uninitialised memory for a batch of so many rows."""
+        overlay, mask, depth = (self._array((rows, *s), dtype) for s, dtype in self._fields)
+        return Target(overlay, mask, depth, np.empty((rows, MAX_NAME), np.uint8))
+
+    def _array(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        num_bytes = int(np.prod(shape)) * dtype.itemsize
+        with self._lock:
+            free = self._free.setdefault(num_bytes, [])
+            base = free.pop() if free else np.empty(num_bytes, np.uint8)
+        # A tensor made of `array` holds that object itself, so its end is the end of the batch.
+        array = base.view(dtype).reshape(shape)
+        weakref.finalize(array, self._take_back, base).atexit = False
+        return array
+
+    def _take_back(self, base: np.ndarray) -> None:
+        # May run wherever the last reference goes, also while this thread holds the lock above:
+        # so no lock here, and one array too many now and then does no harm.
+        free = self._free[base.nbytes]
+        if len(free) < KEPT:
+            free.append(base)
+
+
+def tensors(target: Target, kept: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """overlay, mask, depth of the rows that are kept (bool [rows]), in Batch's shapes."""
+    arrays: tuple[np.ndarray, ...] = (target.overlay, target.mask, target.depth)
+    if not kept.all():
+        arrays = tuple(array[kept] for array in arrays)
+    overlay, mask, depth = (torch.from_numpy(array) for array in arrays)
+    return overlay.permute(0, 3, 1, 2), mask.unsqueeze(1), depth.unsqueeze(1)

@@ -14,13 +14,14 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.permutation import Permutation, key_of, keyed_hash
 
-ORDER_VERSION = 1
+ORDER_VERSION = 2
 """Raised whenever the same arguments would give another order: old cursors are then refused."""
 
 MAX_WINDOW = 4
@@ -29,6 +30,10 @@ needs only to part neighbours of a block."""
 
 WINDOW_BYTES = 256 * 2**20
 """What the open windows of all lanes may hold, inflated."""
+
+
+TABLE_BLOCKS = 1 << 16
+"""Up to here an epoch's permutation of blocks is kept as a table (512 KB), not worked out anew."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,16 @@ class WindowKey:
     epoch: int
     lane: int
     number: int
+
+
+class _Layout(NamedTuple):
+    """An epoch's permutation of blocks (also as a table, where they are few); where its short
+    blocks end in the epoch, and how many rows all those before lacked."""
+
+    permutation: Permutation
+    table: np.ndarray | None
+    ends: np.ndarray
+    lacking: np.ndarray
 
 
 class Order:
@@ -83,7 +98,7 @@ class Order:
         self.window_rows = max(1, self.window * self.block_rows // chunk) * chunk
         facts = [ORDER_VERSION, manifest.digest, split, seed, lanes, chunk, self.window]
         self.digest = hashlib.blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()
-        self._epoch_blocks = lru_cache(maxsize=4)(self._lay_out_epoch)
+        self._epoch_layouts = lru_cache(maxsize=4)(self._lay_out_epoch)
 
     # ------------------------------------------------------------------ positions to lanes
 
@@ -106,33 +121,52 @@ class Order:
         return start, start + length
 
     def window_of(self, piece: Piece) -> WindowKey:
-        return WindowKey(piece.epoch, piece.lane, piece.offset // self.window_rows)
+        number = (piece.offset + self._shift(piece.lane)) // self.window_rows
+        return WindowKey(piece.epoch, piece.lane, number)
+
+    def window_offset(self, key: WindowKey) -> int:
+        """Where in its lane a window begins."""
+        return max(0, key.number * self.window_rows - self._shift(key.lane))
+
+    def _shift(self, lane: int) -> int:
+        """Rows by which a lane's first window is shorter than the others.
+
+        Lanes advance together, so windows of equal beginnings would all have to be opened at once,
+        every `window_rows` x `lanes` samples; staggered, a few are opened with each batch.
+        """
+        return lane % (self.window_rows // self.chunk) * self.chunk
 
     # ------------------------------------------------------------------ windows to blocks
 
     def window_samples(self, key: WindowKey) -> tuple[np.ndarray, np.ndarray]:
         """(block, row) of every sample of a window, int64 [m] each, in the order they come."""
         start, stop = self.lane_bounds(key.lane)
-        first = start + key.number * self.window_rows
-        laid = np.arange(first, min(first + self.window_rows, stop), dtype=np.int64)
+        end = start + (key.number + 1) * self.window_rows - self._shift(key.lane)
+        laid = np.arange(start + self.window_offset(key), min(end, stop), dtype=np.int64)
         word = key_of(self.seed, key.epoch, "window", key.lane, key.number)
         mixed = np.argsort(keyed_hash(np.arange(len(laid)), word), kind="stable")
-        return self._blocks_at(key.epoch, laid[mixed])
+        blocks, rows = self._blocks_at(key.epoch, laid)
+        return blocks[mixed], rows[mixed]
 
-    def _lay_out_epoch(self, epoch: int) -> tuple[Permutation, np.ndarray, np.ndarray]:
-        """The epoch's permutation of blocks; where its short blocks end, and what they lacked."""
+    def _lay_out_epoch(self, epoch: int) -> _Layout:
         permutation = Permutation(self.num_blocks, key_of(self.seed, epoch, "blocks"))
         place = permutation.inverse(self._short_blocks)
         by_place = np.argsort(place)
         lacking = np.cumsum(self._deficits[by_place])
         ends = (place[by_place] + 1) * self.block_rows - lacking
-        return permutation, ends, np.concatenate([[0], lacking])
+        is_small = self.num_blocks <= TABLE_BLOCKS
+        table = permutation.forward(np.arange(self.num_blocks)) if is_small else None
+        return _Layout(permutation, table, ends, np.concatenate([[0], lacking]))
 
     def _blocks_at(self, epoch: int, laid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        permutation, ends, lacking = self._epoch_blocks(epoch)
-        virtual = laid + lacking[np.searchsorted(ends, laid, side="right")]
+        """(block, row) of samples that lie one after the other in the epoch."""
+        layout = self._epoch_layouts(epoch)
+        virtual = laid + layout.lacking[np.searchsorted(layout.ends, laid, side="right")]
         places, rows = np.divmod(virtual, self.block_rows)
-        return permutation.forward(places), rows
+        if layout.table is not None:
+            return layout.table[places], rows
+        few = np.arange(places[0], places[-1] + 1)
+        return layout.permutation.forward(few)[places - places[0]], rows
 
     def shard_block(self, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(shard, block in that shard) of block numbers that run over the whole split."""
@@ -144,7 +178,7 @@ class Order:
         piece = next(self.pieces(position, position + 1))
         key = self.window_of(piece)
         blocks, rows = self.window_samples(key)
-        at = piece.offset - key.number * self.window_rows
+        at = piece.offset - self.window_offset(key)
         shards, in_shard = self.shard_block(blocks[at : at + 1])
         return int(shards[0]), int(in_shard[0]), int(rows[at])
 

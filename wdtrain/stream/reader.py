@@ -1,42 +1,43 @@
 """Disk to batches, with threads and no worker processes.
 
-Owns the open windows of each lane and the work in flight: blocks are read, inflated and parsed by
-a pool, rows are decoded by the same pool straight into a batch's memory, and a bounded number of
-batches is prepared ahead. zstd, libjpeg-turbo and OpenCV release the lock, so threads scale.
+Owns the open windows of each lane and the work in flight: a pool opens windows (reads, inflates and
+parses their blocks) and decodes rows straight into a batch's memory; a bounded number of batches is
+prepared ahead. zstd, libjpeg-turbo and our own loops release the lock, so threads scale.
 The surprise: there is no scheduler thread. Asking for a batch tops up the work in flight; since the
-pool is first in, first out, a decode that waits for a block can never stand before its load.
+pool is first in, first out, a decode that waits for a window can never stand before its opening.
 """
 
 from __future__ import annotations
 
 import os
-import threading
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 import torch
 
-from wdtrain.store.errors import DamagedBlock, DamagedSample, StoreError
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.samples import BlockIndex, decode_row, parse_block
-from wdtrain.store.shards import ShardReader
-from wdtrain.stream.batches import Batch, HostBuffers
+from wdtrain.store.rows import Target
+from wdtrain.stream.batches import Batch, HostMemory, tensors
 from wdtrain.stream.cursor import Cursor
-from wdtrain.stream.order import Order, Piece, WindowKey
+from wdtrain.stream.order import Order, Piece, WindowKey, inflated_bytes
+from wdtrain.stream.readahead import ReadAhead
 from wdtrain.stream.stages import Stages
-from wdtrain.triple import resize_triple_arrays
+from wdtrain.stream.windows import Blocks, Damage, Window
 
 AHEAD = 3
 """Batches prepared ahead of the step: enough to ride out an evaluation's first step or a slow
 window, small enough that memory stays bounded by the windows."""
 
-MAX_OPEN_SHARDS = 256
-"""Shards held open at once: far below the usual limit of 1,024 open files."""
+FILLS_PER_THREAD = 2
+"""Into how many parts a thread's share of a batch is cut: enough that no thread waits long for the
+last one, few enough that handing them out (some 30 microseconds each) does not count."""
 
 DamagePolicy = Literal["fatal", "skip"]
 
@@ -44,31 +45,32 @@ DamagePolicy = Literal["fatal", "skip"]
 class Damaged(ValueError):
     """A block or a sample that is not what was packed: which one, and what is wrong with it."""
 
-    def __init__(self, shard: str, block: int, key: str | None, why: str) -> None:
-        self.where = f"shard {shard}, block {block}" + (f", sample {key}" if key else "")
+    def __init__(self, damage: Damage) -> None:
+        self.where, self.why = damage.where, damage.why
         super().__init__(
-            f"{self.where} is damaged: {why}; fetch the shard again or pack it again, or set "
+            f"{self.where} is damaged: {self.why}; fetch the shard again or pack it again, or set "
             "data.on_damage=skip to train without it"
         )
-        self.why = why
 
 
 @dataclass(frozen=True)
-class Window:
-    """An open window: where its samples lie, and its blocks, loading or loaded."""
+class Fill:
+    """A piece of a batch: which rows of which window go to the batch's rows from `at` on."""
 
-    blocks: np.ndarray
-    rows: np.ndarray
-    loads: dict[int, Future[BlockIndex | Damaged]]
+    piece: Piece
+    window: Future[Window]
+    start: int
+    at: int
 
 
 @dataclass(frozen=True)
 class Pending:
-    """A batch being decoded: the buffers, who fills them, and the cursor after it."""
+    """A batch being decoded: its memory, which rows are kept, who fills them, the cursor after."""
 
-    buffers: HostBuffers
+    target: Target
+    kept: np.ndarray
     pieces: list[Piece]
-    fills: list[Future[list[str | Damaged]]]
+    tasks: list[Future[None]]
     cursor: Cursor
 
 
@@ -101,6 +103,9 @@ class Stream(torch.utils.data.IterableDataset[Batch]):
         self.on_damage = on_damage
         self.stages = Stages()
         self.damaged = {} if damaged is None else damaged
+        # Kept over the epochs: open files with what they have verified, and batches' memory.
+        self.blocks = Blocks(manifest, order, self.stages)
+        self.memory = HostMemory(*self.size, manifest.depth.dtype)
 
     def __iter__(self) -> Iterator[Batch]:
         if torch.utils.data.get_worker_info() is not None:
@@ -112,15 +117,22 @@ class Stream(torch.utils.data.IterableDataset[Batch]):
 
 
 class _Reading:
-    """One pass over a stream: the pool, the open files and the open windows."""
+    """One pass over a stream: the pool and the open windows."""
 
     def __init__(self, stream: Stream) -> None:
         self.stream, self.order = stream, stream.order
         self.pool = ThreadPoolExecutor(stream.threads, thread_name_prefix="wdtrain-read")
-        self.shards = stream.manifest.splits[stream.order.split].shards
-        self.readers: dict[int, ShardReader] = {}
-        self.lock = threading.Lock()
-        self.windows: dict[int, tuple[WindowKey, Window]] = {}
+        self.windows: dict[int, tuple[WindowKey, Future[Window]]] = {}
+        self.ahead = self._read_ahead() if stream.blocks.is_remote else None
+
+    def _read_ahead(self) -> ReadAhead:
+        stream, end = self.stream, self.stream.stop
+        return ReadAhead(
+            self.order,
+            self._mine(stream.start, sys.maxsize if end is None else end),
+            stream.blocks.read,
+            block_bytes=inflated_bytes(stream.manifest),
+        )
 
     def batches(self) -> Iterator[Batch]:
         pending: deque[Pending] = deque()
@@ -135,8 +147,9 @@ class _Reading:
                     return
                 yield self._finish(pending.popleft())
         finally:
+            if self.ahead is not None:
+                self.ahead.close()
             self.pool.shutdown(wait=True, cancel_futures=True)
-            self.readers.clear()
 
     def _batch_end(self, position: int, stop: int | None) -> int:
         # Step t takes positions [tB, (t+1)B), also after a resume at any position.
@@ -146,125 +159,86 @@ class _Reading:
     # ------------------------------------------------------------------ ask for the work
 
     def _begin(self, start: int, stop: int) -> Pending:
-        mine = [
-            piece
-            for piece in self.order.pieces(start, stop)
-            if piece.lane % self.stream.world == self.stream.rank
-        ]
+        if self.ahead is not None:
+            self.ahead.reach(stop)
+        mine = list(self._mine(start, stop))
         rows = sum(piece.rows for piece in mine)
-        dtype = self.stream.manifest.depth.dtype
-        buffers = HostBuffers(rows, *self.stream.size, dtype)
+        target, kept = self.stream.memory.take(rows), np.ones(rows, bool)
         fills, at = [], 0
         for piece in mine:
-            key, window = self._open_window(self.order.window_of(piece))
-            inside = piece.offset - key.number * self.order.window_rows
-            fills.append(self.pool.submit(self._fill, buffers, at, window, inside, piece.rows))
+            fills.append(self._fill_of(piece, at))
             at += piece.rows
-            if self.order.window_rows == self.order.chunk and inside + piece.rows == len(
-                window.rows
-            ):
-                del self.windows[piece.lane]  # large pictures: nothing is held beyond its use
-        return Pending(buffers, mine, fills, Cursor.at(self.order, stop))
+        step = max(1, -(-len(fills) // (FILLS_PER_THREAD * self.stream.threads)))
+        tasks = [
+            self.pool.submit(self._fill, target, kept, fills[first : first + step])
+            for first in range(0, len(fills), step)
+        ]
+        return Pending(target, kept, mine, tasks, Cursor.at(self.order, stop))
 
-    def _open_window(self, key: WindowKey) -> tuple[WindowKey, Window]:
+    def _mine(self, start: int, stop: int) -> Iterator[Piece]:
+        """The pieces of positions [start, stop) that lie on this rank's lanes."""
+        for piece in self.order.pieces(start, stop):
+            if piece.lane % self.stream.world == self.stream.rank:
+                yield piece
+
+    def _fill_of(self, piece: Piece, at: int) -> Fill:
+        key = self.order.window_of(piece)
+        inside = piece.offset - self.order.window_offset(key)
+        window = self._open_window(key)
+        if self.order.window_rows == self.order.chunk:
+            del self.windows[piece.lane]  # large pictures: nothing is held beyond its use
+        return Fill(piece, window, inside, at)
+
+    def _open_window(self, key: WindowKey) -> Future[Window]:
         """The window of `key`; a lane holds one, and hands blocks that it shares to its next."""
         open_key, window = self.windows.get(key.lane, (None, None))
-        if open_key != key:
-            blocks, rows = self.order.window_samples(key)
+        if window is None or open_key != key:
             same_epoch = open_key is not None and open_key.epoch == key.epoch
-            held = window.loads if window is not None and same_epoch else {}
-            loads = {
-                block: held[block] if block in held else self.pool.submit(self._load, block)
-                for block in map(int, np.unique(blocks))
-            }
-            window = Window(blocks, rows, loads)
+            before = window if same_epoch else None
+            window = self.pool.submit(self.stream.blocks.open_window, key, before, self.ahead)
             self.windows[key.lane] = (key, window)
-        assert window is not None
-        return key, window
+        return window
 
     # ------------------------------------------------------------------ the work, in the pool
 
-    def _load(self, block: int) -> BlockIndex | Damaged:
-        """A block, read, inflated, checked and parsed; or what is wrong with it."""
-        shard, inside = self._place(block)
-        reader = self._reader(shard)  # a missing shard is no damage to leave out: it stops the run
-        try:
-            with self.stream.stages.timed("read"):
-                data = reader.read_block(inside)
-        except DamagedBlock as error:
-            return self._judged(Damaged(error.shard, error.block, None, error.why))
-        try:
-            with self.stream.stages.timed("parse"):
-                return parse_block(data, self.stream.manifest)
-        except StoreError as error:
-            key = error.key if isinstance(error, DamagedSample) else None
-            return self._judged(Damaged(self.shards[shard].name, inside, key, str(error)))
+    def _fill(self, target: Target, kept: np.ndarray, fills: list[Fill]) -> None:
+        """Decodes pieces into the batch; rows that damage leaves out are marked as not kept."""
+        for fill in fills:
+            window = fill.window.result()
+            stop = fill.start + fill.piece.rows
+            part = target.rows(fill.at, fill.at + fill.piece.rows)
+            if not window.decode(fill.start, stop, part, self.stream.stages):
+                with self.stream.stages.timed("decode"):
+                    self._fill_by_row(window, fill, part, kept[fill.at :])
 
-    def _fill(
-        self, buffers: HostBuffers, at: int, window: Window, inside: int, rows: int
-    ) -> list[str | Damaged]:
-        """The key of each row, decoded into the batch; or the damage that leaves it out."""
-        blocks = [window.loads[int(block)].result() for block in window.blocks[inside:][:rows]]
-        with self.stream.stages.timed("decode"):
-            return [
-                block
-                if isinstance(block, Damaged)
-                else self._decode(buffers, at + number, block, window, inside + number)
-                for number, block in enumerate(blocks)
-            ]
-
-    def _decode(
-        self, buffers: HostBuffers, at: int, block: BlockIndex, window: Window, place: int
-    ) -> str | Damaged:
-        height, width = self.stream.size
-        row = int(window.rows[place])
-        try:
-            arrays = decode_row(block, row)
-        except DamagedSample as error:
-            shard, inside = self._place(int(window.blocks[place]))
-            return self._judged(Damaged(self.shards[shard].name, inside, error.key, error.why))
-        overlay, mask, depth = resize_triple_arrays(*arrays, height=height, width=width)
-        buffers.overlay[at], buffers.mask[at], buffers.depth[at] = overlay, mask, depth
-        return block.keys[row]
-
-    def _judged(self, damage: Damaged) -> Damaged:
-        if self.stream.on_damage == "fatal":
-            raise damage
-        self.stream.damaged[damage.where] = damage.why
-        return damage
-
-    def _place(self, block: int) -> tuple[int, int]:
-        shard, inside = self.order.shard_block(np.array([block]))
-        return int(shard[0]), int(inside[0])
-
-    def _reader(self, shard: int) -> ShardReader:
-        with self.lock:
-            if shard not in self.readers:
-                entry, manifest = self.shards[shard], self.stream.manifest
-                # One that is dropped closes itself when the last read of it has ended.
-                while len(self.readers) >= MAX_OPEN_SHARDS:
-                    self.readers.pop(next(iter(self.readers)))
-                self.readers[shard] = ShardReader(manifest.shard_url(entry), entry, manifest)
-            return self.readers[shard]
+    def _fill_by_row(self, window: Window, fill: Fill, part: Target, kept: np.ndarray) -> None:
+        for row in range(fill.piece.rows):
+            damage = window.decode_one(fill.start + row, part, row)
+            if damage is not None:
+                if self.stream.on_damage == "fatal":
+                    raise Damaged(damage)
+                self.stream.damaged[damage.where] = damage.why
+                kept[row] = False
 
     # ------------------------------------------------------------------ hand on the batch
 
     def _finish(self, pending: Pending) -> Batch:
         started = time.perf_counter()
-        filled = [fill.result() for fill in pending.fills]
+        for task in pending.tasks:
+            task.result()
         waited = time.perf_counter() - started
         self.stream.stages.add("wait", waited)
-        found = [row for rows in filled for row in rows]
-        kept = np.array([isinstance(row, str) for row in found], bool)
-        positions = [np.arange(p.position, p.position + p.rows) for p in pending.pieces]
-        overlay, mask, depth = pending.buffers.tensors(kept)
+        kept, pieces = pending.kept, pending.pieces
+        overlay, mask, depth = tensors(pending.target, kept)
+        positions = [np.arange(p.position, p.position + p.rows) for p in pieces]
+        ends = np.cumsum([0, *(piece.rows for piece in pieces)])
         return Batch(
             overlay=overlay,
             mask=mask,
             depth=depth,
-            keys=[row for row in found if isinstance(row, str)],
+            names=pending.target.names[kept],
             positions=np.concatenate([np.empty(0, np.int64), *positions])[kept],
-            chunks=[sum(isinstance(row, str) for row in rows) for rows in filled],
+            chunks=[int(kept[start:stop].sum()) for start, stop in pairwise(ends)],
             cursor=pending.cursor,
             wait_seconds=waited,
             occupancy=self.stream.stages.occupancy(self.stream.threads),

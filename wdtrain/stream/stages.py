@@ -7,14 +7,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-WORK = ("read", "parse", "decode")
+WORK = ("read", "inflate", "parse", "gather", "decode")
 STAGES = (*WORK, "wait")
 
 
 class Stages:
-    """Seconds spent in each stage. `read` includes inflating and checking; `wait` is the caller's.
+    """Seconds spent in each stage; checksums belong to `inflate`, `wait` is the caller's.
 
-    Divided by wall seconds x threads, the first three give the occupancy of the reader's threads.
+    Divided by wall seconds x threads, the others give the occupancy of the reader's threads.
     """
 
     def __init__(self) -> None:

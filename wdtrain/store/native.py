@@ -1,0 +1,100 @@
+"""The compiled inner loops of `_rows.c`, through ctypes, which releases the interpreter lock.
+
+`LIBRARY` is None where they were not built (no C compiler at installation, or a bare checkout).
+Every caller then takes its Python path, and also whenever a function here says that it met
+something unusual: that path alone knows what is wrong and names it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.machinery
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from wdtrain.store.tar import BLOCK
+
+_POINTER = ctypes.c_void_p
+_POINTERS = (_POINTER, _POINTER)
+_COUNT = ctypes.c_int64
+
+
+def _load() -> ctypes.CDLL | None:
+    here = Path(__file__).parent
+    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
+        path = here / f"_rows{suffix}"
+        if path.exists():
+            library = ctypes.CDLL(str(path))
+            library.wd_index.argtypes = [_POINTER, _COUNT, _POINTER, _COUNT, _COUNT, *_POINTERS]
+            library.wd_index.restype = _COUNT
+            library.wd_copy.argtypes = [_POINTER, _COUNT, _COUNT, _POINTER]
+            library.wd_copy.restype = None
+            library.wd_slice_pngs.argtypes = [
+                *_POINTERS,
+                _COUNT,
+                _POINTER,
+                _COUNT,
+                _COUNT,
+                _POINTER,
+            ]
+            library.wd_slice_pngs.restype = _COUNT
+            return library
+    return None
+
+
+LIBRARY: Final = _load()
+
+
+def address_of(data: bytes | memoryview) -> int:
+    """Where bytes lie in memory; good for as long as they are held."""
+    address: int = np.frombuffer(data, np.uint8).__array_interface__["data"][0]
+    return address
+
+
+def _at(array: np.ndarray) -> int:
+    assert array.flags.c_contiguous
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
+def index_members(
+    data: bytes | memoryview, suffixes: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """int64 [samples, members] starts and sizes of a block of samples KEY.suffix, ...; None where
+    it is anything else, or nothing was built."""
+    if LIBRARY is None:
+        return None
+    columns = len(suffixes)
+    room = len(data) // (BLOCK * columns) + 1
+    starts, sizes = np.empty((2, room, columns), np.int64)
+    names = (ctypes.c_char_p * columns)(*(f".{suffix}".encode() for suffix in suffixes))
+    address = address_of(data) if len(data) else 0
+    samples = LIBRARY.wd_index(address, len(data), names, columns, room, _at(starts), _at(sizes))
+    return None if samples < 0 else (starts[:samples], sizes[:samples])
+
+
+def copy_rows(sources: np.ndarray, target: np.ndarray) -> None:
+    """target [n, ...] is filled from n addresses (int64 [n], contiguous), a row from each."""
+    assert LIBRARY is not None
+    if len(sources):
+        LIBRARY.wd_copy(_at(sources), len(sources), target[0].nbytes, _at(target))
+
+
+def slice_pngs(sources: np.ndarray, sizes: np.ndarray, prefix: bytes, target: np.ndarray) -> bool:
+    """target [n, height, width], big-endian where of 16 bits, is filled from n stored PNGs; False
+    where one is not stored, unfiltered and of exactly this size (`prefix`: its first 43 bytes)."""
+    assert LIBRARY is not None
+    height, width = target.shape[1:]
+    done: int = LIBRARY.wd_slice_pngs(
+        _at(sources),
+        _at(sizes),
+        len(sources),
+        prefix,
+        height,
+        width * target.itemsize,
+        _at(target),
+    )
+    return done == len(sources)

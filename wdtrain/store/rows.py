@@ -1,0 +1,168 @@
+"""Many samples at once, from parsed blocks straight into the memory of a batch.
+
+Members of one kind are copied for all rows by one call that holds no interpreter lock; only the
+JPEGs are decoded one by one. The surprise: this path reports no error. Where anything is unusual
+it says so, and the caller goes row by row through `decode_row`, which gives the same pixels or
+names what is damaged.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+import simplejpeg
+
+from wdtrain import triple
+from wdtrain.store import native, tar
+from wdtrain.store.manifest import Manifest
+from wdtrain.store.samples import BlockIndex
+
+_PNG_PREFIX_BYTES = 43
+"""Signature, IHDR, and the head of the IDAT up to the first stored part."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where n rows go: overlay uint8 [n, h, w, 3], mask uint8 [n, h, w], depth [n, h, w] of the
+    dataset's dtype, names uint8 [n, 100] (the name of each overlay's member)."""
+
+    overlay: np.ndarray
+    mask: np.ndarray
+    depth: np.ndarray
+    names: np.ndarray
+
+    def rows(self, start: int, stop: int) -> Target:
+        """Views of rows [start, stop)."""
+        part = slice(start, stop)
+        return Target(self.overlay[part], self.mask[part], self.depth[part], self.names[part])
+
+
+class Gathered:
+    """Rows of several blocks, in any order: `rows[i]` of `blocks[slots[i]]` is the i-th."""
+
+    def __init__(
+        self, blocks: Sequence[BlockIndex], slots: np.ndarray, rows: np.ndarray, manifest: Manifest
+    ) -> None:
+        self._blocks = list(blocks)  # hold the bytes that the addresses point into
+        self._slots, self._manifest = slots, manifest
+        self._is_raw = manifest.encoding == "raw"
+        starts = np.empty((4, len(rows)), np.int64)
+        self._sizes = np.empty((4, len(rows)), np.int64)
+        bases = np.empty(len(rows), np.int64)
+        for slot, block in enumerate(self._blocks):
+            mine = np.flatnonzero(slots == slot)
+            starts[:, mine] = block.starts[rows[mine]].T
+            self._sizes[:, mine] = block.sizes[rows[mine]].T
+            bases[mine] = native.address_of(block.data)
+        self._starts = starts
+        self._addresses = starts + bases
+
+    def gather(self, start: int, stop: int, target: Target) -> bool:
+        """All that needs no JPEG decoder: names, masks, depths, and raw overlays of rows
+        [start, stop) are in `target`. False where one is unusual (some may be written)."""
+        if native.LIBRARY is None:
+            return False
+        part, stored = slice(start, stop), (self._manifest.height, self._manifest.width)
+        native.copy_rows(self._addresses[0, part] - tar.BLOCK, target.names)
+        if target.mask.shape[1:] == stored:
+            return self._gather(part, target)
+        shape = (stop - start, *stored)
+        overlay = np.empty((*shape, 3), np.uint8) if self._is_raw else target.overlay
+        mask, depth = np.empty(shape, np.uint8), np.empty(shape, target.depth.dtype)
+        if not self._gather(part, Target(overlay, mask, depth, target.names)):
+            return False
+        if self._is_raw:
+            _resize(overlay, target.overlay, cv2.INTER_AREA)
+        _resize(mask, target.mask, cv2.INTER_AREA)
+        _resize(depth, target.depth, cv2.INTER_NEAREST_EXACT)
+        return True
+
+    def _gather(self, part: slice, target: Target) -> bool:
+        """`gather` at the stored size."""
+        if self._is_raw:
+            for column, array in enumerate((target.overlay, target.mask, target.depth)):
+                # The pixels are the end of the member, after the header of `.npy`.
+                skip = self._sizes[column, part] - array[0].nbytes
+                native.copy_rows(self._addresses[column, part] + skip, array)
+            return True
+        return all(
+            self._slice_pngs(column, part, array) or self._decode_pngs(column, part, array)
+            for column, array in ((1, target.mask), (2, target.depth))
+        )
+
+    def decode(self, start: int, stop: int, target: Target) -> bool:
+        """The overlays of rows [start, stop) are in `target`, where they are JPEGs. False where
+        one is unusual."""
+        if self._is_raw:
+            return True
+        jpegs = zip(self._members(0, slice(start, stop)), target.overlay, strict=True)
+        stored = (self._manifest.height, self._manifest.width)
+        decode, shape = simplejpeg.decode_jpeg, (*stored, 3)
+        try:
+            if target.overlay.shape[1:] != shape:
+                return all(_decode_scaled(jpeg, row, stored) for jpeg, row in jpegs)
+            return all(
+                decode(jpeg, "RGB", strict=True, buffer=row).shape == shape for jpeg, row in jpegs
+            )
+        except ValueError:
+            return False
+
+    def _slice_pngs(self, column: int, part: slice, array: np.ndarray) -> bool:
+        """Stored PNGs, as `.tar.zst` shards have them: copied out without a decoder."""
+        addresses, sizes = self._addresses[column, part], self._sizes[column, part]
+        prefix = _png_prefix(*array.shape[1:], array.dtype.str)
+        is_sliced = native.slice_pngs(addresses, sizes, prefix, array)
+        if is_sliced and array.itemsize == 2 and sys.byteorder == "little":
+            array.byteswap(inplace=True)  # PNG is big-endian
+        return is_sliced
+
+    def _decode_pngs(self, column: int, part: slice, array: np.ndarray) -> bool:
+        """Any other PNGs, as `.tar` shards have them."""
+        try:
+            for png, row in zip(self._members(column, part), array, strict=True):
+                pixels = triple.decode_png(png, name="", dtype=array.dtype)
+                if pixels.shape != row.shape:
+                    return False
+                row[...] = pixels
+        except triple.TripleError:
+            return False
+        return True
+
+    def _members(self, column: int, part: slice) -> Iterator[memoryview]:
+        """The stored bytes of a member of each row."""
+        views = [memoryview(block.data) for block in self._blocks]
+        starts = self._starts[column, part]
+        ends = (starts + self._sizes[column, part]).tolist()
+        for slot, start, end in zip(self._slots[part].tolist(), starts.tolist(), ends, strict=True):
+            yield views[slot][start:end]
+
+
+def _decode_scaled(jpeg: memoryview, row: np.ndarray, stored: tuple[int, int]) -> bool:
+    """A larger JPEG, decoded at a DCT scale and resized into `row` [h, w, 3]."""
+    if triple.overlay_shape(jpeg) != stored:
+        return False
+    rgb = triple.decode_overlay(jpeg, at_least=row.shape[:2])
+    _resize(rgb[None], row[None], cv2.INTER_AREA)
+    return True
+
+
+def _resize(pictures: np.ndarray, target: np.ndarray, interpolation: int) -> None:
+    """As `triple.resize_triple_arrays` does each, into target [n, h, w] or [n, h, w, 3]."""
+    height, width = target.shape[1:3]
+    if pictures.shape[1:3] == (height, width):
+        target[...] = pictures
+        return
+    for picture, row in zip(pictures, target, strict=True):
+        cv2.resize(picture, (width, height), dst=row, interpolation=interpolation)
+
+
+@lru_cache(maxsize=16)
+def _png_prefix(height: int, width: int, dtype: str) -> bytes:
+    """What every stored PNG of this size and dtype begins with."""
+    plain = triple.encode_png(np.zeros((height, width), np.dtype(dtype)), stored=True)
+    return plain[:_PNG_PREFIX_BYTES]

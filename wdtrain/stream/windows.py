@@ -1,0 +1,165 @@
+"""Opening windows: the blocks of a lane that are shuffled together, read, inflated and parsed.
+
+Owns the open files. Hands on windows, whose rows decode into a batch's memory. The surprise: what
+is damaged stays in its place in a window, and is judged only when a row of it is asked for, so
+that reading ahead finds nothing that the run does not come to.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import numpy as np
+
+from wdtrain.store.errors import DamagedBlock, DamagedSample, StoreError
+from wdtrain.store.files import is_url
+from wdtrain.store.manifest import Manifest
+from wdtrain.store.rows import Gathered, Target
+from wdtrain.store.samples import BlockIndex, decode_row, parse_block
+from wdtrain.store.shards import ShardReader
+from wdtrain.store.tar import BLOCK, MAX_NAME
+from wdtrain.stream.order import Order, WindowKey
+from wdtrain.stream.readahead import ReadAhead
+from wdtrain.stream.stages import Stages
+
+MAX_FILES = 256
+"""Shards held open at once: far below the usual limit of 1,024 open files."""
+
+MAX_URLS = 4096
+"""The same of a remote dataset, where an open shard is no open file but a few kB of seek table."""
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A block or a sample that is not what was packed: "shard S, block B, sample KEY", and why."""
+
+    where: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Window:
+    """An open window: its blocks by number, and which row of which block comes at each place."""
+
+    blocks: dict[int, BlockIndex | Damage]
+    places: tuple[np.ndarray, np.ndarray]
+    where: Callable[[int], str]
+    gathered: Gathered | None
+
+    def decode(self, start: int, stop: int, target: Target, stages: Stages) -> bool:
+        """Places [start, stop) are in `target`, or False: then `decode_one` has to say why."""
+        if self.gathered is None:
+            return False
+        with stages.timed("gather"):
+            is_gathered = self.gathered.gather(start, stop, target)
+        with stages.timed("decode"):
+            return is_gathered and self.gathered.decode(start, stop, target)
+
+    def decode_one(self, place: int, target: Target, row: int) -> Damage | None:
+        """The sample at a place is in row `row` of `target`; or what is wrong with it."""
+        number = int(self.places[0][place])
+        block = self.blocks[number]
+        if isinstance(block, Damage):
+            return block
+        inside = int(self.places[1][place])
+        size = (target.mask.shape[1], target.mask.shape[2])
+        try:
+            arrays = decode_row(block, inside, size=size)
+        except DamagedSample as error:
+            return Damage(f"{self.where(number)}, sample {error.key}", error.why)
+        target.overlay[row], target.mask[row], target.depth[row] = arrays
+        start = int(block.starts[inside, 0]) - BLOCK
+        target.names[row] = np.frombuffer(block.data, np.uint8, MAX_NAME, start)
+        return None
+
+
+class Blocks:
+    """The blocks of one split. Thread-safe; files stay open from one epoch to the next."""
+
+    def __init__(self, manifest: Manifest, order: Order, stages: Stages) -> None:
+        self.order = order
+        self.is_remote = is_url(manifest.url)
+        self._manifest, self._stages = manifest, stages
+        self._shards = manifest.splits[order.split].shards
+        self._readers: dict[int, ShardReader] = {}
+        self._opening: dict[int, threading.Lock] = {}
+        self._lock = threading.Lock()
+
+    def open_window(
+        self, key: WindowKey, before: Future[Window] | None, ahead: ReadAhead | None
+    ) -> Window:
+        """The window of a key. Blocks that it shares with the lane's window before are taken over.
+
+        StoreError for a shard that is missing or cannot be read: no damage to leave out.
+        """
+        blocks, rows = self.order.window_samples(key)
+        held = before.result().blocks if before is not None else {}
+        numbers = np.unique(blocks)
+        loaded: dict[int, BlockIndex | Damage] = {}
+        for number in numbers.tolist():
+            if number in held:
+                loaded[number] = held[number]
+            else:
+                request = None if ahead is None else ahead.request(key, number)
+                loaded[number] = self._load(number, request)
+        whole = [block for block in loaded.values() if isinstance(block, BlockIndex)]
+        gathered = None
+        if len(whole) == len(loaded):
+            gathered = Gathered(whole, np.searchsorted(numbers, blocks), rows, self._manifest)
+        return Window(loaded, (blocks, rows), self.where, gathered)
+
+    def read(self, number: int) -> bytes | memoryview:
+        """A block as it lies in its shard; DamagedBlock or StoreError where it cannot be read."""
+        shard, inside = self._place(number)
+        return self._reader(shard).read_packed(inside)
+
+    def where(self, number: int) -> str:
+        """A block's place in words."""
+        shard, inside = self._place(number)
+        return f"shard {self._shards[shard].name}, block {inside}"
+
+    def _load(self, number: int, request: Future[bytes | memoryview] | None) -> BlockIndex | Damage:
+        """A block, read, inflated, checked and parsed; or what is wrong with it."""
+        shard, inside = self._place(number)
+        try:
+            with self._stages.timed("read"):
+                packed = self.read(number) if request is None else request.result()
+            reader = self._reader(shard)
+            with self._stages.timed("inflate"):
+                data = reader.unpack(inside, packed)
+        except DamagedBlock as error:
+            return Damage(self.where(number), error.why)
+        try:
+            with self._stages.timed("parse"):
+                block = parse_block(data, self._manifest)
+        except StoreError as error:
+            sample = f", sample {error.key}" if isinstance(error, DamagedSample) else ""
+            return Damage(self.where(number) + sample, getattr(error, "why", str(error)))
+        packed_samples = reader.block_samples(inside)
+        if block.num_samples != packed_samples:
+            why = f"{block.num_samples} samples where {packed_samples} were packed"
+            return Damage(self.where(number), why)
+        return block
+
+    def _place(self, number: int) -> tuple[int, int]:
+        shards, inside = self.order.shard_block(np.array([number]))
+        return int(shards[0]), int(inside[0])
+
+    def _reader(self, shard: int) -> ShardReader:
+        """The open shard; only those who want the same one wait while it is opened."""
+        with self._lock:
+            opening = self._opening.setdefault(shard, threading.Lock())
+        with opening:
+            reader = self._readers.get(shard)
+            if reader is None:
+                entry = self._shards[shard]
+                reader = ShardReader(self._manifest.shard_url(entry), entry, self._manifest)
+                with self._lock:
+                    # One that is dropped closes itself when the last read of it has ended.
+                    while len(self._readers) >= (MAX_URLS if self.is_remote else MAX_FILES):
+                        self._readers.pop(next(iter(self._readers)))
+                    self._readers[shard] = reader
+            return reader
