@@ -63,7 +63,7 @@ def test_many_rows_at_once_equal_row_by_row(
     for start, stop in ((0, 3), (3, len(rows))):
         part = target.rows(start, stop)
         assert gathered.gather(start, stop, part)
-        assert gathered.decode(start, stop, part)
+        assert gathered.is_raw or gathered.decode(start, stop, part)
     suffix = member_suffixes(encoding)[0]
     for at, (slot, row) in enumerate(zip(slots, rows, strict=True)):
         arrays = decode_row(blocks[slot], row, size=size)

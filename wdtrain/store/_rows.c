@@ -59,10 +59,14 @@ int64_t wd_index(const uint8_t *data, int64_t bytes, const char *const *suffixes
     return member % columns ? -1 : member / columns;
 }
 
-/* `rows` runs of `row_bytes`, each from its own address, one after the other to `target`. */
-void wd_copy(const uint8_t *const *sources, int64_t rows, int64_t row_bytes, uint8_t *target) {
+/* For each column, `rows` runs of row_bytes[column], each from its own address, one after the
+ * other to targets[column]. `sources` is [columns, rows], `stride` addresses from column to column. */
+void wd_copy(const uint8_t *const *sources, int64_t stride, int64_t columns, int64_t rows,
+             const int64_t *row_bytes, uint8_t *const *targets) {
     for (int64_t row = 0; row < rows; row++)
-        memcpy(target + row * row_bytes, sources[row], row_bytes);
+        for (int64_t column = 0; column < columns; column++)
+            memcpy(targets[column] + row * row_bytes[column], sources[column * stride + row],
+                   row_bytes[column]);
 }
 
 /* The pixels of one stored, unfiltered greyscale PNG that begins with `prefix` (43 bytes); 0 if
@@ -94,7 +98,8 @@ static int slice_png(const uint8_t *png, int64_t png_bytes, const uint8_t *prefi
     return 1;
 }
 
-/* As wd_copy, the pixels of stored PNGs. Returns the rows done: fewer where one is unusual. */
+/* The pixels of `rows` stored PNGs, one after the other to `target`. Returns the rows done: fewer
+ * where one is unusual. */
 int64_t wd_slice_pngs(const uint8_t *const *pngs, const int64_t *png_bytes, int64_t rows,
                       const uint8_t *prefix, int64_t height, int64_t line_bytes, uint8_t *target) {
     for (int64_t row = 0; row < rows; row++)

@@ -30,7 +30,7 @@ def _load() -> ctypes.CDLL | None:
             library = ctypes.CDLL(str(path))
             library.wd_index.argtypes = [_POINTER, _COUNT, _POINTER, _COUNT, _COUNT, *_POINTERS]
             library.wd_index.restype = _COUNT
-            library.wd_copy.argtypes = [_POINTER, _COUNT, _COUNT, _POINTER]
+            library.wd_copy.argtypes = [_POINTER, _COUNT, _COUNT, _COUNT, *_POINTERS]
             library.wd_copy.restype = None
             library.wd_slice_pngs.argtypes = [
                 *_POINTERS,
@@ -76,11 +76,16 @@ def index_members(
     return None if samples < 0 else (starts[:samples], sizes[:samples])
 
 
-def copy_rows(sources: np.ndarray, target: np.ndarray) -> None:
-    """target [n, ...] is filled from n addresses (int64 [n], contiguous), a row from each."""
+def copy_rows(sources: np.ndarray, start: int, targets: Sequence[np.ndarray]) -> None:
+    """Each of the targets [n, ...] is filled from the n addresses that begin at sources[i, start]
+    (int64 [columns, rows], contiguous), a row from each."""
     assert LIBRARY is not None
-    if len(sources):
-        LIBRARY.wd_copy(_at(sources), len(sources), target[0].nbytes, _at(target))
+    rows, columns = len(targets[0]), len(targets)
+    if rows:
+        row_bytes = (_COUNT * columns)(*(target.nbytes // rows for target in targets))
+        places = (_POINTER * columns)(*(_at(target) for target in targets))
+        first = _at(sources) + 8 * start
+        LIBRARY.wd_copy(first, sources.shape[1], columns, rows, row_bytes, places)
 
 
 def slice_pngs(sources: np.ndarray, sizes: np.ndarray, prefix: bytes, target: np.ndarray) -> bool:

@@ -20,7 +20,7 @@ import simplejpeg
 from wdtrain import triple
 from wdtrain.store import native, tar
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.samples import BlockIndex
+from wdtrain.store.samples import BlockIndex, member_bytes, member_shapes
 
 _PNG_PREFIX_BYTES = 43
 """Signature, IHDR, and the head of the IDAT up to the first stored part."""
@@ -50,7 +50,7 @@ class Gathered:
     ) -> None:
         self._blocks = list(blocks)  # hold the bytes that the addresses point into
         self._slots, self._manifest = slots, manifest
-        self._is_raw = manifest.encoding == "raw"
+        self.is_raw = manifest.encoding == "raw"
         starts = np.empty((4, len(rows)), np.int64)
         self._sizes = np.empty((4, len(rows)), np.int64)
         bases = np.empty(len(rows), np.int64)
@@ -61,6 +61,13 @@ class Gathered:
             bases[mine] = native.address_of(block.data)
         self._starts = starts
         self._addresses = starts + bases
+        # Names, and in raw blocks pixels: what is copied as it lies there. The name is the start
+        # of the header before a member, the pixels are its end, after the header of `.npy`.
+        self._copied = self._addresses[:1] - tar.BLOCK
+        if self.is_raw:
+            payloads = [[member_bytes(*of)] for of in member_shapes(manifest)]
+            pixels = self._addresses[:3] + self._sizes[:3] - payloads
+            self._copied = np.concatenate([self._copied, pixels])
 
     def gather(self, start: int, stop: int, target: Target) -> bool:
         """All that needs no JPEG decoder: names, masks, depths, and raw overlays of rows
@@ -68,15 +75,14 @@ class Gathered:
         if native.LIBRARY is None:
             return False
         part, stored = slice(start, stop), (self._manifest.height, self._manifest.width)
-        native.copy_rows(self._addresses[0, part] - tar.BLOCK, target.names)
         if target.mask.shape[1:] == stored:
             return self._gather(part, target)
         shape = (stop - start, *stored)
-        overlay = np.empty((*shape, 3), np.uint8) if self._is_raw else target.overlay
+        overlay = np.empty((*shape, 3), np.uint8) if self.is_raw else target.overlay
         mask, depth = np.empty(shape, np.uint8), np.empty(shape, target.depth.dtype)
         if not self._gather(part, Target(overlay, mask, depth, target.names)):
             return False
-        if self._is_raw:
+        if self.is_raw:
             _resize(overlay, target.overlay, cv2.INTER_AREA)
         _resize(mask, target.mask, cv2.INTER_AREA)
         _resize(depth, target.depth, cv2.INTER_NEAREST_EXACT)
@@ -84,22 +90,19 @@ class Gathered:
 
     def _gather(self, part: slice, target: Target) -> bool:
         """`gather` at the stored size."""
-        if self._is_raw:
-            for column, array in enumerate((target.overlay, target.mask, target.depth)):
-                # The pixels are the end of the member, after the header of `.npy`.
-                skip = self._sizes[column, part] - array[0].nbytes
-                native.copy_rows(self._addresses[column, part] + skip, array)
+        if self.is_raw:
+            arrays = (target.names, target.overlay, target.mask, target.depth)
+            native.copy_rows(self._copied, part.start, arrays)
             return True
+        native.copy_rows(self._copied, part.start, (target.names,))
         return all(
             self._slice_pngs(column, part, array) or self._decode_pngs(column, part, array)
             for column, array in ((1, target.mask), (2, target.depth))
         )
 
     def decode(self, start: int, stop: int, target: Target) -> bool:
-        """The overlays of rows [start, stop) are in `target`, where they are JPEGs. False where
+        """The overlays of rows [start, stop) of an `image` dataset are in `target`. False where
         one is unusual."""
-        if self._is_raw:
-            return True
         jpegs = zip(self._members(0, slice(start, stop)), target.overlay, strict=True)
         stored = (self._manifest.height, self._manifest.width)
         decode, shape = simplejpeg.decode_jpeg, (*stored, 3)

@@ -73,7 +73,7 @@ class BlockIndex:
         stride = len(self.data) // self.num_samples
         views = []
         for column, (shape, dtype) in enumerate(shapes):
-            start = int(self.starts[0, column] + self.sizes[0, column]) - _payload(shape, dtype)
+            start = int(self.starts[0, column] + self.sizes[0, column]) - member_bytes(shape, dtype)
             inner = np.ndarray(shape, dtype, self.data, start)
             strides = (stride, *inner.strides)
             count = (self.num_samples, *shape)
@@ -92,8 +92,16 @@ def member_shapes(manifest: Manifest) -> list[tuple[tuple[int, ...], np.dtype]]:
     ]
 
 
-def parse_block(data: bytes | memoryview, manifest: Manifest) -> BlockIndex:
-    """Where the samples of an inflated block lie; StoreError when it is not a packed block."""
+def parse_block(
+    data: bytes | memoryview, manifest: Manifest, *, like: BlockIndex | None = None
+) -> BlockIndex:
+    """Where the samples of an inflated block lie; StoreError when it is not a packed block.
+
+    `like`: a raw block of the same shard. Then `data` must have been parsed before: its samples
+    are taken to lie as those of `like`, and it is not looked into.
+    """
+    if like is not None:
+        return _parsed_before(data, like)
     try:
         if manifest.encoding == "raw":
             return _parse_raw(data, manifest)
@@ -140,11 +148,18 @@ def _parse_raw(data: bytes | memoryview, manifest: Manifest) -> BlockIndex:
     return block
 
 
+def _parsed_before(data: bytes | memoryview, like: BlockIndex) -> BlockIndex:
+    stride = tar.padded(int(like.starts[0, -1] + like.sizes[0, -1]))
+    steps = stride * np.arange(len(data) // stride, dtype=np.int64)[:, None]
+    sizes = np.broadcast_to(like.sizes[0], (len(steps), len(MEMBERS)))
+    return BlockIndex(data, like.starts[0] + steps, sizes, like.manifest)
+
+
 def _check_arrays(block: BlockIndex, column: int, shape: tuple[int, ...], dtype: np.dtype) -> None:
     """Every row's member is an array of this shape and dtype, or DamagedSample names one."""
     size = int(block.sizes[0, column])
     rows = np.frombuffer(block.data, np.uint8).reshape(block.num_samples, -1)
-    headers = rows[:, block.starts[0, column] :][:, : size - _payload(shape, dtype)]
+    headers = rows[:, block.starts[0, column] :][:, : size - member_bytes(shape, dtype)]
     if (headers == headers[0]).all() and _npy_header(headers[0].tobytes()) == (shape, False, dtype):
         return
     for row in range(block.num_samples):
@@ -157,7 +172,8 @@ def _check_arrays(block: BlockIndex, column: int, shape: tuple[int, ...], dtype:
             )
 
 
-def _payload(shape: tuple[int, ...], dtype: np.dtype) -> int:
+def member_bytes(shape: tuple[int, ...], dtype: np.dtype) -> int:
+    """Bytes of an array's pixels."""
     return int(np.prod(shape)) * dtype.itemsize
 
 

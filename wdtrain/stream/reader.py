@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -230,15 +229,20 @@ class _Reading:
         self.stream.stages.add("wait", waited)
         kept, pieces = pending.kept, pending.pieces
         overlay, mask, depth = tensors(pending.target, kept)
-        positions = [np.arange(p.position, p.position + p.rows) for p in pieces]
-        ends = np.cumsum([0, *(piece.rows for piece in pieces)])
+        first = np.array([piece.position for piece in pieces], np.int64)
+        rows = np.array([piece.rows for piece in pieces], np.int64)
+        ends = np.cumsum(rows)
+        positions = np.repeat(first - ends + rows, rows) + np.arange(len(kept))
+        is_whole = bool(kept.all())
         return Batch(
             overlay=overlay,
             mask=mask,
             depth=depth,
-            names=pending.target.names[kept],
-            positions=np.concatenate([np.empty(0, np.int64), *positions])[kept],
-            chunks=[int(kept[start:stop].sum()) for start, stop in pairwise(ends)],
+            names=pending.target.names if is_whole else pending.target.names[kept],
+            positions=positions if is_whole else positions[kept],
+            chunks=[
+                int(kept[end - count : end].sum()) for end, count in zip(ends, rows, strict=True)
+            ],
             cursor=pending.cursor,
             wait_seconds=waited,
             occupancy=self.stream.stages.occupancy(self.stream.threads),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -55,8 +55,10 @@ class Window:
             return False
         with stages.timed("gather"):
             is_gathered = self.gathered.gather(start, stop, target)
+        if not is_gathered or self.gathered.is_raw:
+            return is_gathered
         with stages.timed("decode"):
-            return is_gathered and self.gathered.decode(start, stop, target)
+            return self.gathered.decode(start, stop, target)
 
     def decode_one(self, place: int, target: Target, row: int) -> Damage | None:
         """The sample at a place is in row `row` of `target`; or what is wrong with it."""
@@ -87,6 +89,8 @@ class Blocks:
         self._readers: dict[int, ShardReader] = {}
         self._opening: dict[int, threading.Lock] = {}
         self._lock = threading.Lock()
+        self._raw_layouts: dict[int, BlockIndex] = {}
+        self._seen = bytearray(order.num_blocks if manifest.encoding == "raw" else 0)
 
     def open_window(
         self, key: WindowKey, before: Future[Window] | None, ahead: ReadAhead | None
@@ -134,7 +138,7 @@ class Blocks:
             return Damage(self.where(number), error.why)
         try:
             with self._stages.timed("parse"):
-                block = parse_block(data, self._manifest)
+                block = self._parse(data, number, shard)
         except StoreError as error:
             sample = f", sample {error.key}" if isinstance(error, DamagedSample) else ""
             return Damage(self.where(number) + sample, getattr(error, "why", str(error)))
@@ -142,6 +146,18 @@ class Blocks:
         if block.num_samples != packed_samples:
             why = f"{block.num_samples} samples where {packed_samples} were packed"
             return Damage(self.where(number), why)
+        return block
+
+    def _parse(self, data: bytes | memoryview, number: int, shard: int) -> BlockIndex:
+        """The samples of a block, whose checksum has been taken. All samples of a raw shard lie
+        alike, so a raw block that was looked into once in this process is not again."""
+        if self._manifest.encoding != "raw":
+            return parse_block(data, self._manifest)
+        like = self._raw_layouts.get(shard) if self._seen[number] else None
+        block = parse_block(data, self._manifest, like=like)
+        if shard not in self._raw_layouts:
+            self._raw_layouts[shard] = replace(block, data=b"", starts=block.starts[:1].copy())
+        self._seen[number] = 1
         return block
 
     def _place(self, number: int) -> tuple[int, int]:

@@ -1,0 +1,297 @@
+"""`bench-stream`: how fast a dataset streams on this machine, stage by stage, beside its floor.
+
+The floor is what the libraries cost: the same bytes inflated by zstd, the same JPEGs decoded by
+libjpeg-turbo into one reused picture, the same pixels copied, in bare loops on as many threads.
+What the reader adds to that (order, parsing, batches, Python) is the distance from ratio to 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import simplejpeg
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from wdtrain.commands import run_command
+from wdtrain.store import native
+from wdtrain.store.manifest import Manifest
+from wdtrain.store.samples import parse_block
+from wdtrain.store.shards import ShardReader
+from wdtrain.stream import Batch, Stream, open_stream
+from wdtrain.stream.stages import WORK
+
+EXAMPLES: Final = """\
+examples:
+  bench-stream shards/mine
+  bench-stream shards/mine --threads 1,4,8 --batch-size 1024
+  bench-stream s3://bucket/set --samples 5000 --split val-new-new
+  bench-stream shards/large --size 64            # decoded at a DCT scale
+
+A stage's figure is what one thread does if it does nothing else. `waited` is the share of time in
+which the caller stood still: near 1 here, since it does nothing but ask.
+"""
+_FLOOR_BLOCKS: Final = 64
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How fast one number of threads streamed: triples a second, and of the floor's bare loops."""
+
+    threads: int
+    stream: float
+    floor: float
+    waited: float
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code of `bench-stream` with these arguments (default: the command line's)."""
+    options = _parser().parse_args(arguments)
+    return run_command(lambda: _bench(options))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bench-stream",
+        description="Measures how fast a packed dataset streams on this machine.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    cores = len(os.sched_getaffinity(0))
+    threads = sorted({1, cores})
+    add = parser.add_argument
+    add("target", metavar="DATASET", help="a dataset's folder or URL")
+    add("--split", default="train", help="default train")
+    add("--batch-size", type=int, default=256, metavar="B", help="default 256")
+    add("--threads", type=_counts, default=threads, metavar="N,...", help=f"default {threads}")
+    add("--size", type=int, metavar="S", help="decode to S x S; default: as stored")
+    add("--samples", type=int, metavar="N", help="of each round; default: an epoch, at most 100000")
+    add("--rounds", type=int, default=5, metavar="N", help="the median counts; default 5")
+    add("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def _counts(text: str) -> list[int]:
+    try:
+        counts = [int(part) for part in text.split(",")]
+    except ValueError:
+        counts = [0]
+    if min(counts) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one or more counts such as 1,2")
+    return counts
+
+
+def _bench(options: argparse.Namespace) -> int:
+    manifest = Manifest.load(options.target)
+    samples = options.samples or min(manifest.split(options.split).samples, 100_000)
+    if min(samples, options.rounds) < 1:
+        raise ValueError("--samples and --rounds must be 1 or more")
+    packed = _some_blocks(manifest, options)
+    rates: list[Rate] = []
+    stages: dict[str, float | None] = {}
+    for threads in options.threads:
+        stream = _stream(manifest, options, threads)
+        rate, spent = _rate(stream, samples, options.rounds, packed)
+        rates.append(rate)
+        stages = stages or spent
+    stages["transfer"] = _transfer(next(iter(stream)))
+    if options.json:
+        print(json.dumps(_document(manifest, rates, stages)))
+    else:
+        _show(manifest, options, rates, stages)
+    return 0
+
+
+def _stream(manifest: Manifest, options: argparse.Namespace, threads: int) -> Stream:
+    return open_stream(
+        manifest,
+        split=options.split,
+        batch_size=options.batch_size,
+        seed=0,
+        threads=threads,
+        epochs=None,
+        size=options.size,
+    )
+
+
+# ---------------------------------------------------------------------------- measuring
+
+
+def _rate(
+    stream: Stream, samples: int, rounds: int, packed: list[_Packed]
+) -> tuple[Rate, dict[str, float | None]]:
+    """Rounds of the stream and of its floor in turn, the first left out: it fills caches. And
+    triples a second of each stage alone: samples over its seconds of work."""
+    batches = iter(stream)
+    streamed, floor, waited = [], [], []
+    _read(batches, samples)
+    before = stream.stages.seconds()
+    _floor(packed, stream.threads)
+    read = 0
+    for _ in range(rounds):
+        seconds, done, wait = _read(batches, samples)
+        streamed.append(done / seconds)
+        waited.append(wait / seconds)
+        floor.append(_floor(packed, stream.threads))
+        read += done
+    after = stream.stages.seconds()
+    stages = {
+        name: read / (after[name] - before[name]) if after[name] > before[name] else None
+        for name in WORK
+    }
+    medians = (statistics.median(values) for values in (streamed, floor, waited))
+    return Rate(stream.threads, *medians), stages
+
+
+def _read(batches: Iterator[Batch], samples: int) -> tuple[float, int, float]:
+    """(seconds, samples, seconds waited) of reading at least so many samples."""
+    started, done, waited = time.perf_counter(), 0, 0.0
+    while done < samples:
+        batch = next(batches)
+        done += len(batch)
+        waited += batch.wait_seconds
+    return time.perf_counter() - started, done, waited
+
+
+def _transfer(batch: Batch) -> float | None:
+    """Triples a second from the host's memory to the accelerator's; None without one."""
+    if not torch.cuda.is_available() or not len(batch):
+        return None
+    arrays = [batch.overlay.pin_memory(), batch.mask.pin_memory(), batch.depth.pin_memory()]
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    for _ in range(10):
+        for array in arrays:
+            array.to("cuda", non_blocking=True)
+    torch.cuda.synchronize()
+    return 10 * len(batch) / (time.perf_counter() - started)
+
+
+# ---------------------------------------------------------------------------- the floor
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """A block as it lies on disk; where its JPEGs lie once inflated; how many bytes of pixels are
+    copied; and the side to decode at (0: as stored)."""
+
+    reader: ShardReader
+    number: int
+    data: bytes
+    jpegs: list[tuple[int, int]]
+    samples: int
+    pixel_bytes: int
+    side: int
+
+
+def _some_blocks(manifest: Manifest, options: argparse.Namespace) -> list[_Packed]:
+    """Blocks of the split's first shards, read into memory: what the floor works on."""
+    is_raw = manifest.encoding == "raw"
+    planes = 1 + manifest.depth.dtype.itemsize + (3 if is_raw else 0)
+    found: list[_Packed] = []
+    for shard in manifest.split(options.split).shards:
+        reader = ShardReader(manifest.shard_url(shard), shard, manifest)
+        for number in range(reader.num_blocks):
+            data = bytes(reader.read_packed(number))
+            block = parse_block(reader.unpack(number, data), manifest)
+            ends = block.starts[:, 0] + block.sizes[:, 0]
+            jpegs = list(zip(block.starts[:, 0].tolist(), ends.tolist(), strict=True))
+            pixel_bytes = block.num_samples * manifest.height * manifest.width * planes
+            found.append(
+                _Packed(
+                    reader,
+                    number,
+                    data,
+                    [] if is_raw else jpegs,
+                    block.num_samples,
+                    pixel_bytes,
+                    options.size or 0,
+                )
+            )
+            if len(found) == _FLOOR_BLOCKS:
+                return found
+    return found
+
+
+def _floor(packed: list[_Packed], threads: int) -> float:
+    """Triples a second of the libraries alone, in `threads` bare loops at once."""
+    started = time.perf_counter()
+    with ThreadPoolExecutor(threads) as pool:
+        done = sum(pool.map(lambda _: _bare_loop(packed), range(threads)))
+    return done / (time.perf_counter() - started)
+
+
+def _bare_loop(packed: list[_Packed]) -> int:
+    """Inflates, decodes and copies all blocks; gives the number of their samples."""
+    done, picture, copy = 0, np.empty(0, np.uint8), np.empty(0, np.uint8)
+    for block in packed:
+        data = memoryview(block.reader.unpack(block.number, block.data))
+        num_bytes = min(block.pixel_bytes, len(data))
+        if copy.size < num_bytes:
+            copy = np.empty(num_bytes, np.uint8)
+        copy[:num_bytes] = np.frombuffer(data, np.uint8, num_bytes)
+        size = {"min_height": block.side, "min_width": block.side}
+        for start, end in block.jpegs:
+            if not picture.size:
+                picture = simplejpeg.decode_jpeg(data[start:end], "RGB", **size)
+            simplejpeg.decode_jpeg(data[start:end], "RGB", buffer=picture, **size)
+        done += block.samples
+    return done
+
+
+# ---------------------------------------------------------------------------- showing
+
+
+def _document(
+    manifest: Manifest, rates: list[Rate], stages: dict[str, float | None]
+) -> dict[str, Any]:
+    return {
+        "dataset": manifest.digest,
+        "compiled": native.LIBRARY is not None,
+        "threads": [{**vars(rate), "ratio": rate.stream / rate.floor} for rate in rates],
+        "stages": stages,
+    }
+
+
+def _show(
+    manifest: Manifest,
+    options: argparse.Namespace,
+    rates: list[Rate],
+    stages: dict[str, float | None],
+) -> None:
+    console = Console()
+    form = f"{manifest.encoding} {manifest.compression}"
+    compiled = "compiled" if native.LIBRARY is not None else "NOT compiled (see troubleshooting)"
+    console.print(
+        f"{options.target}: {options.split}, {manifest.split(options.split).samples:,} samples of "
+        f"{manifest.height}x{manifest.width}, {form}, {manifest.num_bytes / manifest.samples:,.0f} "
+        f"bytes each; batches of {options.batch_size}; inner loops {compiled}",
+        highlight=False,
+    )
+    table = Table("threads", "triples/s", "floor", "ratio", "waited", title="streaming")
+    for rate in rates:
+        table.add_row(
+            str(rate.threads),
+            f"{rate.stream:,.0f}",
+            f"{rate.floor:,.0f}",
+            f"{rate.stream / rate.floor:.2f}",
+            f"{rate.waited:.2f}",
+        )
+    console.print(table)
+    table = Table("stage", "triples/s", "microseconds", title=f"one thread, of {rates[0].threads}")
+    for name, found in stages.items():
+        if found is None:
+            table.add_row(name, "-", "no accelerator" if name == "transfer" else "not needed")
+        else:
+            table.add_row(name, f"{found:,.0f}", f"{1e6 / found:.2f}")
+    console.print(table)
