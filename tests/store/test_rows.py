@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from PIL import features
 
 from tests.store.conftest import FORMS
 from wdtrain import triple
@@ -48,13 +49,27 @@ def test_the_compiled_part_is_there_where_a_compiler_is() -> None:
     assert native.LIBRARY is not None or not (shutil.which("cc") or shutil.which("gcc"))
 
 
+def test_jpegs_are_decoded_at_once_where_pillow_brings_what_it_takes() -> None:
+    is_there = features.check("libjpeg_turbo") and features.version("jpg") == "6.2"
+    assert native.LIBRARY is None or (native.jpeg_calls() is not None) == is_there
+
+
 @needs_library
+@pytest.mark.parametrize("at_once", [True, False], ids=["at once", "singly"])
 @pytest.mark.parametrize("size", [None, (12, 16), (10, 30)])
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize(("encoding", "compression"), FORMS)
 def test_many_rows_at_once_equal_row_by_row(
-    packed: Packed, encoding: str, compression: str, bits: int, size: tuple[int, int] | None
+    packed: Packed,
+    encoding: str,
+    compression: str,
+    bits: int,
+    size: tuple[int, int] | None,
+    at_once: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if not at_once:
+        monkeypatch.setattr(native, "jpeg_calls", lambda: None)
     manifest = packed(encoding, compression, bits=bits)
     blocks = two_blocks(manifest)
     slots, rows = mixed(blocks)
@@ -103,6 +118,7 @@ def test_without_the_compiled_part_it_says_so(
         {"overlay.jpg": b"\xff\xd8nothing"},
         {"overlay.jpg": triple.encode_overlay(np.zeros((8, 8, 3), np.uint8))},
         {"overlay.jpg": triple.encode_overlay(np.zeros((24, 32, 3), np.uint8))[:-40]},
+        {"overlay.jpg": triple.encode_overlay(np.zeros((32, 24, 3), np.uint8))},
         {"mask.png": triple.encode_png(np.zeros((24, 32), np.uint16), stored=True)},
         {"mask.png": triple.encode_png(np.zeros((32, 24), np.uint8), stored=True)},
         {"depth.png": triple.encode_png(np.zeros((24, 32), np.uint8), stored=True)[:-30]},
@@ -169,3 +185,21 @@ def test_odd_archives_are_left_to_the_path_that_names_them() -> None:
         good[:345] + b"folder" + good[351:],
     ):
         assert native.index_members(change, suffixes) is None
+
+
+@needs_library
+def test_a_damaged_jpeg_among_good_ones_is_not_passed_over() -> None:
+    good = triple.encode_overlay(np.full((24, 32, 3), 90, np.uint8))
+    target = np.zeros((3, 24, 32, 3), np.uint8)
+    for bad in (good[:-30], good[:200] + b"\xff" * 40 + good[240:], b"", good[2:], b"\xff\xd8" * 9):
+        jpegs = [good, bad, good]
+        sources = np.array([native.address_of(jpeg) if jpeg else 0 for jpeg in jpegs])
+        sizes = np.array([len(jpeg) for jpeg in jpegs])
+        assert not native.decode_jpegs(sources, sizes, (24, 32), 8, target)
+
+
+@needs_library
+@pytest.mark.skipif(native.jpeg_calls() is None, reason="no libjpeg-turbo of that interface")
+def test_a_library_that_gives_other_pixels_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triple, "decode_overlay", lambda *_, **__: np.zeros((5, 7, 3), np.uint8))
+    assert native.jpeg_calls.__wrapped__() is None

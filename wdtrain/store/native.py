@@ -1,4 +1,5 @@
-"""The compiled inner loops of `_rows.c`, through ctypes, which releases the interpreter lock.
+"""The compiled inner loops of `_rows.c` and `_jpegs.c`, through ctypes, which releases the
+interpreter lock.
 
 `LIBRARY` is None where they were not built (no C compiler at installation, or a bare checkout).
 Every caller then takes its Python path, and also whenever a function here says that it met
@@ -10,16 +11,30 @@ from __future__ import annotations
 import ctypes
 import importlib.machinery
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
+from wdtrain import triple
 from wdtrain.store.tar import BLOCK
 
 _POINTER = ctypes.c_void_p
 _POINTERS = (_POINTER, _POINTER)
 _COUNT = ctypes.c_int64
+
+_JPEG_CALLS: Final = (
+    "jpeg_std_error",
+    "jpeg_CreateDecompress",
+    "jpeg_mem_src",
+    "jpeg_read_header",
+    "jpeg_start_decompress",
+    "jpeg_read_scanlines",
+    "jpeg_finish_decompress",
+    "jpeg_destroy_decompress",
+)
+"""What `_jpegs.c` calls of libjpeg-turbo, in its order."""
 
 
 def _load() -> ctypes.CDLL | None:
@@ -41,6 +56,9 @@ def _load() -> ctypes.CDLL | None:
                 _POINTER,
             ]
             library.wd_slice_pngs.restype = _COUNT
+            library.wd_decode_jpegs.argtypes = [_POINTER, *_POINTERS, _COUNT, _POINTER, _COUNT]
+            library.wd_decode_jpegs.argtypes += _POINTERS
+            library.wd_decode_jpegs.restype = _COUNT
             return library
     return None
 
@@ -103,3 +121,57 @@ def slice_pngs(sources: np.ndarray, sizes: np.ndarray, prefix: bytes, target: np
         _at(target),
     )
     return done == len(sources)
+
+
+def decode_jpegs(
+    sources: np.ndarray, sizes: np.ndarray, stored: tuple[int, int], scale: int, target: np.ndarray
+) -> bool:
+    """target uint8 [n, h, w, 3] is filled with the RGB of n JPEGs of the stored (height, width),
+    decoded at `scale` eighths; False where one is unusual, or there is no library to do it."""
+    calls = jpeg_calls()
+    if calls is None or LIBRARY is None:
+        return False
+    done: int = LIBRARY.wd_decode_jpegs(
+        calls,
+        _at(sources),
+        _at(sizes),
+        len(sources),
+        (_COUNT * 2)(*stored),
+        scale,
+        (_COUNT * 2)(*target.shape[1:3]),
+        _at(target),
+    )
+    return done == len(sources)
+
+
+@cache
+def jpeg_calls() -> Any:
+    """The addresses of the libjpeg-turbo that Pillow has loaded; None where there is none of the
+    interface that `_jpegs.c` knows, or it gives other pixels than `triple.decode_overlay`."""
+    try:
+        import PIL._imaging as imaging
+
+        pillow = ctypes.CDLL(imaging.__file__)
+        addresses = [ctypes.cast(getattr(pillow, name), _POINTER).value for name in _JPEG_CALLS]
+    except (ImportError, AttributeError, OSError):
+        return None
+    calls = (_POINTER * len(addresses))(*addresses)
+    return calls if _gives_the_same_pixels(calls) else None
+
+
+def _gives_the_same_pixels(calls: Any) -> bool:
+    if LIBRARY is None:
+        return False
+    stored = (40, 56)
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).repeat(8, 0).repeat(8, 1)
+    jpeg = triple.encode_overlay(pixels.astype(np.uint8))
+    source, size = np.array([address_of(jpeg)]), np.array([len(jpeg)])
+    for scale in (8, 4, 2):
+        height, width = (-(-side * scale // 8) for side in stored)
+        expected = triple.decode_overlay(jpeg, at_least=(height, width))
+        target = np.zeros((height, width, 3), np.uint8)
+        both = (_COUNT * 2)(*stored), scale, (_COUNT * 2)(height, width), _at(target)
+        done = LIBRARY.wd_decode_jpegs(calls, _at(source), _at(size), 1, *both)
+        if done != 1 or not np.array_equal(target, expected):
+            return False
+    return True

@@ -103,11 +103,30 @@ class Gathered:
     def decode(self, start: int, stop: int, target: Target) -> bool:
         """The overlays of rows [start, stop) of an `image` dataset are in `target`. False where
         one is unusual."""
-        jpegs = zip(self._members(0, slice(start, stop)), target.overlay, strict=True)
+        part = slice(start, stop)
+        return self._decode_at_once(part, target.overlay) or self._decode_singly(
+            part, target.overlay
+        )
+
+    def _decode_at_once(self, part: slice, overlay: np.ndarray) -> bool:
+        """By one call that holds no interpreter lock."""
+        stored, size = (self._manifest.height, self._manifest.width), overlay.shape[1:3]
+        scale, decoded = _dct_scale(stored, size)
+        is_sized = decoded == size
+        into = overlay if is_sized else np.empty((len(overlay), *decoded, 3), np.uint8)
+        addresses, sizes = self._addresses[0, part], self._sizes[0, part]
+        if not native.decode_jpegs(addresses, sizes, stored, scale, into):
+            return False
+        if not is_sized:
+            _resize(into, overlay, cv2.INTER_AREA)
+        return True
+
+    def _decode_singly(self, part: slice, overlay: np.ndarray) -> bool:
+        jpegs = zip(self._members(0, part), overlay, strict=True)
         stored = (self._manifest.height, self._manifest.width)
         decode, shape = simplejpeg.decode_jpeg, (*stored, 3)
         try:
-            if target.overlay.shape[1:] != shape:
+            if overlay.shape[1:] != shape:
                 return all(_decode_scaled(jpeg, row, stored) for jpeg, row in jpegs)
             return all(
                 decode(jpeg, "RGB", strict=True, buffer=row).shape == shape for jpeg, row in jpegs
@@ -143,6 +162,15 @@ class Gathered:
         ends = (starts + self._sizes[column, part]).tolist()
         for slot, start, end in zip(self._slots[part].tolist(), starts.tolist(), ends, strict=True):
             yield views[slot][start:end]
+
+
+def _dct_scale(stored: tuple[int, int], size: tuple[int, ...]) -> tuple[int, tuple[int, int]]:
+    """The smallest eighths at which a JPEG is at least of `size`, at most 8, and its size then."""
+    for scale in range(1, 8):
+        height, width = (-(-side * scale // 8) for side in stored)
+        if height >= size[0] and width >= size[1]:
+            return scale, (height, width)
+    return 8, stored
 
 
 def _decode_scaled(jpeg: memoryview, row: np.ndarray, stored: tuple[int, int]) -> bool:

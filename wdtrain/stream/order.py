@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -36,8 +35,7 @@ TABLE_BLOCKS = 1 << 16
 """Up to here an epoch's permutation of blocks is kept as a table (512 KB), not worked out anew."""
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """Rows of one chunk inside one batch: `rows` samples from `offset` on in `lane` of `epoch`."""
 
     position: int
@@ -47,8 +45,7 @@ class Piece:
     rows: int
 
 
-@dataclass(frozen=True)
-class WindowKey:
+class WindowKey(NamedTuple):
     """One shuffling window: the `number`-th of a lane in an epoch."""
 
     epoch: int

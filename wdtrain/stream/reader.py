@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -52,8 +52,7 @@ class Damaged(ValueError):
         )
 
 
-@dataclass(frozen=True)
-class Fill:
+class Fill(NamedTuple):
     """A piece of a batch: which rows of which window go to the batch's rows from `at` on."""
 
     piece: Piece
@@ -229,20 +228,21 @@ class _Reading:
         self.stream.stages.add("wait", waited)
         kept, pieces = pending.kept, pending.pieces
         overlay, mask, depth = tensors(pending.target, kept)
-        first = np.array([piece.position for piece in pieces], np.int64)
-        rows = np.array([piece.rows for piece in pieces], np.int64)
+        numbers = np.array([(p.position, p.rows) for p in pieces], np.int64).reshape(-1, 2)
+        first, rows = numbers.T
         ends = np.cumsum(rows)
         positions = np.repeat(first - ends + rows, rows) + np.arange(len(kept))
-        is_whole = bool(kept.all())
+        names, chunks = pending.target.names, rows
+        if not kept.all():
+            chunks = np.diff(np.cumsum([0, *kept])[[0, *ends]])
+            names, positions = names[kept], positions[kept]
         return Batch(
             overlay=overlay,
             mask=mask,
             depth=depth,
-            names=pending.target.names if is_whole else pending.target.names[kept],
-            positions=positions if is_whole else positions[kept],
-            chunks=[
-                int(kept[end - count : end].sum()) for end, count in zip(ends, rows, strict=True)
-            ],
+            names=names,
+            positions=positions,
+            chunks=chunks.tolist(),
             cursor=pending.cursor,
             wait_seconds=waited,
             occupancy=self.stream.stages.occupancy(self.stream.threads),

@@ -1,0 +1,115 @@
+/* Many JPEGs decoded by one call, which holds no interpreter lock.
+ *
+ * Uses the libjpeg-turbo that another package has loaded (its version 6.2 interface, of which only
+ * what is named here is used), so no header or library of it is needed to build. The library
+ * itself checks version and size of the structure; the caller checks, at its first use, that the
+ * pixels are those of the decoder that it would take otherwise. As in _rows.c, nothing is
+ * reported: what is unusual is left to the path that names it.
+ */
+#include <setjmp.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { VERSION = 62, STRUCT_BYTES = 632, RGB = 2, HEADER_OK = 1, MAX_LINES = 16 };
+
+/* The head of jpeg_error_mgr: five calls, then what only the library looks at. */
+typedef struct {
+    void (*error_exit)(void *);
+    void (*emit_message)(void *, int);
+    void (*output_message)(void *);
+    void (*format_message)(void *, char *);
+    void (*reset)(void *);
+    uint8_t rest[256];
+} Errors;
+
+/* The head of jpeg_decompress_struct, up to the last field that is used here. */
+typedef struct {
+    Errors *errors;
+    void *memory, *progress, *client;
+    int is_decompressor, state;
+    void *source;
+    unsigned width, height;
+    int components, stored_colours, colours;
+    unsigned scale_num, scale_denom;
+    double gamma;
+    int buffered, raw, dct, fancy_upsampling, block_smoothing, quantize, dither, two_pass, num_colours;
+    int one_pass, external, two_pass_too;
+    unsigned output_width, output_height;
+    int output_colours, output_components, lines_at_once, actual_colours;
+    void *colour_map;
+    unsigned line;
+    uint8_t rest[STRUCT_BYTES];
+} Decoder;
+
+/* What is called of the library, in the order in which the caller gives it. */
+typedef struct {
+    Errors *(*std_error)(Errors *);
+    void (*create)(Decoder *, int, size_t);
+    void (*read_from)(Decoder *, const uint8_t *, unsigned long);
+    int (*read_header)(Decoder *, int);
+    int (*start)(Decoder *);
+    unsigned (*read_lines)(Decoder *, uint8_t **, unsigned);
+    int (*finish)(Decoder *);
+    void (*destroy)(Decoder *);
+} Calls;
+
+typedef struct {
+    Errors errors;
+    jmp_buf escape;
+    int is_odd;
+} Trouble;
+
+static void on_error(void *decoder) { longjmp(((Trouble *)((Decoder *)decoder)->errors)->escape, 1); }
+
+static void on_message(void *decoder, int level) {
+    if (level < 0) ((Trouble *)((Decoder *)decoder)->errors)->is_odd = 1; /* a warning: damaged */
+}
+
+/* One JPEG of stored_height x stored_width in colour, at scale / 8 of it, to target. 0 if not so. */
+static int decode(const Calls *calls, Decoder *decoder, const uint8_t *jpeg, int64_t bytes,
+                  const int64_t *stored, int64_t scale, const int64_t *size, uint8_t *target) {
+    calls->read_from(decoder, jpeg, (unsigned long)bytes);
+    if (calls->read_header(decoder, 1) != HEADER_OK || decoder->height != stored[0] ||
+        decoder->width != stored[1] || decoder->components != 3)
+        return 0;
+    decoder->colours = RGB;
+    decoder->scale_num = (unsigned)scale;
+    decoder->scale_denom = 8;
+    if (!calls->start(decoder) || decoder->output_height != size[0] ||
+        decoder->output_width != size[1] || decoder->output_components != 3)
+        return 0;
+    while (decoder->line < decoder->output_height) {
+        uint8_t *lines[MAX_LINES];
+        for (int i = 0; i < MAX_LINES; i++) lines[i] = target + (decoder->line + i) * size[1] * 3;
+        unsigned left = decoder->output_height - decoder->line;
+        if (!calls->read_lines(decoder, lines, left < MAX_LINES ? left : MAX_LINES)) return 0;
+    }
+    return calls->finish(decoder);
+}
+
+/* `rows` JPEGs of stored [height, width], at scale / 8, which gives size [height, width], one
+ * after the other to `target`. Returns the rows done: fewer where one is unusual. */
+int64_t wd_decode_jpegs(const Calls *calls, const uint8_t *const *jpegs, const int64_t *bytes,
+                        int64_t rows, const int64_t *stored, int64_t scale, const int64_t *size,
+                        uint8_t *target) {
+    Decoder decoder;
+    Trouble trouble;
+    volatile int64_t row = 0;
+    decoder.errors = calls->std_error(&trouble.errors);
+    trouble.errors.error_exit = on_error;
+    trouble.errors.emit_message = on_message;
+    trouble.is_odd = 0;
+    if (setjmp(trouble.escape)) {
+        if (row >= 0) calls->destroy(&decoder);
+        return row < 0 ? 0 : row;
+    }
+    row = -1; /* nothing to destroy if the library refuses the structure */
+    calls->create(&decoder, VERSION, STRUCT_BYTES);
+    for (row = 0; row < rows; row++)
+        if (!decode(calls, &decoder, jpegs[row], bytes[row], stored, scale, size,
+                    target + row * size[0] * size[1] * 3) ||
+            trouble.is_odd)
+            break;
+    calls->destroy(&decoder);
+    return row;
+}
