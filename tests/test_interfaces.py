@@ -29,7 +29,9 @@ def parameters(function: object) -> list[str]:
 
 def test_pack_and_open_stream_keep_their_arguments() -> None:
     wanted = {"source", "target", "encoding", "compression", "size", "processes", "seed"}
-    assert wanted <= set(parameters(pack))
+    assert wanted | {"part", "engine"} <= set(parameters(pack))
+    packing = inspect.signature(pack).parameters
+    assert (packing["part"].default, packing["engine"].default) == (None, "processes")
     assert parameters(open_stream)[:12] == [
         "url", "split", "batch_size", "seed", "rank", "world", "threads", "cursor", "epochs",
         "size", "lanes", "chunk",

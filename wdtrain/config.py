@@ -21,16 +21,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import ErrorDetails
 
 _FREE_KEYS = (
-    "run.folder",
-    "run.resume",
-    "log.",
-    "checkpoint.",
-    "cpu_threads",
-    "memory",
-    "data.url",
-    "data.threads",
-    "step.micro_batch",
-)
+    "run.folder", "run.resume", "log.", "checkpoint.", "cpu_threads", "memory", "data.url",
+    "data.cache", "data.threads", "step.micro_batch",
+)  # fmt: skip
 """Keys of where a run is kept, how it is shown and fitted to a machine: they decide no number."""
 
 
@@ -55,10 +48,29 @@ class Data(Section):
     on_damage: Literal["fatal", "skip"] = Field(
         "fatal", description="what a damaged sample does: stop the run, or be left out and counted"
     )
+    cache: str | None = Field(
+        None, description="local folder to keep what is read of a remote url; null: nothing is kept"
+    )
+    cache_bytes: int | str = Field(
+        "20GiB", description="how large that folder may grow: bytes, '20GiB' or '512MiB'"
+    )
 
     def stream_arguments(self) -> dict[str, Any]:
         """What a stream over this data is opened with, whatever its split."""
-        return self.model_dump(exclude={"url", "train_split"})
+        return self.model_dump(exclude={"url", "train_split", "cache", "cache_bytes"})
+
+    def manifest_arguments(self) -> dict[str, Any]:
+        """What the dataset's manifest is loaded with: where it is, and how it is reached."""
+        size = re.fullmatch(r"(\d+(?:\.\d+)?)(MiB|GiB|)", str(self.cache_bytes))
+        if size is None:
+            raise ValueError(
+                f"data.cache_bytes is {self.cache_bytes!r}; it must be bytes, or like 20GiB"
+            )
+        cache_bytes = int(float(size[1]) * {"": 1, "MiB": 2**20, "GiB": 2**30}[size[2]])
+        return {
+            "url": self.url,
+            "access": {"cache_folder": self.cache, "cache_bytes": cache_bytes},
+        }
 
 
 class Run(Section):
@@ -98,10 +110,7 @@ class Augment(Section):
     )
     flip: float = Field(0.5, ge=0, le=1, description="share of pictures mirrored; 0: off")
     colour: float = Field(
-        0.2,
-        ge=0,
-        le=1,
-        description="each channel times 1 - colour .. 1 + colour; 0: off",
+        0.2, ge=0, le=1, description="each channel times 1 - colour .. 1 + colour; 0: off"
     )
 
 
@@ -171,9 +180,7 @@ class Evaluate(Section):
         None, ge=1, description="samples at once; null: train.batch_size"
     )
     max_samples: int | None = Field(
-        None,
-        ge=1,
-        description="about how many samples of a split, while training; the end takes all",
+        None, ge=1, description="about how many of a split, while training; the end takes all"
     )
 
 
@@ -231,6 +238,7 @@ class Recipe(Section):
                 f"step.micro_batch is {self.micro_batch}, which must be a multiple of "
                 f"step.norm_group ({group}): a group goes through a network whole"
             )
+        self.data.manifest_arguments()
         for name, task in self.tasks.items():
             if task.target is None and name not in ("mask", "depth"):
                 raise ValueError(f"tasks.{name} needs a target: mask or depth")
@@ -266,13 +274,8 @@ class Recipe(Section):
 
     def launch_arguments(self) -> dict[str, Any]:
         """What the accelerator is started with."""
-        return {
-            "precision": self.precision,
-            "trackers": self.log.trackers,
-            "folder": self.run.folder,
-            "cpu_threads": self.cpu_threads,
-            "memory": self.memory,
-        }
+        own = {name: getattr(self, name) for name in ("precision", "cpu_threads", "memory")}
+        return {**own, "trackers": self.log.trackers, "folder": self.run.folder}
 
     def plan_arguments(self) -> dict[str, Any]:
         """What the recipe says of the plan that a run begins with."""
@@ -294,13 +297,8 @@ class Recipe(Section):
 
     def build_arguments(self) -> dict[str, Any]:
         """What all tasks are built with alike."""
-        return {
-            "seed": self.run.seed,
-            "precision": self.precision,
-            "micro_batch": self.micro_batch,
-            "channels_last": self.channels_last,
-            "compiled": self.compile,
-        }
+        own = {name: getattr(self, name) for name in ("precision", "micro_batch", "channels_last")}
+        return {**own, "seed": self.run.seed, "compiled": self.compile}
 
     def task_arguments(self, total_steps: int) -> dict[str, dict[str, Any]]:
         """What each task is built from, by name."""

@@ -64,7 +64,7 @@ class Run:
 
 def open_run(recipe: Recipe) -> Run:
     """Data, device and networks are checked and ready; nothing is written yet."""
-    manifest, data = Manifest.load(recipe.data.url), recipe.data
+    manifest, data = Manifest.load(**recipe.data.manifest_arguments()), recipe.data
     splits = check_splits(recipe.evaluate.splits, manifest.splits)
     manifest.check_shards(data.train_split, *splits)
     accelerator = learn.start_accelerator(**recipe.launch_arguments())

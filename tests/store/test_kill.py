@@ -8,9 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.store.material import Disks
+from wdtrain.triple import Triple
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 COMMAND = """
@@ -21,8 +25,31 @@ pack(Disks(count=1200), sys.argv[1], processes=2, shard_samples=60, samples_per_
 """
 
 
-def start(target: Path, stderr: int | None = None) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", COMMAND, str(target)]
+STUCK = """
+import sys
+from tests.store.test_kill import Stuck
+from wdtrain.store.packing import pack
+pack(Stuck(count=300, mark=sys.argv[1] + ".mark"), sys.argv[1], processes=2, shard_samples=50)
+"""
+
+
+@dataclass(frozen=True)
+class Stuck(Disks):
+    """Takes a minute over its hundredth sample, and leaves a mark before."""
+
+    mark: str = ""
+
+    def load(self, index: int) -> Triple:
+        if index == 100:
+            Path(self.mark).touch()
+            time.sleep(60)
+        return super().load(index)
+
+
+def start(
+    target: Path, stderr: int | None = None, script: str = COMMAND
+) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", script, str(target)]
     return subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=stderr)
 
 
@@ -37,6 +64,11 @@ def living_in(session: int) -> list[int]:
         if int(fields[3]) == session and fields[0] != "Z":
             found.append(int(stat.parent.name))
     return found
+
+
+def finished_in(target: Path) -> list[Path]:
+    """Whole shards, wherever they wait for the manifest."""
+    return [*target.glob("*.tar.zst"), *target.glob(".packing/*.tar.zst")]
 
 
 def wait_for_all(session: int, deadline: float) -> None:
@@ -64,7 +96,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
     process = start(target)
     deadline = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline:
-        if len(list(target.glob("*.tar.zst"))) >= shards_before and (target / ".packing").exists():
+        if len(finished_in(target)) >= shards_before and (target / ".packing").exists():
             break
         time.sleep(0.002)
     os.kill(process.pid, signal.SIGKILL)
@@ -73,15 +105,28 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
 
     assert not (target / "manifest.json").exists()
     expected = folder_bytes(whole)
-    finished = {path.name: path.stat().st_ino for path in target.glob("*.tar.zst")}
-    for name in finished:
-        assert (target / name).read_bytes() == expected[name]
+    finished = {path.name: path.stat().st_ino for path in finished_in(target)}
+    for path in finished_in(target):
+        assert path.read_bytes() == expected[path.name]
     marked = {path.name.removesuffix(".json") for path in target.glob(".packing/*.zst.json")}
 
     assert start(target).wait() == 0
     assert folder_bytes(target) == expected
     for name in marked:
         assert (target / name).stat().st_ino == finished[name], "a finished shard is packed again"
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="reads /proc to find processes left behind")
+def test_processes_end_with_their_parent_in_the_middle_of_a_sample(tmp_path: Path) -> None:
+    process = start(tmp_path / "set", script=STUCK)
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "set.mark").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    wait_for_all(process.pid, time.monotonic() + 10)
 
 
 @pytest.mark.parametrize("shards_before", [0, 1])
@@ -94,7 +139,7 @@ def test_ctrl_c_stops_all_processes_and_can_be_gone_on_from(
     target = tmp_path / "set"
     process = start(target, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
-    while len(living_in(process.pid)) < 4 or len(list(target.glob("*.zst"))) < shards_before:
+    while len(living_in(process.pid)) < 4 or len(finished_in(target)) < shards_before:
         assert process.poll() is None
         time.sleep(0.002)
     time.sleep(0 if shards_before else 0.15)  # while the packing processes are still importing

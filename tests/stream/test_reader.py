@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tests.sources import NoiseSource
 from wdtrain.store.errors import StoreError
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.packing import pack
+from wdtrain.store.shards import ShardReader
 from wdtrain.stream import Batch, Cursor, open_stream
 from wdtrain.stream.reader import Damaged
 
@@ -178,6 +180,28 @@ def test_a_flipped_byte_is_found_and_named(
     url = damage(packed(encoding, compression), tmp_path / "bad")
     with pytest.raises(Damaged, match=r"shard train-000000\.tar\S*, block 0 is damaged"):
         read(Manifest.load(url))
+
+
+@pytest.mark.parametrize(("encoding", "compression"), [("raw", "none"), ("image", "none")])
+def test_every_block_is_verified_at_its_first_touch_and_left_out_in_each_epoch(
+    packed: Packed, tmp_path: Path, encoding: str, compression: str
+) -> None:
+    manifest = packed(encoding, compression)
+    folder = shutil.copytree(manifest.url, tmp_path / "bad")
+    entry = manifest.splits["train"].shards[0]
+    content = bytearray((folder / entry.name).read_bytes())
+    for block in entry.blocks[::2]:
+        content[block.offset + block.num_bytes - 700] ^= 1  # in the last depth, or its padding
+    (folder / entry.name).write_bytes(content)
+    stream = open_stream(
+        str(folder), split="train", batch_size=32, seed=5, lanes=6, chunk=8, on_damage="skip"
+    )
+    numbers = range(0, len(entry.blocks), 2)
+    with ShardReader(manifest.shard_url(entry), entry, manifest) as reader:
+        lost = sum(reader.block_samples(number) for number in numbers)
+    for _ in range(2):
+        assert sum(map(len, stream)) == manifest.splits["train"].samples - lost
+    assert set(stream.damaged) == {f"shard {entry.name}, block {number}" for number in numbers}
 
 
 def test_what_is_left_out_has_no_row_and_the_others_keep_their_positions(

@@ -1,9 +1,10 @@
-"""`inspect-shards`: what a packed dataset holds, whether it is whole, and whether it leaks."""
+"""`inspect-shards`: what a packed dataset holds, whether it is whole, whether it leaks, and in
+which order it is read (`inspect_order.py`)."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from wdtrain.commands import run_command
+from wdtrain.commands.inspect_order import add_order
 from wdtrain.commands.pack_shards import long_work
 from wdtrain.record.pictures import save_png
 from wdtrain.store.errors import StoreError
@@ -24,6 +26,8 @@ examples:
   inspect-shards verify shards/mine          # reads every byte, decodes every sample
   inspect-shards audit shards/mine           # proves that nothing held out is trained on
   inspect-shards grid shards/mine --out sheet.png --split train --count 24
+  inspect-shards order shards/mine --position 1000 --count 32
+  inspect-shards order --run runs/mine --step 1200 --world 8 --rank 3
 
 TARGET is a dataset's folder or URL. The exit code is 0, 1 where a dataset is damaged or leaks, and
 2 after an error.
@@ -31,11 +35,13 @@ TARGET is a dataset's folder or URL. The exit code is 0, 1 where a dataset is da
 _SHOWN_REJECTS: Final = 10
 _SHOWN_PROBLEMS: Final = 50
 
+Act = Callable[[argparse.Namespace], int]
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code of `inspect-shards` with these arguments (default: the command line's)."""
     options = _parser().parse_args(arguments)
-    return run_command(lambda: int(options.run(Manifest.load(options.target), options)))
+    return run_command(lambda: int(options.act(options)))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -46,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     actions = parser.add_subparsers(required=True, metavar="ACTION")
-    for name, run, text in (
+    for name, act, text in (
         ("show", show, "what the manifest says: splits, sizes, depth, rejects"),
         ("verify", verify_all, "read every block, check every checksum, decode every sample"),
         ("audit", audit_all, "prove from the samples that no held-out part is trained on"),
@@ -54,10 +60,16 @@ def _parser() -> argparse.ArgumentParser:
     ):
         action = actions.add_parser(name, help=text, description=text)
         action.add_argument("target", metavar="TARGET", help="a dataset's folder or URL")
-        action.set_defaults(run=run)
+        action.set_defaults(act=_of_manifest(act))
         if name == "grid":
             _grid_options(action)
+    add_order(actions)
     return parser
+
+
+def _of_manifest(act: Callable[[Manifest, argparse.Namespace], int]) -> Act:
+    """An action on a manifest as one on the options that name it."""
+    return lambda options: act(Manifest.load(options.target), options)
 
 
 def _grid_options(action: argparse.ArgumentParser) -> None:

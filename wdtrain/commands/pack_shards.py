@@ -17,9 +17,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from wdtrain.commands import run_command
 from wdtrain.scenes import parse_source
 from wdtrain.store import manifest as manifests
-from wdtrain.store.errors import StoreError
 from wdtrain.store.folder import FolderSource
-from wdtrain.store.packing import pack, usable_cores
+from wdtrain.store.manifest import Manifest
+from wdtrain.store.packing import ENGINES, pack
+from wdtrain.store.parts import Part, PartDone
 from wdtrain.store.source import Source
 from wdtrain.store.splits import Holdout
 
@@ -29,14 +30,25 @@ examples:
   pack-shards photos/ shards/small --size 64 --encoding raw --compression zstd:9
   pack-shards playground:count=20000,size=64,difficulty=0.5 shards/playground --processes 2
   pack-shards triples/ shards/plain --compression none        # plain .tar shards
+  pack-shards triples/ shared/mine --part 2/4                 # one of four machines
+  pack-shards triples/ shared/mine --engine ray               # tasks of a Ray cluster
 
 A folder holds KEY.overlay.jpg, KEY.mask.png, KEY.depth.png and, if you like, KEY.json for each
 triple; triples.json in it says what the depth means ({"depth": {"kind": "metric", "near_m": 0.5,
 "far_m": 20.0, "bits": 8}}; without it: relative). A packing that was killed goes on when the same
 command is given again. The exit code is 0, or 2 after an error.
+
+On many machines, all of which see SOURCE and TARGET: give each the same command with its --part I/N
+(in a SLURM array of 1-N: --part $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT), at once or one after
+the other, in any order; a part that was killed is given again. The one that finds all shards there
+writes the manifest. The bytes are those that one machine would have written.
 """
 MAX_REJECTS: Final = (
     "share of samples that may be left out; above it nothing is packed; default 0.001"
+)
+ENGINE_HELP: Final = (
+    "processes of this machine (default), or ray: tasks of the cluster that RAY_ADDRESS names, "
+    "else of a Ray started here"
 )
 _PLAIN_EVERY_SECONDS: Final = 5.0
 
@@ -61,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--compression", default="zstd:9", metavar="zstd:N|none", help="default zstd:9")
     add("--size", type=_size, metavar="S|HxW", help="resize to this; default: the source's size")
     add("--processes", type=int, metavar="N", help="default: the usable cores")
+    add("--part", metavar="I/N", help="pack every N-th shard only, from the I-th")
+    add("--engine", choices=ENGINES, default="processes", help=ENGINE_HELP)
     add("--seed", type=int, default=0, metavar="N", help="of shuffle and splits; default 0")
     add("--max-rejects", type=float, default=0.001, metavar="P", help=MAX_REJECTS)
     add("--shard-samples", type=int, metavar="N", help="default 8192, fewer for a small source")
@@ -89,18 +103,17 @@ def _size(text: str) -> int | tuple[int, int]:
 
 
 def _pack(options: argparse.Namespace) -> int:
-    if options.processes is not None and options.processes < 1:
-        raise StoreError(f"--processes {options.processes}: at least 1 is needed")
+    part = None if options.part is None else Part.parse(options.part)
     was_there = (Path(options.target) / manifests.NAME).exists()
     started = time.perf_counter()
     with long_work("packing") as progress:
-        manifest = pack(
+        packed = pack(
             _source(options.source),
             options.target,
             encoding=options.encoding,
             compression=options.compression,
             size=options.size,
-            processes=options.processes or usable_cores(),
+            processes=options.processes,
             seed=options.seed,
             max_rejects=options.max_rejects,
             shard_samples=options.shard_samples,
@@ -111,19 +124,26 @@ def _pack(options: argparse.Namespace) -> int:
                 pairs=options.holdout_pairs,
                 samples=options.holdout_samples,
             ),
+            part=None if part is None else (part.number, part.count),
+            engine=options.engine,
             progress=progress,
         )
-    seconds = time.perf_counter() - started
-    if was_there:
+    if isinstance(packed, PartDone):
+        print(packed)
+    elif was_there:
         print(f"{options.target} is packed already with these settings; nothing was changed")
-        return 0
+    else:
+        _report(packed, options.target, time.perf_counter() - started)
+    return 0
+
+
+def _report(manifest: Manifest, target: str, seconds: float) -> None:
     splits = ", ".join(f"{name} {split.samples:,}" for name, split in manifest.splits.items())
-    print(f"packed {manifest.samples:,} samples in {seconds:.1f} s into {options.target}: {splits}")
+    print(f"packed {manifest.samples:,} samples in {seconds:.1f} s into {target}: {splits}")
     print(
         f"{manifest.num_bytes:,} bytes, {manifest.num_bytes / manifest.samples:,.0f} a triple; "
         f"{manifest.rejects['count']:,} rejected; digest {manifest.digest[:12]}"
     )
-    return 0
 
 
 def _source(text: str) -> Source:

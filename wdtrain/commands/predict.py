@@ -125,7 +125,7 @@ def _is_cut_off(path: Path) -> bool:
 
 def pictures_of_split(recipe: Recipe, split: str, count: int) -> dict[str, np.ndarray]:
     """The first `count` overlays of a split of the run's own dataset, by key."""
-    manifest = Manifest.load(recipe.data.url)
+    manifest = Manifest.load(**recipe.data.manifest_arguments())
     pictures: dict[str, np.ndarray] = {}
     chunk = recipe.data.chunk
     for batch in open_stream(manifest, split=split, batch_size=chunk, seed=0, chunk=chunk):

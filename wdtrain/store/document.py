@@ -12,7 +12,7 @@ from typing import Any
 
 from wdtrain.store import manifest as manifests
 from wdtrain.store.errors import StoreError
-from wdtrain.store.plan import Plan
+from wdtrain.store.plan import Job, Plan
 from wdtrain.store.prepare import OverlaySums
 from wdtrain.store.samples import member_suffixes
 from wdtrain.store.workplace import Workplace
@@ -20,14 +20,19 @@ from wdtrain.store.workplace import Workplace
 _SHARD_FIELDS = ("name", "samples", "bytes", "sha256", "blocks")
 
 
-def manifest_document(plan: Plan, work: Workplace) -> dict[str, Any]:
-    """The manifest of a packing whose shards are all finished, with its digest."""
+def manifest_document(plan: Plan, work: Workplace, jobs: list[Job]) -> dict[str, Any]:
+    """The manifest of a packing whose shards are all finished, with its digest. `jobs` are all
+    shards in the manifest's order, each in its last edition."""
     splits: dict[str, dict[str, Any]] = {}
     rejects: list[tuple[str, str]] = []
     sums = OverlaySums()
-    for job in plan.jobs():
-        summary = work.summary(job.name)
-        assert summary is not None, f"{job.name} was not packed"
+    for job in jobs:
+        summary = work.summary(job.edition)
+        if summary is None:
+            raise StoreError(
+                f"the summary of shard {job.name} went missing while the dataset was put together; "
+                "give the same command again"
+            )
         rejects += [(key, reason) for key, reason in summary["rejects"]]
         if summary["samples"]:
             split = splits.setdefault(job.split, {"samples": 0, "shards": []})

@@ -49,7 +49,7 @@ def _gather(
     """Hashes, source indices and shard numbers of the keys that fall in one pass."""
     hashes, indices, shards = [], [], []
     for place, job in enumerate(jobs):
-        keys = work.keys(job.name)
+        keys = work.keys(job.edition)
         if num_passes > 1:
             keys = keys[:, keys[0] % np.uint64(num_passes) == number]
         hashes.append(keys[0])

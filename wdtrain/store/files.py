@@ -1,4 +1,4 @@
-"""Bytes of a dataset, from a folder or through fsspec from a URL.
+"""Bytes of a dataset, from a folder or from a URL.
 
 A local file is read with `os.pread`, so that threads share one descriptor without a lock. Local
 paths never touch fsspec: importing it costs 40 ms, and a plain path has no protocol to guess.
@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
-from wdtrain.store.errors import StoreError
+from wdtrain.store.remote import Remote
+from wdtrain.store.urls import is_url, join
 
-_COPY_BYTES: Final = 1 << 20
+__all__ = ["RandomFile", "file_bytes", "is_url", "join", "open_file", "read_bytes", "sha256_of"]
+
+_PIECE_BYTES: Final = 4 << 20
+"""Whole files are read in pieces of this size: each has its own time limit where it is remote."""
+
+_PIECES_AHEAD: Final = 4
 
 
 class RandomFile(Protocol):
@@ -21,7 +28,17 @@ class RandomFile(Protocol):
 
     num_bytes: int
 
-    def read(self, offset: int, count: int) -> bytes: ...
+    def read(self, offset: int, count: int) -> bytes:
+        """The bytes [offset, offset + count), fewer at the end of the file."""
+        ...
+
+    def prefetch(self, offset: int, count: int) -> None:
+        """A hint that this very range is soon read; costs nothing, promises nothing."""
+        ...
+
+    def forget(self, offset: int, count: int) -> None:
+        """This range was found to be damaged: a copy of it that was kept is not read again."""
+        ...
 
     def close(self) -> None: ...
 
@@ -35,7 +52,6 @@ class LocalFile:
         self.num_bytes = os.fstat(self._descriptor).st_size
 
     def read(self, offset: int, count: int) -> bytes:
-        """The bytes [offset, offset + count), fewer at the end of the file."""
         parts = []
         while count > 0:
             part = os.pread(self._descriptor, count, offset)
@@ -44,6 +60,13 @@ class LocalFile:
             parts.append(part)
             offset, count = offset + len(part), count - len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def prefetch(self, offset: int, count: int) -> None:
+        if hasattr(os, "posix_fadvise"):  # not on every system
+            os.posix_fadvise(self._descriptor, offset, count, os.POSIX_FADV_WILLNEED)
+
+    def forget(self, offset: int, count: int) -> None:
+        """Nothing is kept of a local file."""
 
     def close(self) -> None:
         if self._descriptor >= 0:
@@ -54,67 +77,42 @@ class LocalFile:
         self.close()
 
 
-class RemoteFile:
-    """A file behind a URL, read by range requests."""
+def open_file(path: str, *, remote: Remote | None = None) -> RandomFile:
+    """The file at a path or URL; FileNotFoundError where there is none.
 
-    def __init__(self, url: str) -> None:
-        self._filesystem, self._path = _filesystem_of(url)
-        self.num_bytes = int(self._filesystem.size(self._path))
-
-    def read(self, offset: int, count: int) -> bytes:
-        data: bytes = self._filesystem.cat_file(self._path, start=offset, end=offset + count)
-        return data
-
-    def close(self) -> None:
-        """Nothing is held open between reads."""
+    `remote` says how a URL is reached; None: as is usual, and nothing of it is kept.
+    """
+    return (remote or Remote()).open(path) if is_url(path) else LocalFile(path)
 
 
-def is_url(path: str) -> bool:
-    return "://" in path
-
-
-def join(folder: str, name: str) -> str:
-    return f"{folder.rstrip('/')}/{name}" if is_url(folder) else os.path.join(folder, name)
-
-
-def _filesystem_of(url: str) -> tuple[Any, str]:
-    import fsspec
-
-    try:
-        filesystem, path = fsspec.core.url_to_fs(url)
-    except ImportError as error:
-        raise StoreError(f"{url} cannot be opened: {error}") from error
-    return filesystem, path
-
-
-def open_file(path: str) -> RandomFile:
-    """The file at a path or URL; FileNotFoundError where there is none."""
-    return RemoteFile(path) if is_url(path) else LocalFile(path)
-
-
-def file_bytes(path: str) -> int:
+def file_bytes(path: str, *, remote: Remote | None = None) -> int:
     """The size of a file; FileNotFoundError where there is none."""
-    if is_url(path):
-        return RemoteFile(path).num_bytes
-    return os.stat(path).st_size
+    return (remote or Remote()).num_bytes(path) if is_url(path) else os.stat(path).st_size
 
 
-def read_bytes(path: str) -> bytes:
-    """The whole of a small file."""
+def read_bytes(path: str, *, remote: Remote | None = None) -> bytes:
+    """The whole of a file that fits into memory."""
     if not is_url(path):
         return Path(path).read_bytes()
-    filesystem, inner = _filesystem_of(path)
-    data: bytes = filesystem.cat_file(inner)
-    return data
+    return b"".join(_pieces(path, remote))
 
 
-def sha256_of(path: str) -> tuple[int, str]:
-    """(bytes, SHA-256 in hex) of a file, read once in pieces of 1 MiB."""
-    file = open_file(path)
+def sha256_of(path: str, *, remote: Remote | None = None) -> tuple[int, str]:
+    """(bytes, SHA-256 in hex) of a file, read once in pieces of 4 MiB."""
+    digest, num_bytes = hashlib.sha256(), 0
+    for piece in _pieces(path, remote):
+        digest.update(piece)
+        num_bytes += len(piece)
+    return num_bytes, digest.hexdigest()
+
+
+def _pieces(path: str, remote: Remote | None) -> Iterator[bytes]:
+    """The bytes of a file in order, a few pieces read ahead."""
+    file = open_file(path, remote=remote)
     try:
-        digest = hashlib.sha256()
-        for offset in range(0, file.num_bytes, _COPY_BYTES):
-            digest.update(file.read(offset, _COPY_BYTES))
-        return file.num_bytes, digest.hexdigest()
+        for offset in range(0, file.num_bytes, _PIECE_BYTES):
+            for ahead in range(1, 1 + _PIECES_AHEAD):
+                file.prefetch(offset + ahead * _PIECE_BYTES, _PIECE_BYTES)
+            yield file.read(offset, _PIECE_BYTES)
     finally:
         file.close()

@@ -14,21 +14,31 @@ import numpy as np
 
 from wdtrain.store.duplicates import key_hash
 from wdtrain.store.errors import StoreError
+from wdtrain.store.expecting import Expects, expecting
 from wdtrain.store.plan import Job, Plan
 from wdtrain.store.prepare import OverlaySums, prepare
 from wdtrain.store.shardfile import ImageBlocks, RawBlocks, ShardFile
-from wdtrain.store.workplace import Workplace, rename
+from wdtrain.store.workplace import Workplace
 from wdtrain.triple import TripleError
-
-Excluded = dict[str, frozenset[int]]
-"""By shard name, the source indices whose key another sample has already."""
 
 _WATCH_EVERY: Final = 64
 _SHOWN_REJECTS: Final = 5
 
 
 class TooManyRejects(StoreError):
-    """More samples were rejected than allowed; the message lists the first."""
+    """More samples were rejected than allowed: how many at least, and the first of them."""
+
+    def __init__(self, count: int, first: list[tuple[str, str]]) -> None:
+        super().__init__(count, first)
+        self.count, self.first = count, first
+
+    def __str__(self) -> str:
+        lines = "".join(f"\n  {key}: {reason}" for key, reason in self.first)
+        return f"at least {self.count:,} samples are rejected. The first:{lines}"
+
+
+class Stopped(Exception):
+    """Whoever runs a job asked it to stop."""
 
 
 class Watch(Protocol):
@@ -64,7 +74,7 @@ class Rejects:
         self.counts[outcome.name] = len(outcome.rejects)
         self.first = [*self.first, *outcome.rejects][:_SHOWN_REJECTS]
         if self.count > self.allowed:
-            raise TooManyRejects("".join(f"\n  {key}: {reason}" for key, reason in self.first))
+            raise TooManyRejects(self.count, self.first)
 
 
 @dataclass(frozen=True)
@@ -75,15 +85,18 @@ class ShardRunner:
     work: Workplace
     allowed_rejects: int
 
-    def run(self, job: Job, excluded: frozenset[int], watch: Watch) -> Outcome:
+    def run(self, job: Job, watch: Watch) -> Outcome:
         """The shard is finished: packed now, or found whole from before."""
-        summary = self.work.whole_summary(job.name)
+        refusal = self.work.refusal()
+        if refusal is not None and refusal[0] > self.allowed_rejects:
+            raise TooManyRejects(*refusal)
+        summary = self.work.whole_summary(job.edition)
         if summary is not None:
             watch(job.stop - job.start)
             return Outcome(job.name, [(key, reason) for key, reason in summary["rejects"]])
-        temporary = self.work.temporary(job.name)
+        temporary = self.work.temporary(job.edition)
         try:
-            return self._pack(job, excluded, watch, temporary)
+            return self._pack(job, watch, temporary)
         except OSError as error:
             raise StoreError(
                 f"shard {job.name} cannot be packed ({error.strerror or error}); what is finished "
@@ -92,11 +105,11 @@ class ShardRunner:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def _pack(self, job: Job, excluded: frozenset[int], watch: Watch, temporary: Path) -> Outcome:
+    def _pack(self, job: Job, watch: Watch, temporary: Path) -> Outcome:
         with ShardFile(temporary, zstd_level=self.plan.settings.zstd_level) as file:
             filling = _Filling(self, file)
             try:
-                filling.fill(self.plan.rows(job), excluded, watch)
+                filling.fill(self.plan.rows(job), job.excluded, watch)
                 outcome = Outcome(job.name, filling.rejects)
                 if len(filling.rejects) > self.allowed_rejects:
                     return outcome
@@ -112,12 +125,8 @@ class ShardRunner:
             "sums": filling.sums.as_dict(),
             "rejects": filling.rejects,
         }
-        if filling.kept:
-            rename(temporary, self.work.target / job.name)
-        else:
-            (self.work.target / job.name).unlink(missing_ok=True)
         keys = np.array(filling.kept, np.uint64).reshape(-1, 2).T
-        self.work.finish(job.name, summary, np.ascontiguousarray(keys))
+        self.work.finish(job.edition, summary, keys, temporary if filling.kept else None)
         return outcome
 
 
@@ -145,7 +154,9 @@ class _Filling:
     def fill(self, rows: np.ndarray, excluded: frozenset[int], watch: Watch) -> None:
         """Writes all samples; ends early when more are rejected than the whole dataset may lose."""
         unseen = 0
-        for index in rows.tolist():
+        indices: list[int] = rows.tolist()
+        source = self._plan.source
+        for index in expecting(indices, source.expect) if isinstance(source, Expects) else indices:
             self._add(index, is_duplicate=index in excluded)
             if len(self.rejects) > self._allowed_rejects:
                 return

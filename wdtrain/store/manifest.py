@@ -11,12 +11,15 @@ import hashlib
 import json
 import math
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, Literal, NamedTuple
 
 from wdtrain.store.errors import StoreError
-from wdtrain.store.files import file_bytes, join, read_bytes, sha256_of
+from wdtrain.store.files import RandomFile, file_bytes, open_file, read_bytes, sha256_of
+from wdtrain.store.remote import Remote, RemoteAccess
+from wdtrain.store.urls import folder_of, is_url, join, shown
 from wdtrain.triple import DepthFormat, TripleError
 
 NAME: Final = "manifest.json"
@@ -60,7 +63,10 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """A packed dataset. `overlay_mean` and `overlay_std` are of the train split, in 0..1."""
+    """A packed dataset. `overlay_mean` and `overlay_std` are of the train split, in 0..1.
+
+    `remote` is how its shards are reached where it is a URL; it is no part of what the dataset is.
+    """
 
     url: str
     version: int
@@ -77,22 +83,26 @@ class Manifest:
     source: dict[str, Any] = field(repr=False)
     rejects: dict[str, Any] = field(repr=False)
     digest: str
+    remote: Remote = field(default_factory=Remote, repr=False, compare=False)
 
     @staticmethod
-    def load(url: str) -> Manifest:
+    def load(url: str, *, access: RemoteAccess | dict[str, Any] | None = None) -> Manifest:
         """The manifest of a dataset folder, URL prefix, or of a path to its manifest.json.
 
-        StoreError where there is none, it is of a newer format, or it is not what was written.
+        `access` says how a URL is reached, also for the shards, or holds its fields as a recipe
+        gives them. StoreError where there is no manifest, it is of a newer format, or it is not
+        what was written; OSError where the network fails for longer than the tries last.
         """
-        url = str(url).removesuffix(NAME).rstrip("/") or "."
+        remote = Remote(RemoteAccess(**access) if isinstance(access, dict) else access)
+        url = folder_of(str(url), NAME)
         try:
-            data = read_bytes(join(url, NAME))
+            data = read_bytes(join(url, NAME), remote=remote)
         except FileNotFoundError as error:
             raise StoreError(
-                f"{url} holds no {NAME}, so it is not a packed dataset (or its packing has not "
-                "ended); pack one with tools/pack-shards SOURCE TARGET"
+                f"{shown(url)} holds no {NAME}, so it is not a packed dataset (or its packing has "
+                "not ended); pack one with tools/pack-shards SOURCE TARGET"
             ) from error
-        return parse_manifest(data, url=url)
+        return parse_manifest(data, url=url, remote=remote)
 
     @property
     def samples(self) -> int:
@@ -119,42 +129,65 @@ class Manifest:
     def split(self, name: str) -> Split:
         """The split of this name; StoreError names those there are."""
         if name not in self.splits:
-            raise StoreError(f"{self.url} has no split {name!r}; it has {', '.join(self.splits)}")
+            raise StoreError(
+                f"{shown(self.url)} has no split {name!r}; it has {', '.join(self.splits)}"
+            )
         return self.splits[name]
 
     def shard_url(self, shard: Shard) -> str:
         return join(self.url, shard.name)
 
+    def open_shard(self, shard: Shard, url: str | None = None) -> RandomFile:
+        """The file of a shard, where it belongs or at a given place; FileNotFoundError where
+        there is none.
+
+        Of a remote one nothing is asked for before its first read, which is when a missing or
+        replaced one is found; what is read of it is kept if the dataset was loaded so.
+        """
+        url = url or self.shard_url(shard)
+        if not is_url(url):
+            return open_file(url)
+        return self.remote.open(url, num_bytes=shard.num_bytes, identity=shard.sha256)
+
     def check_shards(self, *splits: str) -> None:
         """Every shard of these splits is there with its size, or StoreError: found out before
-        hours of training, not after. Costs one look at each file.
+        hours of training, not after. Costs one look at each file, several at once.
         """
-        for name in splits:
-            for shard in self.split(name).shards:
-                try:
-                    num_bytes = file_bytes(self.shard_url(shard))
-                except FileNotFoundError as error:
-                    raise StoreError(
-                        f"shard {shard.name} is missing in {self.url}; fetch it again, or pack the "
-                        "dataset again"
-                    ) from error
+        shards = [shard for name in splits for shard in self.split(name).shards]
+        pool = ThreadPoolExecutor(self.remote.access.connections)
+        try:
+            for shard, num_bytes in zip(shards, pool.map(self._file_bytes, shards), strict=True):
                 if num_bytes != shard.num_bytes:
                     raise StoreError(
                         f"shard {shard.name} holds {num_bytes:,} bytes, the manifest says "
                         f"{shard.num_bytes:,}: it was cut off or replaced; fetch it again"
                     )
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _file_bytes(self, shard: Shard) -> int:
+        try:
+            return file_bytes(self.shard_url(shard), remote=self.remote)
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"shard {shard.name} is missing in {shown(self.url)}; fetch it again, or pack the "
+                "dataset again"
+            ) from error
 
     def verify(self) -> None:
         """Every shard is there with the size and SHA-256 the manifest names, or StoreError.
 
-        Reads every byte once and decodes nothing; `tools/inspect-shards verify` also decodes.
+        Reads every byte once, from where the dataset lies and not from what is kept of it, and
+        decodes nothing; `tools/inspect-shards verify` also decodes.
         """
         for split in self.splits.values():
             for shard in split.shards:
                 try:
-                    num_bytes, sha256 = sha256_of(self.shard_url(shard))
+                    num_bytes, sha256 = sha256_of(self.shard_url(shard), remote=self.remote)
                 except FileNotFoundError as error:
-                    raise StoreError(f"shard {shard.name} of {self.url} is missing") from error
+                    raise StoreError(
+                        f"shard {shard.name} of {shown(self.url)} is missing"
+                    ) from error
                 if (num_bytes, sha256) != (shard.num_bytes, shard.sha256):
                     raise StoreError(
                         f"shard {shard.name} holds {num_bytes:,} bytes with SHA-256 "
@@ -207,32 +240,33 @@ def _parse_split(name: str, entry: dict[str, Any]) -> Split:
     return Split(name, entry["samples"], shards)
 
 
-def parse_manifest(data: bytes, *, url: str) -> Manifest:
+def parse_manifest(data: bytes, *, url: str, remote: Remote | None = None) -> Manifest:
     """The manifest that these bytes are, read from `url`; StoreError when they are not one."""
+    place = shown(url)
     try:
         document = json.loads(data)
     except ValueError as error:
-        raise StoreError(f"{NAME} of {url} is not readable JSON ({error})") from error
+        raise StoreError(f"{NAME} of {place} is not readable JSON ({error})") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise StoreError(f"{NAME} of {url} is not that of a {FORMAT}")
+        raise StoreError(f"{NAME} of {place} is not that of a {FORMAT}")
     version = document.get("version")
     if not isinstance(version, int) or not 1 <= version <= VERSION:
         raise StoreError(
-            f"{url} is of format version {version}; this version of wdtrain reads up to {VERSION}; "
-            "update wdtrain to read it"
+            f"{place} is of format version {version}; this version of wdtrain reads up to "
+            f"{VERSION}; update wdtrain to read it"
         )
     if document.get("digest") != digest_of(document):
         raise StoreError(
-            f"{NAME} of {url} was changed after it was written (its digest does not fit); "
+            f"{NAME} of {place} was changed after it was written (its digest does not fit); "
             "fetch it again or pack the dataset again"
         )
     try:
-        return _build(document, url=url)
+        return _build(document, url=url, remote=remote or Remote())
     except (KeyError, TypeError, TripleError) as error:
-        raise StoreError(f"{NAME} of {url} lacks or garbles {error}") from error
+        raise StoreError(f"{NAME} of {place} lacks or garbles {error}") from error
 
 
-def _build(document: dict[str, Any], *, url: str) -> Manifest:
+def _build(document: dict[str, Any], *, url: str, remote: Remote) -> Manifest:
     depth = document["fields"]["depth"]
     return Manifest(
         url=url,
@@ -250,4 +284,5 @@ def _build(document: dict[str, Any], *, url: str) -> Manifest:
         source=document["source"],
         rejects=document["rejects"],
         digest=document["digest"],
+        remote=remote,
     )

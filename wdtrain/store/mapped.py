@@ -29,6 +29,9 @@ class MappedFile:
         """The bytes [offset, offset + count), fewer at the end of the file, as they lie there."""
         return memoryview(self._bytes)[offset : offset + count]
 
+    def forget(self, offset: int, count: int) -> None:
+        """Nothing is kept of a local file."""
+
     def close(self) -> None:
         """The mapping goes when the last view of it does."""
         self._bytes = b""

@@ -1,32 +1,74 @@
 """Packing a source into a dataset: plan, shards in parallel, duplicates, manifest.
 
-Every shard is a job that can be done again: it depends on the plan and on nothing else, and gets
-its final name when it is whole. So one process or eight, a second run or a run after `kill -9` give
-the same bytes. The manifest is written last.
+Every shard is a job that can be done again: it depends on the plan and on nothing else, and counts
+when it is whole. So one process or eight, one machine or many, a second run or a run after
+`kill -9` give the same bytes. Shards get their final names at the end, and the manifest comes last.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Final, TypedDict, Unpack, overload
 
 from wdtrain.store import manifest as manifests
 from wdtrain.store import workplace
 from wdtrain.store.document import manifest_document
 from wdtrain.store.duplicates import find_duplicates
+from wdtrain.store.engine import Engine, Progress
 from wdtrain.store.errors import StoreError
 from wdtrain.store.folder import FolderSource
-from wdtrain.store.jobs import Excluded, Rejects, ShardRunner, TooManyRejects
+from wdtrain.store.jobs import Rejects, ShardRunner, TooManyRejects
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.plan import Plan, make_plan
-from wdtrain.store.processes import run_jobs
+from wdtrain.store.parts import Part, PartDone
+from wdtrain.store.plan import Job, Plan, make_plan
+from wdtrain.store.processes import ProcessEngine
 from wdtrain.store.source import Source
 from wdtrain.store.splits import Holdout
-from wdtrain.store.workplace import enter_plan, locked_workplace
+from wdtrain.store.workplace import Finished, enter_plan, locked_workplace
 
-Progress = Callable[[int, int], None]
-"""Called with (samples packed, samples in all), from the packing process."""
+ENGINES: Final = ("processes", "ray")
+_SHOWN_REJECTS: Final = 5
+
+
+class Options(TypedDict, total=False):
+    """What may be chosen of a packing; `pack` says what each means."""
+
+    encoding: str
+    compression: str
+    size: int | tuple[int, int] | None
+    processes: int | None
+    seed: int
+    max_rejects: float
+    shard_samples: int | None
+    samples_per_block: int | None
+    jpeg_quality: int
+    holdout: Holdout | None
+    engine: str
+    progress: Progress | None
+
+
+@overload
+def pack(
+    source: Source | str | Path,
+    target: str | Path,
+    *,
+    part: None = None,
+    **options: Unpack[Options],
+) -> Manifest: ...
+
+
+@overload
+def pack(
+    source: Source | str | Path,
+    target: str | Path,
+    *,
+    part: tuple[int, int] | None,
+    **options: Unpack[Options],
+) -> Manifest | PartDone: ...
 
 
 def pack(
@@ -43,46 +85,44 @@ def pack(
     samples_per_block: int | None = None,
     jpeg_quality: int = 90,
     holdout: Holdout | None = None,
+    part: tuple[int, int] | None = None,
+    engine: str = "processes",
     progress: Progress | None = None,
-) -> Manifest:
+) -> Manifest | PartDone:
     """A dataset lies in `target`, whole, with every sample of the source in it or in its rejects.
 
     `source` is a folder of triples or anything with the members of `Source`. `size` is the side of
     a square or (height, width), None for the source's own. `max_rejects` is the share of samples
     that may be left out. `shard_samples` and `samples_per_block` None mean 8,192 and about 1 MiB,
-    fewer for a small source. `processes` None takes the usable cores; it changes no byte.
+    fewer for a small source. `processes` None takes the usable cores; it changes no byte, nor does
+    `engine`: "processes" of this machine, or "ray" for tasks on a cluster that sees the target.
+
+    `part` (i, n) packs every n-th shard, from the i-th of 1..n: a `PartDone` comes back while
+    shards of other parts are missing, and the dataset of the part that finds them all there.
 
     Packing again what is packed changes nothing; after a kill it goes on where it was. StoreError
     for a source or target that cannot be used, and then there is no manifest.
     """
-    source = FolderSource(source) if isinstance(source, str | Path) else source
     if not 0 <= max_rejects <= 1:
         raise StoreError(f"max_rejects is {max_rejects}; it is a share from 0 to 1")
-    plan = make_plan(
-        source,
-        encoding=encoding,
-        compression=compression,
-        size=size,
-        seed=seed,
-        shard_samples=shard_samples,
-        samples_per_block=samples_per_block,
-        jpeg_quality=jpeg_quality,
-        holdout=holdout or Holdout(),
-    )
-    if (Path(target) / manifests.NAME).exists():
-        return _already_packed(Path(target), plan)
-    try:
-        with locked_workplace(Path(target)) as work:
-            enter_plan(work, plan.digest())
-            runner = ShardRunner(plan, work, allowed_rejects=int(max_rejects * len(source)))
-            _pack_shards(runner, processes or usable_cores(), progress or _unseen)
-            work.commit(manifest_document(plan, work))
-    except OSError as error:
-        raise StoreError(
-            f"{target} cannot be written ({error.strerror or error}); what is finished stays: when "
-            "that is mended, the same command goes on from there"
-        ) from error
-    return Manifest.load(str(target))
+    share = None if part is None else Part(*part)
+    with _engine(engine, processes) as running:
+        if isinstance(source, str | Path) and not (Path(target) / manifests.NAME).exists():
+            running.start_early()
+        source = FolderSource(source) if isinstance(source, str | Path) else source
+        plan = make_plan(
+            source,
+            encoding=encoding,
+            compression=compression,
+            size=size,
+            seed=seed,
+            shard_samples=shard_samples,
+            samples_per_block=samples_per_block,
+            jpeg_quality=jpeg_quality,
+            holdout=holdout or Holdout(),
+        )
+        allowed = int(max_rejects * len(source))
+        return _pack_plan(plan, Path(target), share, allowed, running, progress or _unseen)
 
 
 def _unseen(done: int, total: int) -> None:
@@ -94,6 +134,52 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@contextmanager
+def _engine(name: str, processes: int | None) -> Iterator[Engine]:
+    """The engine of this name, closed at the end; StoreError for one there is not."""
+    if processes is not None and processes < 1:
+        raise StoreError(f"processes is {processes}; at least 1 is needed")
+    engine: Engine
+    if name == "ray":
+        from wdtrain.store.ray_engine import RayEngine  # only here: Ray is an extra
+
+        engine = RayEngine(processes)
+    elif name == "processes":
+        engine = ProcessEngine(processes or usable_cores())
+    else:
+        raise StoreError(f"engine {name!r} is not known; it must be {' or '.join(ENGINES)}")
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def _pack_plan(
+    plan: Plan, target: Path, part: Part | None, allowed: int, engine: Engine, progress: Progress
+) -> Manifest | PartDone:
+    """The plan's dataset, or what its part came to."""
+    if (target / manifests.NAME).exists():
+        return _already_packed(target, plan)
+    try:
+        with locked_workplace(target, shared=part is not None) as work:
+            enter_plan(work, plan.digest())
+            packing = _Packing(ShardRunner(plan, work, allowed), engine, progress)
+            if part is None:
+                packing.pack_all()
+            elif (done := packing.pack_part(part)) is not None:
+                return done
+    except (OSError, StoreError) as error:
+        if part is not None and (target / manifests.NAME).exists():
+            return _already_packed(target, plan)  # another part was faster, and cleared up
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(
+            f"{target} cannot be written ({error.strerror or error}); what is finished stays: when "
+            "that is mended, the same command goes on from there"
+        ) from error
+    return Manifest.load(str(target))
+
+
 def _already_packed(target: Path, plan: Plan) -> Manifest:
     """The dataset that is there, if it is the one that the plan would make."""
     manifest = Manifest.load(str(target))
@@ -103,28 +189,83 @@ def _already_packed(target: Path, plan: Plan) -> Manifest:
             "it is; choose another target, or remove it first"
         )
     if (target / workplace.FOLDER).exists():  # killed between the manifest and the sweep
-        with locked_workplace(target) as work:
+        with locked_workplace(target, shared=True) as work:
             work.sweep()
     return manifest
 
 
-def _pack_shards(runner: ShardRunner, processes: int, progress: Progress) -> None:
-    """Every shard is finished, without duplicate keys, and few enough samples were rejected."""
-    jobs = runner.plan.jobs()
-    excluded: Excluded = {}
-    rejects = Rejects(runner.allowed_rejects)
-    todo = jobs
-    try:
-        while todo:
-            run_jobs(runner, todo, excluded, rejects, processes=processes, progress=progress)
-            excluded = find_duplicates(runner.plan.source, runner.work, jobs)
-            todo = [job for job in jobs if job.name in excluded]
-            for job in todo:
-                runner.work.reopen(job.name)
-    except TooManyRejects as error:
-        runner.work.abandon([job.name for job in jobs])
-        raise StoreError(
-            f"at least {rejects.count:,} of {len(runner.plan.source):,} samples cannot be packed, "
-            f"more than the {runner.allowed_rejects:,} that --max-rejects allows; nothing was "
-            f"written; mend them or allow more. The first:{error}"
-        ) from error
+class _Packing:
+    """One packing at work: its runner, and the engine that runs the jobs."""
+
+    def __init__(self, runner: ShardRunner, engine: Engine, progress: Progress) -> None:
+        self._runner, self._work = runner, runner.work
+        self._engine, self._progress = engine, progress
+        self._rejects = Rejects(runner.allowed_rejects)
+        self._jobs = runner.plan.jobs()
+
+    def pack_all(self) -> None:
+        """The dataset is committed; too many rejects leave nothing of it."""
+        try:
+            self._go_on_after_refusal()
+            self._run(self._jobs)
+            self._finish()
+        except TooManyRejects as error:
+            self._work.abandon([job.name for job in self._jobs])
+            what = "nothing was written; mend them or allow more"
+            raise self._too_many(error, what) from error
+
+    def pack_part(self, part: Part) -> PartDone | None:
+        """The part's shards are finished; None if all are, and then the dataset is committed."""
+        try:
+            self._go_on_after_refusal()
+            self._run(part.share(self._jobs))
+            missing = self._work.missing([job.name for job in self._jobs])
+            if missing:
+                return PartDone(part, len(self._jobs) - len(missing), len(self._jobs))
+            self._finish()
+        except TooManyRejects as error:
+            self._work.refuse(error.count, error.first)
+            what = (
+                "all parts stop and there is no manifest; allow more, or mend them, remove "
+                f"{self._work.target} and pack again"
+            )
+            raise self._too_many(error, what) from error
+        return None
+
+    def _go_on_after_refusal(self) -> None:
+        refusal = self._work.refusal()
+        if refusal is None:
+            return
+        if refusal[0] > self._runner.allowed_rejects:
+            raise TooManyRejects(*refusal)
+        self._work.remove_refusal()
+
+    def _run(self, jobs: list[Job]) -> None:
+        self._engine.run(self._runner, jobs, self._rejects, self._progress)
+
+    def _finish(self) -> None:
+        """All shards are there: without duplicate keys, few enough rejects, under their names."""
+        plan = self._runner.plan
+        excluded = find_duplicates(plan.source, self._work, self._jobs)
+        jobs = [replace(job, excluded=excluded.get(job.name, frozenset())) for job in self._jobs]
+        self._run([job for job in jobs if job.excluded])
+        document = manifest_document(plan, self._work, jobs)
+        rejects = document["rejects"]
+        if rejects["count"] > self._runner.allowed_rejects:
+            first = [(entry["key"], entry["reason"]) for entry in rejects["list"][:_SHOWN_REJECTS]]
+            raise TooManyRejects(rejects["count"], first)
+        editions = {job.name: job.edition for job in jobs}
+        shards = [
+            Finished(editions[shard["name"]], shard["name"], shard["bytes"])
+            for split in document["splits"].values()
+            for shard in split["shards"]
+        ]
+        self._work.commit(document, shards)
+
+    def _too_many(self, error: TooManyRejects, what: str) -> StoreError:
+        lines = "".join(f"\n  {key}: {reason}" for key, reason in error.first)
+        return StoreError(
+            f"at least {error.count:,} of {len(self._runner.plan.source):,} samples cannot be "
+            f"packed, more than the {self._runner.allowed_rejects:,} that --max-rejects allows; "
+            f"{what}. The first:{lines}"
+        )

@@ -61,12 +61,20 @@ class Settings:
 
 @dataclass(frozen=True)
 class Job:
-    """One shard to pack: rows [start, stop) of a split."""
+    """One shard to pack: rows [start, stop) of a split, without the source indices in `excluded`,
+    whose keys other samples have already."""
 
     name: str
     split: str
     start: int
     stop: int
+    excluded: frozenset[int] = frozenset()
+
+    @property
+    def edition(self) -> str:
+        """The shard's name while it is not published: with and without its duplicates it is not the
+        same file, and both may be in the making at once."""
+        return f"{self.name}.again" if self.excluded else self.name
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
-"""Packing all shards, in this process or in several.
+"""Packing shards in this process or in several of this machine.
 
 Processes are spawned, not forked: the parent may have threads. They leave Ctrl-C to their parent
-and end with it, however it ends, so that a rerun after `kill -9` finds nobody at work.
+and end with it, however it ends, so that a rerun after `kill -9` finds nobody at work. Each has a
+pipe of its own: the runner, which may be large, goes through it when the process is up, so one that
+dies while it starts is seen and not waited for.
 """
 
 from __future__ import annotations
@@ -12,44 +14,133 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+import traceback
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from typing import Any, Final
 
 import cv2
 
+from wdtrain.store.engine import Progress, num_samples
 from wdtrain.store.errors import StoreError
-from wdtrain.store.jobs import Excluded, Outcome, Rejects, ShardRunner, Watch
+from wdtrain.store.jobs import Outcome, Rejects, ShardRunner, Stopped, Watch
 from wdtrain.store.plan import Job
 
 _POLL_SECONDS: Final = 0.2
-_JOBS_AHEAD: Final = 2
+_EARLY: Final = 2
 
 
-class Stopped(Exception):
-    """The parent asked a packing process to stop."""
+@dataclass(frozen=True)
+class _Worker:
+    """A packing process and the parent's end of its pipe."""
+
+    process: SpawnProcess
+    pipe: Connection
+
+    def send(self, data: bytes) -> None:
+        try:
+            self.pipe.send_bytes(data)
+        except OSError as error:
+            raise _died() from error
+
+    def receive(self) -> Outcome:
+        """What its job came to; raises what the job raised."""
+        try:
+            outcome: Outcome | Exception = self.pipe.recv()
+        except (EOFError, OSError) as error:
+            raise _died() from error
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
 
-_worker: tuple[ShardRunner, Watch] | None = None
+def _died() -> StoreError:
+    return StoreError(
+        "a packing process died (killed? out of memory? a script that packs outside of "
+        "`if __name__ == '__main__':`?); what is finished stays: the same command goes on from "
+        "there, with fewer --processes if memory was short"
+    )
 
 
-def run_jobs(
-    runner: ShardRunner,
-    jobs: list[Job],
-    excluded: Excluded,
-    rejects: Rejects,
-    *,
-    processes: int,
-    progress: Callable[[int, int], None],
-) -> None:
-    """All jobs are finished; the first error or too many rejects stop the others."""
-    total = sum(job.stop - job.start for job in jobs)
-    if min(processes, len(jobs)) > 1:
-        _run_in_processes(runner, jobs, excluded, rejects, min(processes, len(jobs)), progress)
-        return
-    done = 0
+class ProcessEngine:
+    """Runs jobs in up to `processes` spawned processes; a single one is this process. An Engine."""
+
+    def __init__(self, processes: int) -> None:
+        self._processes = processes
+        self._workers: list[_Worker] = []
+        context = multiprocessing.get_context("spawn")
+        with _sigint_held():
+            self._context, self._stop = context, context.Event()
+            self._counter = context.Value("q", 0)
+
+    def start_early(self) -> None:
+        """Two processes load their libraries while the parent still reads what is to be packed."""
+        if self._processes > 1:
+            self._grow(min(self._processes, _EARLY))
+
+    def run(
+        self, runner: ShardRunner, jobs: list[Job], rejects: Rejects, progress: Progress
+    ) -> None:
+        """All jobs are finished; the first error or too many rejects stop the others."""
+        if min(self._processes, len(jobs)) <= 1:
+            _run_here(runner, jobs, rejects, progress)
+            return
+        try:
+            self._run_in_processes(runner, jobs, rejects, progress)
+        except BaseException:
+            self.close()  # whoever cleans up after the error finds nobody at work
+            raise
+
+    def _run_in_processes(
+        self, runner: ShardRunner, jobs: list[Job], rejects: Rejects, progress: Progress
+    ) -> None:
+        data = _pickled(runner)
+        self._grow(min(self._processes, len(jobs)))
+        self._counter.value = 0
+        total = num_samples(jobs)
+        waiting = iter(jobs)
+        busy: dict[Connection, _Worker] = {}
+        for worker, job in zip(self._workers, waiting, strict=False):
+            worker.send(data)
+            worker.send(pickle.dumps(job))
+            busy[worker.pipe] = worker
+        while busy:
+            ready = multiprocessing.connection.wait(list(busy), _POLL_SECONDS)
+            progress(self._counter.value, total)
+            for worker in [worker for pipe, worker in busy.items() if pipe in ready]:
+                del busy[worker.pipe]
+                rejects.add(worker.receive())
+                if job_left := next(waiting, None):
+                    worker.send(pickle.dumps(job_left))
+                    busy[worker.pipe] = worker
+
+    def _grow(self, count: int) -> None:
+        with _sigint_held():
+            while len(self._workers) < count:
+                ours, theirs = self._context.Pipe()
+                process = self._context.Process(
+                    target=_serve, args=(theirs, self._stop, self._counter)
+                )
+                process.start()
+                theirs.close()
+                self._workers.append(_Worker(process, ours))
+
+    def close(self) -> None:
+        """Every process has ended; a job in the making is stopped."""
+        self._stop.set()
+        for worker in self._workers:
+            worker.pipe.close()
+        for worker in self._workers:
+            worker.process.join()
+        self._workers.clear()
+        self._stop.clear()
+
+
+def _run_here(runner: ShardRunner, jobs: list[Job], rejects: Rejects, progress: Progress) -> None:
+    total, done = num_samples(jobs), 0
 
     def watch(samples: int) -> None:
         nonlocal done
@@ -57,43 +148,7 @@ def run_jobs(
         progress(done, total)
 
     for job in jobs:
-        rejects.add(runner.run(job, excluded.get(job.name, frozenset()), watch))
-
-
-def _run_in_processes(
-    runner: ShardRunner,
-    jobs: list[Job],
-    excluded: Excluded,
-    rejects: Rejects,
-    processes: int,
-    progress: Callable[[int, int], None],
-) -> None:
-    total = sum(job.stop - job.start for job in jobs)
-    with _sigint_held():
-        context = multiprocessing.get_context("spawn")
-        stop, counter = context.Event(), context.Value("q", 0)
-    pool = ProcessPoolExecutor(processes, context, _start_worker, (_pickled(runner), stop, counter))
-    waiting = iter(jobs)
-    running: set[Future[Outcome]] = set()
-    try:
-        while True:
-            with _sigint_held():
-                while len(running) < _JOBS_AHEAD * processes and (job := next(waiting, None)):
-                    running.add(pool.submit(_run_here, job, excluded.get(job.name, frozenset())))
-            if not running:
-                break
-            done, running = wait(running, _POLL_SECONDS, FIRST_COMPLETED)
-            progress(counter.value, total)
-            for future in done:
-                rejects.add(future.result())
-    except BrokenProcessPool as error:
-        raise StoreError(
-            "a packing process died (killed, or out of memory?); what is finished stays: the same "
-            "command goes on from there, with fewer --processes if memory was short"
-        ) from error
-    finally:
-        stop.set()
-        pool.shutdown(wait=True, cancel_futures=True)
+        rejects.add(runner.run(job, watch))
 
 
 @contextmanager
@@ -117,9 +172,8 @@ def _pickled(runner: ShardRunner) -> bytes:
         ) from error
 
 
-def _start_worker(runner: bytes, stop: Any, counter: Any) -> None:
-    """Readies a packing process: one thread, deaf to Ctrl-C, ending with its parent."""
-    global _worker  # noqa: PLW0603 - a process's own runner, set once before its first job
+def _serve(pipe: Connection, stop: Any, counter: Any) -> None:
+    """A packing process: one thread, deaf to Ctrl-C, ending with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     cv2.setNumThreads(1)
@@ -133,15 +187,49 @@ def _start_worker(runner: bytes, stop: Any, counter: Any) -> None:
         if stop.is_set():
             raise Stopped
 
-    _worker = (pickle.loads(runner), watch)
+    runner: ShardRunner | None = None
+    while (message := _next_message(pipe)) is not None:
+        if isinstance(message, ShardRunner):
+            runner = message
+            continue
+        assert runner is not None
+        outcome = _outcome(runner, message, watch)
+        if outcome is None:
+            break
+        if not _sent(pipe, outcome):
+            break
+
+
+def _next_message(pipe: Connection) -> Any:
+    """A runner or a job; None when the parent wants no more."""
+    try:
+        return pipe.recv()
+    except (EOFError, OSError):
+        return None
+
+
+def _sent(pipe: Connection, outcome: Outcome | Exception) -> bool:
+    """Whether the parent still takes an outcome."""
+    try:
+        pipe.send(outcome)
+    except OSError:
+        return False
+    return True
+
+
+def _outcome(runner: ShardRunner, job: Job, watch: Watch) -> Outcome | Exception | None:
+    """What a job came to, or the error it ended with; None when it was stopped."""
+    try:
+        return runner.run(job, watch)
+    except Stopped:
+        return None
+    except StoreError as error:
+        return error
+    except Exception as error:  # noqa: BLE001 - it is raised in the parent, with where it was
+        error.add_note(traceback.format_exc())
+        return error
 
 
 def _end_with(sentinel: int) -> None:
     multiprocessing.connection.wait([sentinel])
     os._exit(1)
-
-
-def _run_here(job: Job, excluded: frozenset[int]) -> Outcome:
-    assert _worker is not None
-    runner, watch = _worker
-    return runner.run(job, excluded, watch)

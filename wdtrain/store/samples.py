@@ -92,16 +92,8 @@ def member_shapes(manifest: Manifest) -> list[tuple[tuple[int, ...], np.dtype]]:
     ]
 
 
-def parse_block(
-    data: bytes | memoryview, manifest: Manifest, *, like: BlockIndex | None = None
-) -> BlockIndex:
-    """Where the samples of an inflated block lie; StoreError when it is not a packed block.
-
-    `like`: a raw block of the same shard. Then `data` must have been parsed before: its samples
-    are taken to lie as those of `like`, and it is not looked into.
-    """
-    if like is not None:
-        return _parsed_before(data, like)
+def parse_block(data: bytes | memoryview, manifest: Manifest) -> BlockIndex:
+    """Where the samples of an inflated block lie; StoreError when it is not a packed block."""
     try:
         if manifest.encoding == "raw":
             return _parse_raw(data, manifest)
@@ -146,13 +138,6 @@ def _parse_raw(data: bytes | memoryview, manifest: Manifest) -> BlockIndex:
     for column, (shape, dtype) in enumerate(member_shapes(manifest)):
         _check_arrays(block, column, shape, dtype)
     return block
-
-
-def _parsed_before(data: bytes | memoryview, like: BlockIndex) -> BlockIndex:
-    stride = tar.padded(int(like.starts[0, -1] + like.sizes[0, -1]))
-    steps = stride * np.arange(len(data) // stride, dtype=np.int64)[:, None]
-    sizes = np.broadcast_to(like.sizes[0], (len(steps), len(MEMBERS)))
-    return BlockIndex(data, like.starts[0] + steps, sizes, like.manifest)
 
 
 def _check_arrays(block: BlockIndex, column: int, shape: tuple[int, ...], dtype: np.dtype) -> None:

@@ -20,6 +20,7 @@ import xxhash
 
 from wdtrain import triple
 from wdtrain.store import frames, tar
+from wdtrain.store.png import StoredPng
 from wdtrain.store.prepare import Prepared
 from wdtrain.store.samples import member_suffixes
 
@@ -81,6 +82,7 @@ class ImageBlocks:
     def __init__(self, *, samples_per_block: int, stored_png: bool) -> None:
         self._samples_per_block = samples_per_block
         self._stored_png = stored_png
+        self._writers: dict[str, StoredPng] = {}
         self._names = [f".{suffix}".encode() for suffix in member_suffixes("image")]
         self._samples: list[bytes] = []
 
@@ -89,13 +91,21 @@ class ImageBlocks:
         key = sample.key.encode()
         contents = (
             sample.jpeg,
-            triple.encode_png(sample.mask, stored=self._stored_png),
-            triple.encode_png(sample.depth, stored=self._stored_png),
+            self._png("mask", sample.mask),
+            self._png("depth", sample.depth),
             sample.meta,
         )
         members = zip(self._names, contents, strict=True)
         self._samples.append(b"".join(tar.member(key + name, data) for name, data in members))
         return self._take() if len(self._samples) == self._samples_per_block else None
+
+    def _png(self, name: str, gray: np.ndarray) -> bytes:
+        if not self._stored_png:
+            return triple.encode_png(gray)
+        if name not in self._writers:
+            height, width = gray.shape
+            self._writers[name] = StoredPng(height, width, gray.dtype)
+        return self._writers[name].encode(gray)
 
     def rest(self) -> Iterator[bytes]:
         """The last, short block, if there is one."""

@@ -14,9 +14,9 @@ import xxhash
 
 from wdtrain.store import frames
 from wdtrain.store.errors import DamagedBlock, StoreError
-from wdtrain.store.files import is_url, open_file
 from wdtrain.store.manifest import Manifest, Shard
 from wdtrain.store.mapped import MappedFile
+from wdtrain.store.urls import is_url, shown
 
 
 class ShardReader:
@@ -29,33 +29,50 @@ class ShardReader:
         self._is_compressed = manifest.is_compressed
         self.num_blocks = -(-shard.samples // manifest.samples_per_block)
         self._verified: set[int] = set()
-        is_mapped = not self._is_compressed and not is_url(url)
+        self._is_remote = is_url(url)
         try:
-            self._file = MappedFile(url) if is_mapped else open_file(url)
-        except FileNotFoundError as error:
-            raise StoreError(
-                f"shard {shard.name} is missing at {url}; fetch it again, or pack the dataset again"
-            ) from error
-        if self._file.num_bytes != shard.num_bytes:
-            raise StoreError(
-                f"shard {shard.name} holds {self._file.num_bytes:,} bytes, the manifest says "
-                f"{shard.num_bytes:,}: it was cut off or replaced; fetch it again"
+            self._file = (
+                MappedFile(url) if self.maps(manifest, url) else manifest.open_shard(shard, url)
             )
-        if self._is_compressed:
-            self._table = self._read_table()
-        elif len(shard.blocks) != self.num_blocks:
-            raise StoreError(f"the manifest does not list the blocks of shard {shard.name}")
+            if self._file.num_bytes != shard.num_bytes:
+                raise StoreError(
+                    f"shard {shard.name} holds {self._file.num_bytes:,} bytes, the manifest says "
+                    f"{shard.num_bytes:,}: it was cut off or replaced; fetch it again"
+                )
+            if self._is_compressed:
+                self._table = self._read_table()
+            elif len(shard.blocks) != self.num_blocks:
+                raise StoreError(f"the manifest does not list the blocks of shard {shard.name}")
+        except FileNotFoundError as error:
+            place = shown(url)
+            raise StoreError(
+                f"shard {shard.name} is missing at {place}; fetch it again, or pack the dataset "
+                "again"
+            ) from error
+
+    @staticmethod
+    def maps(manifest: Manifest, url: str) -> bool:
+        """Whether a shard at this path or URL is shown as memory: its blocks are no copies."""
+        return not manifest.is_compressed and not is_url(url)
 
     def _read_table(self) -> frames.SeekTable:
         """The seek table: one frame a block, and one for the end of the archive."""
         size = frames.seek_table_bytes(self.num_blocks + 1)
         num_bytes = self._file.num_bytes
         try:
-            tail = bytes(self._file.read(max(0, num_bytes - size), size))
-            table = frames.read_seek_table(tail, file_bytes=num_bytes)
+            return frames.read_seek_table(self._tail(size), file_bytes=num_bytes)
+        except frames.FrameError as error:
+            if not self._is_remote:
+                raise StoreError(f"shard {self.shard.name} cannot be read: {error}") from error
+        # Damaged on its way here, or where it was kept: the store itself is asked once more.
+        self._file.forget(max(0, num_bytes - size), size)
+        try:
+            return frames.read_seek_table(self._tail(size), file_bytes=num_bytes)
         except frames.FrameError as error:
             raise StoreError(f"shard {self.shard.name} cannot be read: {error}") from error
-        return table
+
+    def _tail(self, size: int) -> bytes:
+        return bytes(self._file.read(max(0, self._file.num_bytes - size), size))
 
     def block_samples(self, index: int) -> int:
         """Samples in a block: the dataset's number, fewer in a shard's last."""
@@ -69,18 +86,30 @@ class ShardReader:
     def read_packed(self, index: int) -> bytes | memoryview:
         """A block as it lies in the file; StoreError or DamagedBlock where it cannot be read."""
         self._check(index)
+        return self._read(index, *self._extent(index))
+
+    def _extent(self, index: int) -> tuple[int, int]:
+        """Where a block lies in the file: offset and bytes."""
         if self._is_compressed:
-            return self._read(
-                index, int(self._table.offsets[index]), int(self._table.packed[index])
-            )
+            return int(self._table.offsets[index]), int(self._table.packed[index])
         block = self.shard.blocks[index]
-        return self._read(index, block.offset, block.num_bytes)
+        return block.offset, block.num_bytes
 
     def unpack(self, index: int, packed: bytes | memoryview) -> bytes | memoryview:
         """A block's inflated bytes; DamagedBlock when a checksum does not fit.
 
         A zstd frame is verified each time, a `.tar` block when this reader first meets it.
         """
+        try:
+            return self._unpacked(index, packed)
+        except DamagedBlock:
+            if not self._is_remote:
+                raise
+        # Damaged on its way here, or where it was kept: the store itself is asked once more.
+        self._file.forget(*self._extent(index))
+        return self._unpacked(index, self.read_packed(index))
+
+    def _unpacked(self, index: int, packed: bytes | memoryview) -> bytes | memoryview:
         if self._is_compressed:
             return self._inflate(index, packed)
         if index not in self._verified:

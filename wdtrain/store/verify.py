@@ -70,7 +70,7 @@ class _Check:
                 num_problems = len(self.problems)
                 for number in range(reader.num_blocks):
                     self._block(reader, number, is_train=is_train)
-            found = sha256_of(url)[1]
+            found = sha256_of(url, remote=self.manifest.remote)[1]
         except StoreError as error:
             self.problems.append(str(error))
             return

@@ -1,42 +1,55 @@
 """What a packing leaves on disk while it is not finished, and how files get their final names.
 
-`TARGET/.packing/` holds the plan's digest, a lock, temporary files, and for each finished shard a
-summary: a rerun after a kill finds there what need not be packed again. It is gone at the end.
+`TARGET/.packing/` holds the plan's digest, a lock, temporary files, and each finished shard with
+its summary: a rerun after a kill finds there what need not be packed again. It is gone at the end.
+The surprise: nothing in it is ever changed, only added, and the same name always means the same
+bytes. So any number of packers on any machines may work in it, and finish it, at the same time; the
+lock only spares a person from starting two by mistake.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
-import shutil
+import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import xxhash
 
 from wdtrain.store import manifest as manifests
 from wdtrain.store.errors import StoreError
 from wdtrain.store.files import sha256_of
+from wdtrain.store.machine import is_running, this_machine
 from wdtrain.store.manifest import canonical
 
 FOLDER: Final = ".packing"
 _LOCK: Final = "lock"
-_PLAN: Final = "plan.json"
+_PLAN: Final = "plan"
+_INSIDE: Final = "plan.json"
+_REFUSAL: Final = "refused.json"
 _TEMPORARY: Final = ".part"
+_TEMPORARY_OF: Final = re.compile(r".*\.(?P<machine>[0-9a-f]+)-(?P<pid>\d+)-[0-9a-f]+\.part")
+_NO_LOCKS_HERE: Final = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """`path` holds `data`, whole and on the disk, or is as it was before."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}{_TEMPORARY}")
+def write_file(path: Path, data: bytes, *, synced: bool = True) -> None:
+    """`path` holds `data`, whole, or is as it was before; `synced`: after a power cut too."""
+    temporary = _temporary_beside(path)
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        rename(temporary, path)
+        if synced:
+            _write_synced(temporary, data)
+            rename(temporary, path)
+        else:
+            temporary.write_bytes(data)
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -47,6 +60,19 @@ def rename(temporary: Path, path: Path) -> None:
     _sync_folder(path.parent)
 
 
+def _temporary_beside(path: Path) -> Path:
+    """A name that no other process, here or on another machine, writes to."""
+    owner = f"{this_machine()}-{os.getpid()}-{secrets.token_hex(4)}"
+    return path.with_name(f"{path.name}.{owner}{_TEMPORARY}")
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -55,92 +81,215 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+@dataclass(frozen=True)
+class Finished:
+    """A finished shard on its way to its place: its name here, its final name, its bytes."""
+
+    edition: str
+    name: str
+    num_bytes: int
+
+
 class Workplace:
-    """The folder of an unfinished packing. Only paths in it, so it travels to other processes."""
+    """The folder of an unfinished packing. Only paths in it, so it travels to other processes.
+
+    An `edition` is a shard as packed: with all its samples, or again without its duplicates.
+    """
 
     def __init__(self, target: Path) -> None:
         self.target = target
         self.folder = target / FOLDER
 
-    def temporary(self, name: str) -> Path:
+    def temporary(self, edition: str) -> Path:
         """Where a shard is written until it is whole; no two processes share it."""
-        return self.folder / f"{name}.{os.getpid()}{_TEMPORARY}"
+        return _temporary_beside(self.folder / edition)
 
-    def summary(self, name: str) -> dict[str, Any] | None:
+    def summary(self, edition: str) -> dict[str, Any] | None:
         """What was written down of a finished shard; None when it is not finished."""
         try:
-            summary: dict[str, Any] = json.loads((self.folder / f"{name}.json").read_bytes())
+            summary: dict[str, Any] = json.loads((self.folder / f"{edition}.json").read_bytes())
         except (FileNotFoundError, ValueError):
             return None
         return summary
 
-    def whole_summary(self, name: str) -> dict[str, Any] | None:
-        """As `summary`, but None too when the shard's bytes are no longer those packed."""
-        summary = self.summary(name)
-        if summary is None or not summary["samples"]:
-            return summary
-        try:
-            found = sha256_of(str(self.target / name))
-        except FileNotFoundError:
+    def whole_summary(self, edition: str) -> dict[str, Any] | None:
+        """As `summary`, but None too when the shard or its keys are no longer what was packed."""
+        summary = self.summary(edition)
+        if summary is None or not self._has_keys(edition, summary):
             return None
-        return summary if found == (summary["bytes"], summary["sha256"]) else None
+        if not summary["samples"]:
+            return summary
+        packed = (summary["bytes"], summary["sha256"])
+        for path in (self.folder / edition, self.target / summary["name"]):
+            try:
+                if sha256_of(str(path)) == packed:
+                    return summary
+            except FileNotFoundError:
+                continue
+        return None
 
-    def finish(self, name: str, summary: dict[str, Any], keys: np.ndarray) -> None:
-        """Marks a shard as finished; `keys` is uint64 [2, samples]: key hashes, source indices."""
-        np.save(self.folder / f"{name}.keys.npy", keys, allow_pickle=False)
-        write_file(self.folder / f"{name}.json", canonical(summary))
+    def _has_keys(self, edition: str, summary: dict[str, Any]) -> bool:
+        try:
+            data = (self.folder / f"{edition}.keys").read_bytes()
+        except FileNotFoundError:
+            return False
+        expected: str = summary["keys"]
+        return _checksum(data) == expected
 
-    def keys(self, name: str) -> np.ndarray:
-        """What `finish` was given, mapped, not read."""
-        keys: np.ndarray = np.load(
-            self.folder / f"{name}.keys.npy", mmap_mode="r", allow_pickle=False
-        )
-        return keys
+    def finish(
+        self, edition: str, summary: dict[str, Any], keys: np.ndarray, shard: Path | None
+    ) -> None:
+        """Marks a shard as finished; `keys` is uint64 [2, samples]: key hashes, source indices.
+        `shard` is its whole file, on the disk; None for a shard without samples.
 
-    def reopen(self, name: str) -> None:
-        """Marks a finished shard as one to be packed again."""
-        (self.folder / f"{name}.json").unlink()
+        The marks are not waited for: each sync costs milliseconds, and what a power cut leaves of
+        them is seen by `whole_summary`.
+        """
+        data = keys.astype("<u8").tobytes()
+        summary = {**summary, "keys": _checksum(data)}
+        if shard is not None:
+            shard.replace(self.folder / edition)
+        write_file(self.folder / f"{edition}.keys", data, synced=False)
+        write_file(self.folder / f"{edition}.json", canonical(summary), synced=False)
 
-    def commit(self, document: dict[str, Any]) -> None:
-        """The manifest stands under its name, and nothing of the packing is left."""
+    def keys(self, edition: str) -> np.ndarray:
+        """What `finish` was given. Read, not mapped: another part may remove the file."""
+        return np.fromfile(self.folder / f"{edition}.keys", "<u8").reshape(2, -1)
+
+    def missing(self, editions: list[str]) -> list[str]:
+        """Those editions that are not finished, or whose bytes went missing since.
+
+        On a network file system a folder's listing may be old until this machine itself adds to
+        the folder: of two parts that each add a file and then look, one sees the other.
+        """
+        mark = self.folder / f"looked-{this_machine()}-{os.getpid()}.json"
+        write_file(mark, b"{}", synced=False)
+        there = set(os.listdir(self.folder))
+        return [
+            name for name in editions if f"{name}.json" not in there or not self._is_there(name)
+        ]
+
+    def _is_there(self, edition: str) -> bool:
+        summary = self.summary(edition)
+        if summary is None or not self._has_keys(edition, summary):
+            return False
+        sizes = (_size(self.folder / edition), _size(self.target / summary["name"]))
+        return not summary["samples"] or summary["bytes"] in sizes
+
+    def commit(self, document: dict[str, Any], shards: list[Finished]) -> None:
+        """The shards and then the manifest stand under their names, and nothing else is left."""
+        for shard in shards:
+            self._publish(shard)
+        _sync_folder(self.target)
         lines = [canonical(name) + b": " + canonical(document[name]) for name in sorted(document)]
         data = b"{\n" + b",\n".join(lines) + b"\n}\n"
-        aside = self.folder / manifests.NAME
-        write_file(aside, data)
+        aside = self.temporary(manifests.NAME)
+        _write_synced(aside, data)
         rename(aside, self.target / manifests.NAME)
         self.sweep()
 
+    def _publish(self, shard: Finished) -> None:
+        """The shard stands under its final name, moved now, or by another part before."""
+        final = self.target / shard.name
+        try:
+            (self.folder / shard.edition).replace(final)
+        except FileNotFoundError:
+            if _size(final) != shard.num_bytes:
+                raise
+
     def sweep(self) -> None:
-        """Removes the folder of the packing; the lock goes last, while it is held."""
-        for entry in list(self.folder.iterdir()):
-            if entry.name != _LOCK:
-                entry.unlink()
-        shutil.rmtree(self.folder)
+        """Removes the folder of the packing; the lock goes last, while it is held. Another part may
+        sweep at the same time."""
+        try:
+            entries = sorted(self.folder.iterdir(), key=lambda entry: entry.name == _LOCK)
+        except FileNotFoundError:
+            return
+        for entry in entries:
+            _remove(entry)
+        _remove_empty(self.folder)
 
     def abandon(self, names: list[str]) -> None:
-        """Removes the packing and its finished shards: as if it had never begun."""
+        """Removes the packing and its shards: as if it had never begun."""
         for name in names:
             (self.target / name).unlink(missing_ok=True)
         self.sweep()
-        if not any(self.target.iterdir()):
-            self.target.rmdir()
+        _remove_empty(self.target)
+
+    def refuse(self, count: int, first: list[tuple[str, str]]) -> None:
+        """Writes down that too many samples are rejected, for the other parts to see."""
+        write_file(self.folder / _REFUSAL, canonical({"count": count, "first": first}))
+
+    def refusal(self) -> tuple[int, list[tuple[str, str]]] | None:
+        """(rejects counted, the first of them) if a part gave up because of them."""
+        try:
+            found = json.loads((self.folder / _REFUSAL).read_bytes())
+        except FileNotFoundError:
+            return None
+        return found["count"], [(key, reason) for key, reason in found["first"]]
+
+    def remove_refusal(self) -> None:
+        """More rejects are allowed now: the parts may go on."""
+        (self.folder / _REFUSAL).unlink(missing_ok=True)
+
+    def remove_stale(self) -> None:
+        """Removes temporary files of processes of this machine that run no more. Those of other
+        machines stay until the end: nobody here can tell whether they are written to."""
+        for leftover in self.folder.glob(f"*{_TEMPORARY}"):
+            owner = _TEMPORARY_OF.fullmatch(leftover.name)
+            if owner and owner["machine"] == this_machine() and not is_running(int(owner["pid"])):
+                _remove(leftover)
+
+
+def _checksum(data: bytes) -> str:
+    return f"{xxhash.xxh3_64_intdigest(data):016x}"
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, -1 where there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return -1
+
+
+def _remove(path: Path) -> None:
+    """Removes a file or a folder of files, which another part may be removing too."""
+    try:
+        inside = list(path.iterdir())
+    except (NotADirectoryError, FileNotFoundError):
+        path.unlink(missing_ok=True)
+        return
+    for entry in inside:
+        entry.unlink(missing_ok=True)
+    _remove_empty(path)
+
+
+def _remove_empty(folder: Path) -> None:
+    """Removes a folder if nothing is in it (any more)."""
+    try:
+        folder.rmdir()
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
+            raise
 
 
 @contextmanager
-def locked_workplace(target: Path) -> Iterator[Workplace]:
-    """The target's workplace, made if need be, held by this process alone.
+def locked_workplace(target: Path, *, shared: bool = False) -> Iterator[Workplace]:
+    """The target's workplace, made if need be, held by this process alone, or by parts together.
 
-    StoreError if another process packs there. The lock goes with the process, however it ends.
+    StoreError if another process packs there that does not share it. The lock goes with the
+    process, however it ends. A file system without locks is used without.
     """
     work = Workplace(target)
     _make_folder(work)
-    descriptor = _lock(work)
+    descriptor = _lock(work, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
     try:
-        for leftover in work.folder.glob(f"*{_TEMPORARY}"):
-            leftover.unlink()
+        work.remove_stale()
         yield work
     finally:
         os.close(descriptor)
+        if (target / manifests.NAME).exists():  # NFS keeps the name of an open file until now
+            _remove_empty(work.folder)
 
 
 def _make_folder(work: Workplace) -> None:
@@ -154,19 +303,24 @@ def _make_folder(work: Workplace) -> None:
     work.folder.mkdir(exist_ok=True)
 
 
-def _lock(work: Workplace) -> int:
+def _lock(work: Workplace, kind: int) -> int:
     """A descriptor that holds the lock; taken again if the holder swept the folder meanwhile."""
     path = work.folder / _LOCK
     while True:
         work.folder.mkdir(exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(descriptor)
             raise StoreError(
-                f"another process is packing into {work.target}; wait for it, or stop it first"
+                f"another process is packing into {work.target}; wait for it, or stop it first "
+                "(several pack together only if each is given its --part)"
             ) from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS_HERE:
+                os.close(descriptor)
+                raise
         if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
             return descriptor
         os.close(descriptor)
@@ -175,11 +329,10 @@ def _lock(work: Workplace) -> int:
 def enter_plan(work: Workplace, digest: str) -> None:
     """The workplace is that of this plan; StoreError if it was begun with another."""
     path = work.folder / _PLAN
+    if not path.exists():
+        _write_once(path, canonical({"plan": digest}))
     try:
-        begun = json.loads(path.read_bytes())["plan"]
-    except FileNotFoundError:
-        write_file(path, canonical({"plan": digest}))
-        return
+        begun = json.loads((path / _INSIDE).read_bytes())["plan"]
     except (ValueError, KeyError, TypeError):
         begun = "unreadable"
     if begun != digest:
@@ -188,3 +341,20 @@ def enter_plan(work: Workplace, digest: str) -> None:
             f"library versions ({begun[:12]}..., this one is {digest[:12]}...); its shards cannot "
             f"be gone on with; finish that one, or remove {work.target} and pack again"
         )
+
+
+def _write_once(path: Path, data: bytes) -> None:
+    """`path` is a folder that holds `data`, or what another process wrote meanwhile: the first
+    wins. A folder never takes the place of one that is not empty; a file would of a file.
+    """
+    temporary = _temporary_beside(path)
+    try:
+        temporary.mkdir()
+        _write_synced(temporary / _INSIDE, data)
+        temporary.rename(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+    finally:
+        _remove(temporary)

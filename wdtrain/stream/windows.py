@@ -10,14 +10,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
+from wdtrain.store import native
 from wdtrain.store.errors import DamagedBlock, DamagedSample, StoreError
 from wdtrain.store.files import is_url
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.rows import Gathered, Target
+from wdtrain.store.rows import Gathered, MappedRows, Target, copied_columns
 from wdtrain.store.samples import BlockIndex, decode_row, parse_block
 from wdtrain.store.shards import ShardReader
 from wdtrain.store.tar import BLOCK, MAX_NAME
@@ -28,8 +29,8 @@ from wdtrain.stream.stages import Stages
 MAX_FILES = 256
 """Shards held open at once: far below the usual limit of 1,024 open files."""
 
-MAX_URLS = 4096
-"""The same of a remote dataset, where an open shard is no open file but a few kB of seek table."""
+MAX_SHARDS = 4096
+"""The same where an open shard is no open file: a few kB of seek table, or a mapping."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,41 @@ class Window:
         return None
 
 
+class MappedShards:
+    """Where the samples of raw shards lie in memory, of the blocks that were looked into.
+
+    All samples of a raw shard are of one size, and its blocks lie one after the other: so a
+    sample's place in a mapped `.tar` is arithmetic, without an object for its block.
+    """
+
+    def __init__(self, manifest: Manifest, num_shards: int, order: Order) -> None:
+        self._manifest, self._block_rows = manifest, order.block_rows
+        self._seen = np.zeros(order.num_blocks, bool)
+        self._bases = np.zeros(num_shards, np.int64)
+        self._strides = np.zeros(num_shards, np.int64)
+        self._columns = np.zeros((4, num_shards), np.int64)
+        self._mappings: dict[int, bytes | memoryview] = {}  # as long as any window refers to it
+
+    def note(self, shard: int, number: int, inside: int, block: BlockIndex) -> None:
+        """This block is verified and holds what the manifest says; it stays mapped."""
+        stride = len(block.data) // block.num_samples
+        self._bases[shard] = native.address_of(block.data) - inside * self._block_rows * stride
+        self._strides[shard] = stride
+        self._columns[:, shard] = copied_columns(block)
+        self._mappings[shard] = block.data  # a view of it keeps the whole mapping
+        self._seen[number] = True
+
+    def rows(
+        self, shards: np.ndarray, inside: np.ndarray, numbers: np.ndarray, rows: np.ndarray
+    ) -> MappedRows | None:
+        """The rows of these blocks, if all of them were noted."""
+        if not self._seen[numbers].all():
+            return None
+        first = self._bases[shards] + (inside * self._block_rows + rows) * self._strides[shards]
+        addresses = np.ascontiguousarray(first + self._columns[:, shards])
+        return MappedRows(addresses, self._mappings, self._manifest)
+
+
 class Blocks:
     """The blocks of one split. Thread-safe; files stay open from one epoch to the next."""
 
@@ -89,8 +125,10 @@ class Blocks:
         self._readers: dict[int, ShardReader] = {}
         self._opening: dict[int, threading.Lock] = {}
         self._lock = threading.Lock()
-        self._raw_layouts: dict[int, BlockIndex] = {}
-        self._seen = bytearray(order.num_blocks if manifest.encoding == "raw" else 0)
+        is_mapped = ShardReader.maps(manifest, manifest.url)
+        self._max_open = MAX_SHARDS if self.is_remote or is_mapped else MAX_FILES
+        is_mapped &= manifest.encoding == "raw" and native.LIBRARY is not None
+        self._mapped = MappedShards(manifest, len(self._shards), order) if is_mapped else None
 
     def open_window(
         self, key: WindowKey, before: Future[Window] | None, ahead: ReadAhead | None
@@ -100,6 +138,10 @@ class Blocks:
         StoreError for a shard that is missing or cannot be read: no damage to leave out.
         """
         blocks, rows = self.order.window_samples(key)
+        if self._mapped is not None:
+            mapped = self._mapped.rows(*self.order.shard_block(blocks), blocks, rows)
+            if mapped is not None:
+                return Window({}, (blocks, rows), self.where, mapped)
         held = before.result().blocks if before is not None else {}
         numbers = np.unique(blocks)
         loaded: dict[int, BlockIndex | Damage] = {}
@@ -138,7 +180,7 @@ class Blocks:
             return Damage(self.where(number), error.why)
         try:
             with self._stages.timed("parse"):
-                block = self._parse(data, number, shard)
+                block = parse_block(data, self._manifest)
         except StoreError as error:
             sample = f", sample {error.key}" if isinstance(error, DamagedSample) else ""
             return Damage(self.where(number) + sample, getattr(error, "why", str(error)))
@@ -146,18 +188,8 @@ class Blocks:
         if block.num_samples != packed_samples:
             why = f"{block.num_samples} samples where {packed_samples} were packed"
             return Damage(self.where(number), why)
-        return block
-
-    def _parse(self, data: bytes | memoryview, number: int, shard: int) -> BlockIndex:
-        """The samples of a block, whose checksum has been taken. All samples of a raw shard lie
-        alike, so a raw block that was looked into once in this process is not again."""
-        if self._manifest.encoding != "raw":
-            return parse_block(data, self._manifest)
-        like = self._raw_layouts.get(shard) if self._seen[number] else None
-        block = parse_block(data, self._manifest, like=like)
-        if shard not in self._raw_layouts:
-            self._raw_layouts[shard] = replace(block, data=b"", starts=block.starts[:1].copy())
-        self._seen[number] = 1
+        if self._mapped is not None:
+            self._mapped.note(shard, number, inside, block)
         return block
 
     def _place(self, number: int) -> tuple[int, int]:
@@ -175,7 +207,7 @@ class Blocks:
                 reader = ShardReader(self._manifest.shard_url(entry), entry, self._manifest)
                 with self._lock:
                     # One that is dropped closes itself when the last read of it has ended.
-                    while len(self._readers) >= (MAX_URLS if self.is_remote else MAX_FILES):
+                    while len(self._readers) >= self._max_open:
                         self._readers.pop(next(iter(self._readers)))
                     self._readers[shard] = reader
             return reader
