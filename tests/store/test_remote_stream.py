@@ -328,3 +328,13 @@ def test_the_tool_says_in_one_line_why_a_url_cannot_be_read(
     assert message.startswith("error: ")
     assert message.count("\n") == 1
     assert says in message
+
+
+def test_a_stream_that_is_left_ends_at_once_though_its_reads_hang(server: FaultyServer) -> None:
+    manifest = Manifest.load(f"{server.url}/data", access=RemoteAccess(timeout_seconds=60))
+    batches = iter(open_stream(manifest, split="train", batch_size=32, seed=1, lanes=4, chunk=8))
+    assert len(next(batches)) == 32
+    server.script = lambda asked: "hang"
+    started = time.perf_counter()
+    batches.close()  # type: ignore[attr-defined]
+    assert time.perf_counter() - started < 20

@@ -132,7 +132,7 @@ def test_refuses_blocks_of_other_members(packed: Packed) -> None:
 def test_a_raw_array_of_another_kind_is_named(packed: Packed, array: np.ndarray) -> None:
     raw, buffer = packed("raw", "none"), io.BytesIO()
     np.save(buffer, array.astype(np.uint8, order="K") if array.dtype == float else array)
-    with pytest.raises(StoreError, match="sample k is damaged: mask is .*the manifest says uint8"):
+    with pytest.raises(StoreError, match=r"sample k is damaged: mask is .*the manifest says uint8"):
         parse_block(block_of(raw, mask_npy=buffer.getvalue()), raw)
 
 

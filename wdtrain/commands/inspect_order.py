@@ -194,7 +194,7 @@ def _manifest(options: argparse.Namespace, recipe: Recipe | None) -> Manifest:
     if recipe is None:
         raise ValueError("neither a dataset nor --run is named; name TARGET, or the run's folder")
     try:
-        return Manifest.load(recipe.data.url)
+        return Manifest.load(**recipe.data.manifest_arguments())
     except StoreError as error:
         if is_url(recipe.data.url) or Path(recipe.data.url).is_absolute():
             raise

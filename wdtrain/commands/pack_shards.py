@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from wdtrain.commands import run_command
 from wdtrain.scenes import parse_source
 from wdtrain.store import manifest as manifests
-from wdtrain.store.folder import FolderSource
+from wdtrain.store.folder import declaration
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.packing import ENGINES, pack
 from wdtrain.store.parts import Part, PartDone
@@ -146,16 +146,17 @@ def _report(manifest: Manifest, target: str, seconds: float) -> None:
     )
 
 
-def _source(text: str) -> Source:
-    """The source that a specification names, or else the folder."""
+def _source(text: str) -> Source | Path:
+    """The source that a specification names, or else the folder's path: `pack` starts its processes
+    while it lists the folder."""
     source: Source | None = parse_source(text)
     if source is not None:
         return source
-    folder = FolderSource(text)
-    if not folder.declares_depth:
+    folder = Path(text)
+    if folder.is_dir() and "depth" not in declaration(folder):
         print(
-            f"note: {text} has no triples.json, so its depth is packed as relative, "
-            f"{folder.depth_format.bits} bits (pack-shards --help says how to declare it)",
+            f"note: {text} has no triples.json, so its depth is packed as relative, with the bits "
+            "of its PNGs (pack-shards --help says how to declare it)",
             file=sys.stderr,
         )
     return folder

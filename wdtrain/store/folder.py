@@ -34,6 +34,20 @@ _READ_BYTES: Final = 1 << 16
 _CAN_ADVISE: Final = hasattr(os, "posix_fadvise")
 
 
+def declaration(folder: Path) -> dict[str, Any]:
+    """What a folder's `triples.json` says; {} where there is none, StoreError if unreadable."""
+    path = folder / TRIPLES
+    if not path.exists():
+        return {}
+    try:
+        declared = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise StoreError(f"{path} is not readable JSON ({error})") from error
+    if not isinstance(declared, dict):
+        raise StoreError(f"{path} holds no JSON object; mend or remove it")
+    return declared
+
+
 class FolderSource:
     """The triples of a folder, flat or nested. A `Source`."""
 
@@ -58,7 +72,7 @@ class FolderSource:
                 f"{folder} holds no triples: no file in it is named KEY.overlay.jpg (with "
                 "KEY.mask.png and KEY.depth.png beside it)"
             )
-        declared = self._declared()
+        declared = declaration(self._folder)
         self.declares_depth = "depth" in declared
         self.depth_format = self._depth_format(declared.get("depth"))
         self.description: dict[str, Any] = {"kind": "folder", "listing": listing.digest}
@@ -124,18 +138,6 @@ class FolderSource:
         except OSError as error:
             raise TripleError(f"unreadable json: {error.strerror}") from error
         return triple.decode_meta(data)
-
-    def _declared(self) -> dict[str, Any]:
-        path = self._folder / TRIPLES
-        if not path.exists():
-            return {}
-        try:
-            declared = json.loads(path.read_bytes())
-        except ValueError as error:
-            raise StoreError(f"{path} is not readable JSON ({error})") from error
-        if not isinstance(declared, dict):
-            raise StoreError(f"{path} holds no JSON object; mend or remove it")
-        return declared
 
     def _depth_format(self, declared: dict[str, Any] | None) -> DepthFormat:
         """What the folder declares; else `relative`, with the bits of its first depth PNG."""

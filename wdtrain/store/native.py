@@ -99,6 +99,8 @@ def copy_rows(sources: np.ndarray, start: int, targets: Sequence[np.ndarray]) ->
     (int64 [columns, rows], contiguous), a row from each."""
     assert LIBRARY is not None
     rows, columns = len(targets[0]), len(targets)
+    assert sources.shape[0] == columns, "a column of addresses for each target"
+    assert start + rows <= sources.shape[1], "rows beyond the end"
     if rows:
         row_bytes = (_COUNT * columns)(*(target.nbytes // rows for target in targets))
         places = (_POINTER * columns)(*(_at(target) for target in targets))
@@ -110,6 +112,7 @@ def slice_pngs(sources: np.ndarray, sizes: np.ndarray, prefix: bytes, target: np
     """target [n, height, width], big-endian where of 16 bits, is filled from n stored PNGs; False
     where one is not stored, unfiltered and of exactly this size (`prefix`: its first 43 bytes)."""
     assert LIBRARY is not None
+    assert len(sources) == len(sizes) == len(target), "rows beyond the end"
     height, width = target.shape[1:]
     done: int = LIBRARY.wd_slice_pngs(
         _at(sources),
@@ -131,6 +134,7 @@ def decode_jpegs(
     calls = jpeg_calls()
     if calls is None or LIBRARY is None:
         return False
+    assert len(sources) == len(sizes) == len(target), "rows beyond the end"
     done: int = LIBRARY.wd_decode_jpegs(
         calls,
         _at(sources),

@@ -72,9 +72,12 @@ class Job:
 
     @property
     def edition(self) -> str:
-        """The shard's name while it is not published: with and without its duplicates it is not the
-        same file, and both may be in the making at once."""
-        return f"{self.name}.again" if self.excluded else self.name
+        """The shard's name while it is not published. Without its duplicates it is another file,
+        and both may be in the making at once."""
+        if not self.excluded:
+            return self.name
+        indices = repr(sorted(self.excluded)).encode()
+        return f"{self.name}.{hashlib.blake2b(indices, digest_size=6).hexdigest()}"
 
 
 @dataclass(frozen=True)

@@ -67,8 +67,12 @@ class ReadAhead:
         """Hands over the request for a block of a window; None if it was not asked for."""
         return self._requests.pop((key, block), None)
 
+    def cancel(self) -> None:
+        """What is not begun is not asked for any more."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
     def close(self) -> None:
-        """What is not begun is not asked for any more; what is in flight is waited for."""
+        """Nothing is in flight any more."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 

@@ -145,9 +145,13 @@ class _Reading:
                     return
                 yield self._finish(pending.popleft())
         finally:
+            self.pool.shutdown(wait=False, cancel_futures=True)
             if self.ahead is not None:
+                self.ahead.cancel()
+                if pending:  # stopped in the midst: reads in flight may have long to try
+                    self.stream.blocks.close()
                 self.ahead.close()
-            self.pool.shutdown(wait=True, cancel_futures=True)
+            self.pool.shutdown(wait=True)
 
     def _batch_end(self, position: int, stop: int | None) -> int:
         # Step t takes positions [tB, (t+1)B), also after a resume at any position.

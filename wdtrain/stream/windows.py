@@ -162,6 +162,14 @@ class Blocks:
         shard, inside = self._place(number)
         return self._reader(shard).read_packed(inside)
 
+    def close(self) -> None:
+        """No file is open any more; a read that waits for a remote one ends with an error."""
+        with self._lock:
+            readers = list(self._readers.values())
+            self._readers.clear()
+        for reader in readers:
+            reader.close()
+
     def where(self, number: int) -> str:
         """A block's place in words."""
         shard, inside = self._place(number)
