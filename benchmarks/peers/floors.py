@@ -10,10 +10,12 @@ from __future__ import annotations
 import itertools
 import json
 import multiprocessing
+import os
 import struct
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import Full
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ from peers.shared import Shared
 
 PNG_PIXELS_AT = 48  # of a stored PNG: docs/format.md
 READY_BATCHES = 4
+PARENT_SECONDS = 5.0
 SEEK_ENTRY, SEEK_FOOTER = struct.Struct("<III"), struct.Struct("<IBI")
 Epoch = Callable[[int], Iterator[Batch]]
 
@@ -132,5 +135,19 @@ def forever(epoch: Epoch, seed: int) -> Iterator[Batch]:
 
 
 def work(epoch: Epoch, seed: int, queue: Any) -> None:
+    for _ in epoch(seed):
+        pass  # its first use of each member copies the page that counts who uses it
     for overlay, _, _ in forever(epoch, seed):
-        queue.put(len(overlay))
+        put(queue, len(overlay))
+
+
+def put(queue: Any, value: int) -> None:
+    """Into a bounded queue; a process whose parent is gone ends here instead of waiting for it."""
+    while True:
+        try:
+            queue.put(value, timeout=PARENT_SECONDS)
+            return
+        except Full:
+            parent = multiprocessing.parent_process()
+            if parent is None or not parent.is_alive():
+                os._exit(0)

@@ -1,8 +1,9 @@
 """MosaicML Streaming (MDS); options: `raw` stores uint8 arrays, else the JPEG and the PNGs.
 
 Settings: shards of 64 MB without compression (its zstd keeps a decompressed copy beside each shard,
-so that only the first epoch pays), `shuffle=True` with its default algorithm; whole batches decoded
-by the fast decoders where PyTorch's DataLoader collates.
+so that only the first epoch pays), `shuffle=True` with its default algorithm, `predownload` of
+everything, so that the thread that prepares shards is done early and leaves the lock alone; whole
+batches decoded by the fast decoders where PyTorch's DataLoader collates.
 """
 
 from __future__ import annotations
@@ -72,7 +73,11 @@ def open_loader(job: Job) -> Loader:
         return split_raw(torch.from_numpy(flat.reshape(len(rows), -1).copy()), job.size)
 
     dataset = StreamingDataset(
-        local=str(local), shuffle=True, shuffle_seed=job.seed, batch_size=job.batch_size
+        local=str(local),
+        shuffle=True,
+        shuffle_seed=job.seed,
+        batch_size=job.batch_size,
+        predownload=job.count,
     )
     loader: Iterable[Batch] = DataLoader(
         dataset,

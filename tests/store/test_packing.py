@@ -158,7 +158,8 @@ def test_a_rerun_packs_no_finished_shard_again(
 def test_a_finished_shard_that_was_damaged_meanwhile_is_packed_again(
     tmp_path: Path, folder_bytes: Read, monkeypatch: pytest.MonkeyPatch, ending: str, damage: str
 ) -> None:
-    source = Disks(count=120, twins={index: index - 60 for index in range(60, 120)})
+    twins = {index: index - 60 for index in range(60, 120)} if ending == ".keys" else {}
+    source = Disks(count=120, twins=twins)
     settings = SMALL | {"max_rejects": 0.5}
     pack(source, tmp_path / "whole", **settings)
     with monkeypatch.context() as patch:

@@ -49,11 +49,11 @@ def test_a_png_that_we_write_is_read_the_short_way_to_the_same_pixels(
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_damaged_png_is_judged_as_the_long_way_judges_it(dtype: np.dtype) -> None:
-    """Every byte of one PNG changed in two ways, and the PNG cut there."""
-    whole = triple.encode_png(np.arange(30).reshape(5, 6).astype(dtype))
+    """Every byte of one PNG changed, and the PNG cut there."""
+    whole = triple.encode_png(np.arange(12).reshape(3, 4).astype(dtype))
     for at in range(len(whole)):
-        changed = [whole[:at] + bytes([whole[at] ^ bits]) + whole[at + 1 :] for bits in (1, 128)]
-        for damaged in (*changed, whole[:at]):
+        changed = whole[:at] + bytes([whole[at] ^ (1 << at % 8)]) + whole[at + 1 :]
+        for damaged in (changed, whole[:at]):
             for wanted in DTYPES:
                 assert outcome(png.decode_png, damaged, wanted) == outcome(
                     triple.decode_png, damaged, wanted

@@ -104,11 +104,12 @@ def _size(text: str) -> int | tuple[int, int]:
 
 def _pack(options: argparse.Namespace) -> int:
     part = None if options.part is None else Part.parse(options.part)
+    source = _source(options.source)
     was_there = (Path(options.target) / manifests.NAME).exists()
     started = time.perf_counter()
     with long_work("packing") as progress:
         packed = pack(
-            _source(options.source),
+            source,
             options.target,
             encoding=options.encoding,
             compression=options.compression,
@@ -127,6 +128,12 @@ def _pack(options: argparse.Namespace) -> int:
             part=None if part is None else (part.number, part.count),
             engine=options.engine,
             progress=progress,
+        )
+    if isinstance(source, Path) and "depth" not in declaration(source):
+        print(
+            f"note: {source} has no triples.json, so its depth is packed as relative, with the "
+            "bits of its PNGs (pack-shards --help says how to declare it)",
+            file=sys.stderr,
         )
     if isinstance(packed, PartDone):
         print(packed)
@@ -150,16 +157,7 @@ def _source(text: str) -> Source | Path:
     """The source that a specification names, or else the folder's path: `pack` starts its processes
     while it lists the folder."""
     source: Source | None = parse_source(text)
-    if source is not None:
-        return source
-    folder = Path(text)
-    if folder.is_dir() and "depth" not in declaration(folder):
-        print(
-            f"note: {text} has no triples.json, so its depth is packed as relative, with the bits "
-            "of its PNGs (pack-shards --help says how to declare it)",
-            file=sys.stderr,
-        )
-    return folder
+    return Path(text) if source is None else source
 
 
 @contextmanager

@@ -157,7 +157,7 @@ class Workplace:
         return np.fromfile(self.folder / f"{edition}.keys", "<u8").reshape(2, -1)
 
     def missing(self, editions: list[str]) -> list[str]:
-        """Those editions that are not finished, or whose bytes went missing since.
+        """Those editions that are not finished, or, if all are, whose bytes went missing since.
 
         On a network file system a folder's listing may be old until this machine itself adds to
         the folder: of two parts that each add a file and then look, one sees the other.
@@ -165,9 +165,8 @@ class Workplace:
         mark = self.folder / f"looked-{this_machine()}-{os.getpid()}.json"
         write_file(mark, b"{}", synced=False)
         there = set(os.listdir(self.folder))
-        return [
-            name for name in editions if f"{name}.json" not in there or not self._is_there(name)
-        ]
+        unmarked = [name for name in editions if f"{name}.json" not in there]
+        return unmarked or [name for name in editions if not self._is_there(name)]
 
     def _is_there(self, edition: str) -> bool:
         summary = self.summary(edition)
