@@ -7,8 +7,9 @@ mapped, so its blocks are views that copy nothing, and are verified at the first
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import xxhash
 
@@ -19,11 +20,27 @@ from wdtrain.store.mapped import MappedFile
 from wdtrain.store.urls import is_url, shown
 
 
+class Closable(Protocol):
+    """A file, as far as ending its use goes."""
+
+    def close(self) -> None: ...
+
+
 class ShardReader:
     """The blocks of one shard of a dataset, at a path or URL."""
 
-    def __init__(self, url: str, shard: Shard, manifest: Manifest) -> None:
-        """Opens the shard and reads its seek table; StoreError if it is missing or cut off."""
+    def __init__(
+        self,
+        url: str,
+        shard: Shard,
+        manifest: Manifest,
+        *,
+        opened: Callable[[Closable], None] | None = None,
+    ) -> None:
+        """Opens the shard and reads its seek table; StoreError if it is missing or cut off.
+
+        `opened` is given the file before anything is read of it: who closes it ends that, too.
+        """
         self.shard = shard
         self._samples_per_block = manifest.samples_per_block
         self._is_compressed = manifest.is_compressed
@@ -34,6 +51,8 @@ class ShardReader:
             self._file = (
                 MappedFile(url) if self.maps(manifest, url) else manifest.open_shard(shard, url)
             )
+            if opened is not None:
+                opened(self._file)
             if self._file.num_bytes != shard.num_bytes:
                 raise StoreError(
                     f"shard {shard.name} holds {self._file.num_bytes:,} bytes, the manifest says "

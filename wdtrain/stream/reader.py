@@ -111,6 +111,7 @@ class Stream(torch.utils.data.IterableDataset[Batch]):
                 "a wdtrain stream reads with its own threads; a DataLoader worker would read "
                 "everything once more; use num_workers=0"
             )
+        self.blocks.reopen()
         return _Reading(self).batches()
 
 

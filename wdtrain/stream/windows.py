@@ -8,6 +8,7 @@ that reading ahead finds nothing that the run does not come to.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from wdtrain.store.files import is_url
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.rows import Gathered, MappedRows, Target, copied_columns
 from wdtrain.store.samples import BlockIndex, decode_row, parse_block
-from wdtrain.store.shards import ShardReader
+from wdtrain.store.shards import Closable, ShardReader
 from wdtrain.store.tar import BLOCK, MAX_NAME
 from wdtrain.stream.order import Order, WindowKey
 from wdtrain.stream.readahead import ReadAhead
@@ -125,6 +126,8 @@ class Blocks:
         self._readers: dict[int, ShardReader] = {}
         self._opening: dict[int, threading.Lock] = {}
         self._lock = threading.Lock()
+        self._files: weakref.WeakSet[Closable] = weakref.WeakSet()
+        self._is_closed = False
         is_mapped = ShardReader.maps(manifest, manifest.url)
         self._max_open = MAX_SHARDS if self.is_remote or is_mapped else MAX_FILES
         is_mapped &= manifest.encoding == "raw" and native.LIBRARY is not None
@@ -165,10 +168,23 @@ class Blocks:
     def close(self) -> None:
         """No file is open any more; a read that waits for a remote one ends with an error."""
         with self._lock:
-            readers = list(self._readers.values())
+            self._is_closed = True
+            files = list(self._files)
             self._readers.clear()
-        for reader in readers:
-            reader.close()
+        for file in files:
+            file.close()
+
+    def reopen(self) -> None:
+        """Files may be opened again."""
+        self._is_closed = False
+
+    def _opened(self, file: Closable) -> None:
+        with self._lock:
+            if not self._is_closed:
+                self._files.add(file)
+                return
+        file.close()
+        raise StoreError("the stream was left before this shard was opened")
 
     def where(self, number: int) -> str:
         """A block's place in words."""
@@ -212,7 +228,8 @@ class Blocks:
             reader = self._readers.get(shard)
             if reader is None:
                 entry = self._shards[shard]
-                reader = ShardReader(self._manifest.shard_url(entry), entry, self._manifest)
+                url = self._manifest.shard_url(entry)
+                reader = ShardReader(url, entry, self._manifest, opened=self._opened)
                 with self._lock:
                     # One that is dropped closes itself when the last read of it has ended.
                     while len(self._readers) >= self._max_open:
