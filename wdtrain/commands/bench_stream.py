@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -26,6 +25,7 @@ from rich.table import Table
 from wdtrain.commands import run_command
 from wdtrain.store import native
 from wdtrain.store.manifest import Manifest
+from wdtrain.store.packing import usable_cores
 from wdtrain.store.samples import parse_block
 from wdtrain.store.shards import ShardReader
 from wdtrain.stream import Batch, Stream, open_stream
@@ -67,8 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    cores = len(os.sched_getaffinity(0))
-    threads = sorted({1, cores})
+    threads = sorted({1, usable_cores()})
     add = parser.add_argument
     add("target", metavar="DATASET", help="a dataset's folder or URL")
     add("--split", default="train", help="default train")

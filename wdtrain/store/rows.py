@@ -1,9 +1,9 @@
 """Many samples at once, from parsed blocks straight into the memory of a batch.
 
-Members of one kind are copied for all rows by one call that holds no interpreter lock; only the
-JPEGs are decoded one by one. The surprise: this path reports no error. Where anything is unusual
-it says so, and the caller goes row by row through `decode_row`, which gives the same pixels or
-names what is damaged.
+Members of one kind are copied or decoded for all rows by one call that holds no interpreter lock;
+where there is no library to do that with JPEGs, they are decoded one by one. The surprise: this
+path reports no error. Where anything is unusual it says so, and the caller goes row by row through
+`decode_row`, which gives the same pixels or names what is damaged.
 """
 
 from __future__ import annotations
@@ -61,13 +61,7 @@ class Gathered:
             bases[mine] = native.address_of(block.data)
         self._starts = starts
         self._addresses = starts + bases
-        # Names, and in raw blocks pixels: what is copied as it lies there. The name is the start
-        # of the header before a member, the pixels are its end, after the header of `.npy`.
-        self._copied = self._addresses[:1] - tar.BLOCK
-        if self.is_raw:
-            payloads = [[member_bytes(*of)] for of in member_shapes(manifest)]
-            pixels = self._addresses[:3] + self._sizes[:3] - payloads
-            self._copied = np.concatenate([self._copied, pixels])
+        self._copied = _copied_starts(self._addresses, self._sizes, manifest)
 
     def gather(self, start: int, stop: int, target: Target) -> bool:
         """All that needs no JPEG decoder: names, masks, depths, and raw overlays of rows
@@ -164,11 +158,22 @@ class Gathered:
             yield views[slot][start:end]
 
 
+def _copied_starts(starts: np.ndarray, sizes: np.ndarray, manifest: Manifest) -> np.ndarray:
+    """int64 [1, n], or of raw samples [4, n]: where begins what is copied as it lies there, the
+    name and the pixels; from the starts and sizes [4, n] of the members.
+
+    The name is the start of the header before a member; pixels are its end, after that of `.npy`.
+    """
+    names = starts[:1] - tar.BLOCK
+    if manifest.encoding != "raw":
+        return names
+    payloads = [[member_bytes(*of)] for of in member_shapes(manifest)]
+    return np.concatenate([names, starts[:3] + sizes[:3] - payloads])
+
+
 def copied_columns(block: BlockIndex) -> np.ndarray:
     """int64 [4]: where name, overlay, mask and depth begin in each sample of a raw block."""
-    payloads = [member_bytes(*of) for of in member_shapes(block.manifest)]
-    pixels = block.starts[0, :3] + block.sizes[0, :3] - payloads
-    return np.concatenate([block.starts[0, :1] - tar.BLOCK, pixels])
+    return _copied_starts(block.starts[:1].T, block.sizes[:1].T, block.manifest)[:, 0]
 
 
 class MappedRows(Gathered):

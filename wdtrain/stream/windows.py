@@ -196,8 +196,8 @@ class Blocks:
         shard, inside = self._place(number)
         try:
             with self._stages.timed("read"):
-                packed = self.read(number) if request is None else request.result()
-            reader = self._reader(shard)
+                reader = self._reader(shard)
+                packed = reader.read_packed(inside) if request is None else request.result()
             with self._stages.timed("inflate"):
                 data = reader.unpack(inside, packed)
         except DamagedBlock as error:
