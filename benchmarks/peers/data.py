@@ -27,7 +27,7 @@ DIFFICULTY = 0.3
 OURS = {
     "image-zst": ("image", "zstd:9"),
     "image-tar": ("image", "none"),
-    "raw-zst": ("raw", "zstd:9"),
+    "raw-zst": ("raw", "zstd:-1"),
     "raw-tar": ("raw", "none"),
 }
 """Kind -> encoding and compression."""

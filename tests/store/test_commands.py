@@ -93,7 +93,7 @@ def test_a_full_disk_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
         (("empty", "set"), "holds no triples"),
         (("folder", "full"), "is not empty"),
         (("folder", "file/set"), "cannot be written"),
-        (("folder", "set", "--compression", "gzip"), "is not known; use none or zstd:1"),
+        (("folder", "set", "--compression", "gzip"), "is not known; use none, zstd:1 to"),
         (("folder", "set", "--processes", "0"), "at least 1"),
         (("folder", "set", "--holdout-pairs", "2"), "must be in [0, 1)"),
         (("folder", "set", "--max-rejects", "-1"), "share from 0 to 1"),

@@ -25,6 +25,7 @@ from wdtrain.store.verify import walk_blocks
 
 Packed = Callable[..., Manifest]
 needs_zstd = pytest.mark.skipif(not shutil.which("zstd"), reason="the zstd command is not here")
+FRAMED = [("image", "zstd:3"), ("image", "zstd:-7"), ("raw", "zstd:-1")]
 library = pytest.mark.filterwarnings("ignore")  # other people's code warns as it likes
 
 
@@ -70,7 +71,7 @@ def blocks_by_the_format_page(folder: Path, split: str) -> Iterator[bytes]:
             yield block
 
 
-@pytest.mark.parametrize(("encoding", "compression"), FORMS)
+@pytest.mark.parametrize(("encoding", "compression"), [*FORMS, ("raw", "zstd:-1")])
 def test_a_reader_written_from_the_format_page_gets_every_member(
     packed: Packed, encoding: str, compression: str
 ) -> None:
@@ -94,9 +95,13 @@ def test_a_reader_written_from_the_format_page_gets_every_member(
 
 
 @needs_zstd
-@pytest.mark.parametrize("encoding", ["image", "raw"])
-def test_gnu_tar_lists_and_extracts(packed: Packed, tmp_path: Path, encoding: str) -> None:
-    manifest = packed(encoding, "zstd:3")
+@pytest.mark.parametrize(
+    ("encoding", "compression"), [("image", "zstd:3"), ("raw", "zstd:3"), ("raw", "zstd:-1")]
+)
+def test_gnu_tar_lists_and_extracts(
+    packed: Packed, tmp_path: Path, encoding: str, compression: str
+) -> None:
+    manifest = packed(encoding, compression)
     names = []
     for path in shard_paths(manifest):
         listed = subprocess.run(
@@ -112,17 +117,19 @@ def test_gnu_tar_lists_and_extracts(packed: Packed, tmp_path: Path, encoding: st
 
 
 @needs_zstd
-def test_the_zstd_command_finds_them_whole(packed: Packed) -> None:
-    for path in shard_paths(packed()):
+@pytest.mark.parametrize(("encoding", "compression"), FRAMED)
+def test_the_zstd_command_finds_them_whole(packed: Packed, encoding: str, compression: str) -> None:
+    for path in shard_paths(packed(encoding, compression)):
         tested = subprocess.run(["zstd", "-t", path], capture_output=True, text=True, check=False)
         assert tested.returncode == 0, tested.stderr
 
 
 @library
-def test_pyzstd_seeks_to_any_block(packed: Packed) -> None:
+@pytest.mark.parametrize(("encoding", "compression"), FRAMED)
+def test_pyzstd_seeks_to_any_block(packed: Packed, encoding: str, compression: str) -> None:
     import pyzstd
 
-    manifest = packed()
+    manifest = packed(encoding, compression)
     shard = manifest.split("train").shards[0]
     blocks = [b for s, _, b in walk_blocks(manifest, manifest.split("train")) if s == shard]
     with pyzstd.SeekableZstdFile(manifest.shard_url(shard)) as file:

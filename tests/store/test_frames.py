@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import struct
 
+import numpy as np
 import pytest
 import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
 from wdtrain.store import frames
+from wdtrain.store.memory import Recycled
 
 BLOCKS = st.lists(st.binary(max_size=3000), min_size=1, max_size=6)
+LEVELS = (-7, -1, 1, 9)
 
 
-def packed(blocks: list[bytes]) -> tuple[bytes, bytes]:
+def packed(blocks: list[bytes], level: int = 9) -> tuple[bytes, bytes]:
     """(frames, seek table) of these blocks."""
-    compress = frames.FrameCompressor(9)
+    compress = frames.FrameCompressor(level)
     parts = [compress(block) for block in blocks]
     entries = [
         (len(part), len(block), frames.frame_checksum(part))
@@ -25,9 +28,9 @@ def packed(blocks: list[bytes]) -> tuple[bytes, bytes]:
     return b"".join(parts), frames.write_seek_table(entries)
 
 
-@given(BLOCKS)
-def test_each_block_comes_back_alone(blocks: list[bytes]) -> None:
-    data, table_bytes = packed(blocks)
+@given(BLOCKS, st.sampled_from(LEVELS))
+def test_each_block_comes_back_alone(blocks: list[bytes], level: int) -> None:
+    data, table_bytes = packed(blocks, level)
     file_bytes = len(data) + len(table_bytes)
     assert len(table_bytes) == frames.seek_table_bytes(len(blocks))
     table = frames.read_seek_table(table_bytes, file_bytes=file_bytes)
@@ -36,6 +39,54 @@ def test_each_block_comes_back_alone(blocks: list[bytes]) -> None:
     ):
         assert frames.inflate(data[offset : offset + size], size=int(inflated)) == block
         assert int(checksum) == xxhash.xxh64_intdigest(block) & 0xFFFFFFFF
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("size", [1, 1 << 17, (1 << 17) + 1, 5_000_001])
+def test_blocks_of_any_size_come_back_in_memory_that_was_used(size: int, level: int) -> None:
+    rng, memory = np.random.default_rng(size), Recycled()
+    for values in (256, 4, 1):
+        block = rng.integers(0, values, size, np.uint8).tobytes()
+        data = frames.inflate(frames.FrameCompressor(level)(block), size=size, memory=memory)
+        assert data == block
+        place = np.frombuffer(data, np.uint8).ctypes.data
+        del data
+        assert memory.take(size).ctypes.data == place
+
+
+@pytest.mark.parametrize("memory", [None, Recycled()], ids=["its own memory", "given memory"])
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_frame_that_was_tampered_with_is_not_inflated(
+    level: int, memory: Recycled | None
+) -> None:
+    block = np.random.default_rng(0).integers(0, 9, 3000, np.uint8).tobytes()
+    frame = frames.FrameCompressor(level)(block)
+    for at in (1, 2, 3, 4):
+        other = bytearray(frame)
+        other[-at] ^= 1
+        with pytest.raises(frames.FrameError):
+            frames.inflate(bytes(other), size=len(block), memory=memory)
+    for size in (len(block) - 1, len(block) + 1):
+        with pytest.raises(frames.FrameError):
+            frames.inflate(frame, size=size, memory=memory)
+    assert frames.inflate(frame, size=len(block), memory=memory) == block
+
+
+@pytest.mark.parametrize("lost", [1, 2, 3, 4, 5, 100])
+def test_a_frame_that_is_cut_off_is_not_inflated(lost: int) -> None:
+    block = np.random.default_rng(0).integers(0, 256, 3000, np.uint8).tobytes()
+    frame = frames.FrameCompressor(1)(block)
+    with pytest.raises(frames.FrameError):
+        frames.inflate(frame[:-lost], size=len(block))
+
+
+def test_a_frame_without_its_checksum_flag_is_not_inflated() -> None:
+    block = np.random.default_rng(0).integers(0, 256, 3000, np.uint8).tobytes()
+    frame = bytearray(frames.FrameCompressor(1)(block))
+    frame[4] ^= 4  # the flag (RFC 8878, section 3.1.1.1.1)
+    frame[1500] ^= 1
+    with pytest.raises(frames.FrameError):
+        frames.inflate(bytes(frame), size=len(block))
 
 
 def test_the_seek_table_is_that_of_format_0_1_0() -> None:

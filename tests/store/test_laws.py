@@ -84,7 +84,7 @@ def cases(draw: st.DrawFn) -> Case:
     names = ("backgrounds", "cutouts", "pairs", "samples")
     chosen = {
         "encoding": draw(st.sampled_from(["image", "raw"])),
-        "compression": draw(st.sampled_from(["zstd:1", "zstd:12", "none"])),
+        "compression": draw(st.sampled_from(["zstd:1", "zstd:12", "zstd:-3", "none"])),
         "size": draw(st.sampled_from([None, 16, (20, 28)])),
         "seed": draw(st.integers(0, 2**31)),
         "shard_samples": draw(st.integers(3, 40)),

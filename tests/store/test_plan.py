@@ -9,6 +9,7 @@ import pytest
 
 from tests.store.material import Disks
 from wdtrain.store.errors import StoreError
+from wdtrain.store.manifest import Manifest
 from wdtrain.store.packing import pack
 from wdtrain.store.plan import choose_block, choose_shard, parse_compression
 
@@ -20,8 +21,12 @@ SMALL: dict[str, Any] = {"processes": 1, "shard_samples": 50, "samples_per_block
     [
         ({"source": Disks(count=0)}, "holds no samples"),
         ({"encoding": "webp"}, "image or raw"),
-        ({"compression": "gzip"}, "zstd:1 to zstd:22"),
+        ({"compression": "gzip"}, "none, zstd:1 to zstd:22, or zstd:-1 to zstd:-7"),
         ({"compression": "zstd:23"}, "zstd:1 to zstd:22"),
+        ({"compression": "zstd:-8"}, "zstd:-1 to zstd:-7"),
+        ({"compression": "zstd:0"}, "zstd:1 to zstd:22"),
+        ({"compression": "zstd:"}, "zstd:1 to zstd:22"),
+        ({"compression": ""}, "zstd:1 to zstd:22"),
         ({"size": 0}, "1 or more"),
         ({"shard_samples": 0}, "1 or more"),
         ({"samples_per_block": 0}, "1 or more"),
@@ -55,6 +60,28 @@ def test_blocks_hold_about_a_mebibyte_and_small_sets_have_many(
     assert block == expected
 
 
-def test_shards_and_compression_have_their_defaults() -> None:
+def test_small_sets_have_small_shards() -> None:
     assert [choose_shard(n) for n in (10, 20_000, 10**6, 10**9)] == [512, 1024, 8192, 8192]
-    assert parse_compression("zstd") == "zstd:9"
+
+
+@pytest.mark.parametrize(("encoding", "usual"), [("image", "zstd:9"), ("raw", "zstd:-1")])
+def test_the_level_that_is_not_given_is_what_suits_the_encoding(encoding: str, usual: str) -> None:
+    for text, expected in (
+        (None, usual),
+        ("zstd", usual),
+        ("none", "none"),
+        ("zstd:22", "zstd:22"),
+        ("zstd:1", "zstd:1"),
+        ("zstd:-1", "zstd:-1"),
+        ("zstd:-7", "zstd:-7"),
+    ):
+        assert parse_compression(text, encoding) == expected
+
+
+@pytest.mark.parametrize(("encoding", "usual"), [("image", "zstd:9"), ("raw", "zstd:-1")])
+def test_a_dataset_packed_without_a_word_on_compression_has_its_encodings(
+    tmp_path: Path, encoding: str, usual: str
+) -> None:
+    manifest = pack(Disks(count=9), tmp_path / "set", encoding=encoding, processes=1)
+    assert manifest.compression == usual
+    assert Manifest.load(str(tmp_path / "set")).compression == usual

@@ -12,7 +12,7 @@ import pytest
 from tests.store.conftest import FORMS
 from tests.store.material import Disks
 from wdtrain import triple
-from wdtrain.store import tar
+from wdtrain.store import native, tar
 from wdtrain.store.errors import DamagedSample, StoreError
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.samples import BlockIndex, decode_row, member_suffixes, parse_block
@@ -72,17 +72,25 @@ def test_the_members_of_a_sample_are_adjacent_and_in_order(
 ) -> None:
     block = first_block(packed(encoding, compression))
     names = [member.name for member in tar.walk(block.data)]
-    suffixes = member_suffixes(encoding)
+    raw, image = ("overlay.npy", "mask.npy", "depth.npy"), ("overlay.jpg", "mask.png", "depth.png")
+    suffixes = (*(raw if encoding == "raw" else image), "json")  # as the format page has them
     assert names == [f"{key}.{suffix}" for key in block.keys for suffix in suffixes]
 
 
-def block_of(manifest: Manifest, **changes: bytes) -> bytes:
+@pytest.fixture(params=[True, False], ids=["compiled", "not compiled"])
+def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the compiled part, if it is there, and without."""
+    if not request.param:
+        monkeypatch.setattr(native, "LIBRARY", None)
+
+
+def block_of(manifest: Manifest, key: str = "k", **changes: bytes) -> bytes:
     """The first sample of a block as a block, with some members changed."""
     block = first_block(manifest)
     names = member_suffixes(manifest.encoding)
     contents = dict(zip(names, map(bytes, block.members(0)), strict=True))
     contents |= {name.replace("_", "."): data for name, data in changes.items()}
-    return b"".join(tar.member(f"k.{name}".encode(), data) for name, data in contents.items())
+    return b"".join(tar.member(f"{key}.{name}".encode(), data) for name, data in contents.items())
 
 
 @pytest.mark.parametrize(
@@ -110,6 +118,7 @@ def test_a_sample_whose_json_is_none_is_named(packed: Packed) -> None:
         block.meta(0)
 
 
+@pytest.mark.usefixtures("either_way")
 def test_refuses_blocks_of_other_members(packed: Packed) -> None:
     image, raw = packed("image", "none"), packed("raw", "none")
     other_order = tar.member(b"k.mask.png", b"") * 4
@@ -118,6 +127,7 @@ def test_refuses_blocks_of_other_members(packed: Packed) -> None:
         (first_block(image).data, raw),
         (first_block(image).data[: -(1 << 9)], image),
         (bytes(first_block(raw).data) + bytes(512), raw),
+        (bytes(first_block(raw).data) + bytes(8), raw),
         (b"x" * 4096, raw),
         (b"", raw),
         (first_block(raw).data, dataclasses.replace(raw, height=23)),
@@ -129,11 +139,26 @@ def test_refuses_blocks_of_other_members(packed: Packed) -> None:
 @pytest.mark.parametrize(
     "array", [np.zeros((24, 32), np.int8), np.zeros((32, 24), np.uint8), np.zeros((32, 24)).T]
 )
+@pytest.mark.usefixtures("either_way")
 def test_a_raw_array_of_another_kind_is_named(packed: Packed, array: np.ndarray) -> None:
     raw, buffer = packed("raw", "none"), io.BytesIO()
     np.save(buffer, array.astype(np.uint8, order="K") if array.dtype == float else array)
-    with pytest.raises(StoreError, match=r"sample k is damaged: mask is .*the manifest says uint8"):
-        parse_block(block_of(raw, mask_npy=buffer.getvalue()), raw)
+    odd = block_of(raw, mask_npy=buffer.getvalue())
+    for block in (odd, block_of(raw, "j") + odd + block_of(raw, "l")):
+        with pytest.raises(StoreError, match=r"sample k is damaged: mask is .*manifest says uint8"):
+            parse_block(block, raw)
+
+
+@pytest.mark.usefixtures("either_way")
+def test_a_raw_block_whose_headers_another_program_wrote_is_read(packed: Packed) -> None:
+    raw = packed("raw", "none")
+    data = bytearray(block_of(raw, "j") + block_of(raw, "k"))
+    at = len(data) // 2 + 124
+    data[at : at + 11] = bytes(data[at : at + 11]).lstrip(b"0").rjust(11)  # a size without zeros
+    block = parse_block(bytes(data), raw)
+    assert block.keys == ["j", "k"]
+    for array in block.raw_arrays():
+        np.testing.assert_array_equal(array[0], array[1])
 
 
 def test_pickle_is_never_decoded(packed: Packed) -> None:

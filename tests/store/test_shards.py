@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,9 @@ from hypothesis import strategies as st
 from tests.store.conftest import FORMS
 from wdtrain.store import tar
 from wdtrain.store.errors import DamagedBlock, StoreError
+from wdtrain.store.files import LocalFile
 from wdtrain.store.manifest import Manifest, Shard
+from wdtrain.store.memory import Recycled
 from wdtrain.store.shards import ShardReader
 
 Packed = Callable[..., Manifest]
@@ -66,6 +69,65 @@ def test_threads_share_one_reader(packed: Packed) -> None:
         alone = [reader.read_block(number) for number in range(reader.num_blocks)]
         for number, data in zip(numbers, pool.map(reader.read_block, numbers), strict=True):
             assert data == alone[number]
+
+
+@pytest.mark.parametrize(("encoding", "compression"), FORMS)
+def test_blocks_in_memory_that_is_used_again_are_the_same(
+    packed: Packed, encoding: str, compression: str
+) -> None:
+    manifest = packed(encoding, compression)
+    path, shard = first_shard(manifest)
+    memory = Recycled()
+    with (
+        ShardReader(str(path), shard, manifest) as reader,
+        ShardReader(str(path), shard, manifest, memory=memory) as again,
+        ShardReader(f"file://{path}", shard, manifest, memory=memory) as remote,
+    ):
+        alone = [bytes(reader.read_block(number)) for number in range(reader.num_blocks)]
+        held = again.read_block(0)
+        for number, expected in list(enumerate(alone)) * 2:
+            assert again.read_block(number) == expected
+            assert remote.read_block(number) == expected
+        assert held == alone[0]
+
+
+def test_a_compressed_block_lies_where_its_frame_says(packed: Packed) -> None:
+    manifest = packed()
+    path, shard = first_shard(manifest)
+    with ShardReader(str(path), shard, manifest) as reader:
+        for number in range(reader.num_blocks):
+            frame = reader.frame(number)
+            data = os.pread(frame.descriptor, frame.packed_bytes, frame.offset)
+            assert data == reader.read_packed(number)
+            assert frame.inflated_bytes == len(reader.read_block(number))
+            assert frame.checksum.to_bytes(4, "little") == data[-4:]
+            assert frame.samples == reader.block_samples(number)
+
+
+def test_a_local_file_is_read_into_memory_as_far_as_it_goes(tmp_path: Path) -> None:
+    (tmp_path / "ten").write_bytes(b"0123456789")
+    file, room = LocalFile(str(tmp_path / "ten")), bytearray(b"....")
+    for offset, count, expected in ((0, 4, b"0123"), (8, 2, b"8923"), (10, 0, b"8923")):
+        assert file.read_into(offset, memoryview(room)) == count
+        assert bytes(room) == expected
+    file.close()
+
+
+@pytest.mark.parametrize("memory", [None, Recycled()], ids=["its own memory", "given memory"])
+def test_a_block_cut_off_after_its_shard_was_opened_is_named(
+    packed: Packed, tmp_path: Path, memory: Recycled | None
+) -> None:
+    manifest = packed()
+    path, shard = first_shard(manifest)
+    cut = tmp_path / shard.name
+    shutil.copy(path, cut)
+    with ShardReader(str(cut), shard, manifest, memory=memory) as reader:
+        whole = reader.read_block(0)
+        with cut.open("r+b") as file:
+            file.truncate(reader.frame(1).offset + 10)
+        assert reader.read_block(0) == whole
+        with pytest.raises(DamagedBlock, match=r"block 1 is damaged.* 10 of .* bytes were read"):
+            reader.read_block(1)
 
 
 @pytest.mark.parametrize("compression", ["zstd:3", "none"])

@@ -7,9 +7,6 @@ shards as Python's own tarfile sees them.
 
 from __future__ import annotations
 
-import io
-import json
-import tarfile
 import tempfile
 import tracemalloc
 import zlib
@@ -19,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -36,8 +32,10 @@ from tests.stream.readings import (
     seen,
     stored_keys,
 )
+from tests.stream.spoiling import spoil
 from wdtrain.store import frames
-from wdtrain.store.manifest import Manifest, digest_of
+from wdtrain.store.loading import BlockLoader, Loaded
+from wdtrain.store.manifest import Manifest
 from wdtrain.stream import Cursor, Order
 
 law = settings(max_examples=30, deadline=None, derandomize=True)
@@ -170,39 +168,49 @@ def test_the_cursor_is_that_of_what_was_taken_however_much_is_prepared(
 
 
 @law
-@given(drawn=cases_with(1), kept=st.sampled_from(["tensor", "array", "row"]))
+@given(drawn=cases_with(1), kept=st.sampled_from(["tensor", "array", "row", "names"]))
 def test_what_was_handed_on_is_never_written_to_again(
     packed: Shelf, drawn: tuple[Case, How], kept: str
 ) -> None:
     case, how = drawn
     for rank in range(how.world):
-        held, sums = [], []
+        held: list[Any] = []
+        sums: list[int] = []
         for batch in open_rank(packed(*case.made), case, how, rank):
-            for pixels in (batch.overlay, batch.mask, batch.depth):
-                # The batch itself goes; what is held is a tensor, an array, or a view of a row.
-                part: Any = pixels if kept == "tensor" else pixels.numpy()
-                part = part[:1] if kept == "row" else part
-                held.append(part)
-                sums.append(zlib.crc32(np.asarray(part).tobytes()))
+            # The batch itself goes; what is held is a tensor, an array, a view of a row, the names.
+            parts: list[Any] = [batch.overlay, batch.mask, batch.depth]
+            if kept != "tensor":
+                parts = [batch.names] if kept == "names" else [part.numpy() for part in parts]
+            held += [part[:1] for part in parts] if kept == "row" else parts
+            del batch, parts
+            sums += [zlib.crc32(np.asarray(part).tobytes()) for part in held[len(sums) :]]
         assert [zlib.crc32(np.asarray(part).tobytes()) for part in held] == sums
 
 
 # ---------------------------------------------------------------------------- what it costs
 
 MANY = (1024, 8, 256, "image", "zstd:1")
+ROUNDED = 1 << 16
+"""A block's memory is rounded up to this, to be used again by blocks of about its size."""
 
 
 @pytest.fixture
 def inflated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The size of every block that is inflated from now on."""
+    """The size of every block that is inflated from now on, one by one or many at once."""
     sizes: list[int] = []
-    inflate = frames.inflate
+    inflate, load = frames.inflate, BlockLoader.load
 
-    def counted(frame: Any, *, size: int) -> Any:
+    def counted(frame: Any, *, size: int, **more: Any) -> Any:
         sizes.append(size)
-        return inflate(frame, size=size)
+        return inflate(frame, size=size, **more)
+
+    def counted_load(self: BlockLoader, wanted: Any) -> Loaded:
+        loaded = load(self, wanted)
+        sizes.extend(len(block.data) for block in loaded.blocks)
+        return loaded
 
     monkeypatch.setattr(frames, "inflate", counted)
+    monkeypatch.setattr(BlockLoader, "load", counted_load)
     return sizes
 
 
@@ -233,9 +241,10 @@ def test_what_is_held_at_once_is_bounded_by_the_windows(
     packed: Shelf, inflated: list[int], lanes: int, threads: int
 ) -> None:
     data, case = packed(*MANY), Case(MANY, lanes, 8, 1, 1)
-    blocks_held = lanes * (Order(data, **case.order).window + 2)
+    # A lane's window and, where it comes to its end, the next, which shares a block with it.
+    blocks_held = lanes * (2 * Order(data, **case.order).window + 1)
     list(open_rank(data, case, How(1, threads, 2), 0))  # what is made once is made now
-    block_bytes = max(inflated)
+    block_bytes = -(-max(inflated) // ROUNDED) * ROUNDED
     tracemalloc.start()
     for batch in open_rank(data, case, How(1, threads, 2), 0):
         del batch
@@ -250,47 +259,29 @@ def test_what_is_held_at_once_is_bounded_by_the_windows(
 
 # ---------------------------------------------------------------------------- damage
 
-TAR = (45, 16, 13, "image", "none")
-
-
-def spoil(data: Manifest, target: Path, blocks: set[Place], samples: set[Place]) -> Manifest:
-    """A copy of a `.tar` dataset: a byte flipped in some blocks, and in some samples a JPEG that is
-    none, with checksums that agree (as a packer at fault would leave it)."""
-    target.mkdir()
-    document = json.loads((Path(data.url) / "manifest.json").read_bytes())
-    for shard, entry in enumerate(document["splits"]["train"]["shards"]):
-        whole = bytearray((Path(data.url) / entry["name"]).read_bytes())
-        with tarfile.open(fileobj=io.BytesIO(whole)) as tar:
-            jpegs = [member for member in tar if member.name.endswith(".jpg")]
-        at = 0
-        for block, about in enumerate(entry["blocks"]):
-            for row in (row for s, b, row in samples if (s, b) == (shard, block)):
-                jpeg = jpegs[block * data.samples_per_block + row]
-                whole[jpeg.offset_data : jpeg.offset_data + jpeg.size] = bytes(jpeg.size)
-            about[1] = f"{xxhash.xxh64_intdigest(whole[at : at + about[0]]):016x}"
-            if any((s, b) == (shard, block) for s, b, _ in blocks):
-                whole[at + about[0] // 2] ^= 0x20
-            at += about[0]
-        (target / entry["name"]).write_bytes(whole)
-    document["digest"] = digest_of(document)
-    (target / "manifest.json").write_text(json.dumps(document))
-    return Manifest.load(str(target))
+DAMAGED = [
+    (45, 16, 13, "image", "none"),
+    (61, 7, 20, "image", "zstd:1"),
+    (96, 8, 32, "raw", "zstd:1"),
+]
 
 
 @st.composite
 def damages(draw: st.DrawFn) -> tuple[Any, ...]:
-    """A case over `.tar`, two ways to read it, the places spoiled, and a position to resume at."""
+    """A case, two ways to read it, the places spoiled, and a position to resume at."""
     lanes, chunk = draw(st.integers(1, 7)), draw(st.integers(1, 9))
-    case = Case(TAR, lanes, chunk, draw(st.integers(0, 99)), draw(st.integers(1, 2)))
+    made = draw(st.sampled_from(DAMAGED))
+    case = Case(made, lanes, chunk, draw(st.integers(0, 99)), draw(st.integers(1, 2)))
     way = st.builds(
         How,
         world=st.integers(1, min(4, lanes)),
         threads=st.integers(1, 3),
-        chunks=st.integers(1, 4),
+        chunks=st.integers(1, 9),
     )
-    rows = st.sets(st.integers(0, TAR[0] - 1), max_size=3)
+    rows = st.sets(st.integers(0, made[0] - 1), max_size=3)
+    samples = rows if made[3] == "image" else st.just(set())  # raw ones are pixels as they are
     start = draw(st.integers(0, case.stop))
-    return case, draw(way), draw(way), draw(rows), draw(rows), start
+    return case, draw(way), draw(way), draw(rows), draw(samples), start
 
 
 def spoiled_places(data: Manifest, blocks: set[int], samples: set[int]) -> tuple[set[Place], ...]:
@@ -305,7 +296,7 @@ def test_what_is_left_out_follows_from_the_bytes_alone(
     packed: Shelf, drawn: tuple[Any, ...]
 ) -> None:
     case, how, other, *numbers, start = drawn
-    data = packed(*TAR)
+    data = packed(*case.made)
     blocks, samples = spoiled_places(data, *numbers)
     lost_blocks = {place[:2] for place in blocks}
     order, stored = Order(data, **case.order), stored_keys(data)
@@ -338,7 +329,7 @@ def test_fatal_damage_stops_the_ranks_that_meet_it_by_name_and_no_other(
     packed: Shelf, drawn: tuple[Any, ...]
 ) -> None:
     case, how, _, *numbers, start = drawn
-    data = packed(*TAR)
+    data = packed(*case.made)
     blocks, samples = spoiled_places(data, *numbers)
     lost_blocks = {place[:2] for place in blocks}
     order, names = Order(data, **case.order), [s.name for s in data.splits["train"].shards]
@@ -346,16 +337,26 @@ def test_fatal_damage_stops_the_ranks_that_meet_it_by_name_and_no_other(
         bad = spoil(data, Path(folder) / "bad", blocks, samples)
         for rank in range(how.world):
             mine = [
-                order.locate(position)
+                position
                 for piece in order.pieces(start, case.stop)
                 if piece.lane % how.world == rank
                 for position in range(piece.position, piece.position + piece.rows)
             ]
-            met = [p for p in mine if p[:2] in lost_blocks or p in samples]
+            placed = {position: order.locate(position) for position in mine}
+            met = {
+                position: f"shard {names[shard]}, block {block}"
+                for position, (shard, block, row) in placed.items()
+                if (shard, block) in lost_blocks or (shard, block, row) in samples
+            }
+            batches = open_rank(bad, case, how, rank, start=start)
             if not met:
-                assert len(seen([list(open_rank(bad, case, how, rank, start=start))])) == len(mine)
+                assert len(seen([list(batches)])) == len(mine)
                 continue
+            size = how.chunks * case.chunk
+            step = min(met) // size  # what is opened or decoded ahead is judged in its own turn
+            whole = list(islice(batches, step - start // size))
+            assert len(seen([whole])) == sum(position // size < step for position in mine)
             with pytest.raises(ValueError, match="is damaged") as found:
-                list(open_rank(bad, case, how, rank, start=start))
-            places = [f"shard {names[shard]}, block {block}" for shard, block, _ in met]
+                next(batches)
+            places = {place for position, place in met.items() if position // size == step}
             assert any(place in str(found.value) for place in places)

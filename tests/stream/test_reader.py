@@ -225,11 +225,12 @@ def test_what_is_left_out_has_no_row_and_the_others_keep_their_positions(
 
 
 @pytest.mark.parametrize("policy", ["fatal", "skip"])
+@pytest.mark.parametrize(("compression", "name"), [("zstd:3", ".tar.zst"), ("none", ".tar")])
 def test_a_missing_shard_stops_the_run_and_is_named(
-    packed: Packed, tmp_path: Path, policy: Any
+    packed: Packed, tmp_path: Path, compression: str, name: str, policy: Any
 ) -> None:
-    url = damage(packed(), tmp_path / "bad", missing=True)
-    with pytest.raises(StoreError, match=r"train-000000.tar.zst is missing"):
+    url = damage(packed("image", compression), tmp_path / "bad", missing=True)
+    with pytest.raises(StoreError, match=f"train-000000{name} is missing"):
         read(Manifest.load(url), on_damage=policy)
 
 

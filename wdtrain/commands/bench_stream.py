@@ -1,8 +1,8 @@
 """`bench-stream`: how fast a dataset streams on this machine, stage by stage, beside its floor.
 
-The floor is what the libraries cost: the same bytes inflated by zstd, the same JPEGs decoded by
-libjpeg-turbo into one reused picture, the same pixels copied, in bare loops on as many threads.
-What the reader adds to that (order, parsing, batches, Python) is the distance from ratio to 1.
+The floor is what the work itself costs: blocks in memory inflated, and their rows decoded in the
+order they lie, into one batch used again and again, in bare loops on as many threads. What the
+reader adds to that (reading, order, windows, batches, the interpreter) is the distance from 1.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-import simplejpeg
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -25,10 +24,13 @@ from rich.table import Table
 from wdtrain.commands import run_command
 from wdtrain.store import native
 from wdtrain.store.manifest import Manifest
+from wdtrain.store.memory import Recycled
 from wdtrain.store.packing import usable_cores
-from wdtrain.store.samples import parse_block
+from wdtrain.store.rows import Filler, Part, Rows, Target
+from wdtrain.store.samples import BlockIndex, decode_row, parse_block
 from wdtrain.store.shards import ShardReader
 from wdtrain.stream import Batch, Stream, open_stream
+from wdtrain.stream.batches import HostMemory
 from wdtrain.stream.stages import WORK
 
 EXAMPLES: Final = """\
@@ -95,12 +97,12 @@ def _bench(options: argparse.Namespace) -> int:
     samples = options.samples or min(manifest.split(options.split).samples, 100_000)
     if min(samples, options.rounds) < 1:
         raise ValueError("--samples and --rounds must be 1 or more")
-    packed = _some_blocks(manifest, options)
+    floor = _Floor(manifest, options)
     rates: list[Rate] = []
     stages: dict[str, float | None] = {}
     for threads in options.threads:
         stream = _stream(manifest, options, threads)
-        rate, spent = _rate(stream, samples, options.rounds, packed)
+        rate, spent = _rate(stream, samples, options.rounds, floor)
         rates.append(rate)
         stages = stages or spent
     stages["transfer"] = _transfer(next(iter(stream)))
@@ -127,7 +129,7 @@ def _stream(manifest: Manifest, options: argparse.Namespace, threads: int) -> St
 
 
 def _rate(
-    stream: Stream, samples: int, rounds: int, packed: list[_Packed]
+    stream: Stream, samples: int, rounds: int, bare: _Floor
 ) -> tuple[Rate, dict[str, float | None]]:
     """Rounds of the stream and of its floor in turn, the first left out: it fills caches. And
     triples a second of each stage alone: samples over its seconds of work."""
@@ -135,13 +137,13 @@ def _rate(
     streamed, floor, waited = [], [], []
     _read(batches, samples)
     before = stream.stages.seconds()
-    _floor(packed, stream.threads)
+    bare.rate(stream.threads)
     read = 0
     for _ in range(rounds):
         seconds, done, wait = _read(batches, samples)
         streamed.append(done / seconds)
         waited.append(wait / seconds)
-        floor.append(_floor(packed, stream.threads))
+        floor.append(bare.rate(stream.threads))
         read += done
     after = stream.stages.seconds()
     stages = {
@@ -179,73 +181,46 @@ def _transfer(batch: Batch) -> float | None:
 # ---------------------------------------------------------------------------- the floor
 
 
-@dataclass(frozen=True)
-class _Packed:
-    """A block as it lies on disk; where its JPEGs lie once inflated; how many bytes of pixels are
-    copied; and the side to decode at (0: as stored)."""
+class _Floor:
+    """The first blocks of a split, as they lie on disk, and the memory of one batch a thread."""
 
-    reader: ShardReader
-    number: int
-    data: bytes
-    jpegs: list[tuple[int, int]]
-    samples: int
-    pixel_bytes: int
-    side: int
+    def __init__(self, manifest: Manifest, options: argparse.Namespace) -> None:
+        self._manifest = manifest
+        self._size = (options.size or manifest.height, options.size or manifest.width)
+        self._filler = Filler(manifest, self._size)
+        self._batches = HostMemory(*self._size, manifest.depth.dtype)
+        self._packed: list[tuple[ShardReader, int, bytes]] = []
+        memory = Recycled()
+        for shard in manifest.split(options.split).shards:
+            reader = ShardReader(manifest.shard_url(shard), shard, manifest, memory=memory)
+            for number in range(min(reader.num_blocks, _FLOOR_BLOCKS - len(self._packed))):
+                self._packed.append((reader, number, bytes(reader.read_packed(number))))
 
+    def rate(self, threads: int) -> float:
+        """Triples a second of `threads` bare loops at once."""
+        started = time.perf_counter()
+        with ThreadPoolExecutor(threads) as pool:
+            done = sum(pool.map(lambda _: self._bare_loop(), range(threads)))
+        return done / (time.perf_counter() - started)
 
-def _some_blocks(manifest: Manifest, options: argparse.Namespace) -> list[_Packed]:
-    """Blocks of the split's first shards, read into memory: what the floor works on."""
-    is_raw = manifest.encoding == "raw"
-    planes = 1 + manifest.depth.dtype.itemsize + (3 if is_raw else 0)
-    found: list[_Packed] = []
-    for shard in manifest.split(options.split).shards:
-        reader = ShardReader(manifest.shard_url(shard), shard, manifest)
-        for number in range(reader.num_blocks):
-            data = bytes(reader.read_packed(number))
-            block = parse_block(reader.unpack(number, data), manifest)
-            ends = block.starts[:, 0] + block.sizes[:, 0]
-            jpegs = list(zip(block.starts[:, 0].tolist(), ends.tolist(), strict=True))
-            pixel_bytes = block.num_samples * manifest.height * manifest.width * planes
-            found.append(
-                _Packed(
-                    reader,
-                    number,
-                    data,
-                    [] if is_raw else jpegs,
-                    block.num_samples,
-                    pixel_bytes,
-                    options.size or 0,
-                )
-            )
-            if len(found) == _FLOOR_BLOCKS:
-                return found
-    return found
+    def _bare_loop(self) -> int:
+        """Unpacks and decodes all blocks; gives the number of their samples."""
+        done, target = 0, self._batches.take(self._manifest.samples_per_block)
+        for reader, number, packed in self._packed:
+            block = parse_block(reader.unpack(number, packed), self._manifest)
+            self._decode(block, target)
+            done += block.num_samples
+        return done
 
-
-def _floor(packed: list[_Packed], threads: int) -> float:
-    """Triples a second of the libraries alone, in `threads` bare loops at once."""
-    started = time.perf_counter()
-    with ThreadPoolExecutor(threads) as pool:
-        done = sum(pool.map(lambda _: _bare_loop(packed), range(threads)))
-    return done / (time.perf_counter() - started)
-
-
-def _bare_loop(packed: list[_Packed]) -> int:
-    """Inflates, decodes and copies all blocks; gives the number of their samples."""
-    done, picture, copy = 0, np.empty(0, np.uint8), np.empty(0, np.uint8)
-    for block in packed:
-        data = memoryview(block.reader.unpack(block.number, block.data))
-        num_bytes = min(block.pixel_bytes, len(data))
-        if copy.size < num_bytes:
-            copy = np.empty(num_bytes, np.uint8)
-        copy[:num_bytes] = np.frombuffer(data, np.uint8, num_bytes)
-        size = {"min_height": block.side, "min_width": block.side}
-        for start, end in block.jpegs:
-            if not picture.size:
-                picture = simplejpeg.decode_jpeg(data[start:end], "RGB", **size)
-            simplejpeg.decode_jpeg(data[start:end], "RGB", buffer=picture, **size)
-        done += block.samples
-    return done
+    def _decode(self, block: BlockIndex, target: Target) -> None:
+        count = block.num_samples
+        if native.LIBRARY is None:
+            for row in range(count):
+                decode_row(block, row, size=self._size)
+            return
+        in_order = np.zeros(count, np.int64), np.arange(count)
+        rows = Rows.of_blocks([block], *in_order, self._manifest)
+        self._filler.fill([Part(rows, 0, count, 0)], target)
 
 
 # ---------------------------------------------------------------------------- showing

@@ -27,7 +27,7 @@ from wdtrain.store.splits import Holdout
 EXAMPLES: Final = """\
 examples:
   pack-shards triples/ shards/mine
-  pack-shards photos/ shards/small --size 64 --encoding raw --compression zstd:9
+  pack-shards photos/ shards/small --size 64 --encoding raw
   pack-shards playground:count=20000,size=64,difficulty=0.5 shards/playground --processes 2
   pack-shards triples/ shards/plain --compression none        # plain .tar shards
   pack-shards triples/ shared/mine --part 2/4                 # one of four machines
@@ -43,6 +43,7 @@ On many machines, all of which see SOURCE and TARGET: give each the same command
 the other, in any order; a part that was killed is given again. The one that finds all shards there
 writes the manifest. The bytes are those that one machine would have written.
 """
+COMPRESSION_HELP: Final = "default zstd:9; raw zstd:-1 (fast: a third of the time, 1.1 x the bytes)"
 MAX_REJECTS: Final = (
     "share of samples that may be left out; above it nothing is packed; default 0.001"
 )
@@ -70,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     add("source", metavar="SOURCE", help="a folder of triples, or NAME:key=value,... to make them")
     add("target", metavar="TARGET", help="the folder of the dataset: new or empty")
     add("--encoding", choices=("image", "raw"), default="image", help="JPEG and PNG, or arrays")
-    add("--compression", default="zstd:9", metavar="zstd:N|none", help="default zstd:9")
+    add("--compression", metavar="zstd:N|none", help=COMPRESSION_HELP)
     add("--size", type=_size, metavar="S|HxW", help="resize to this; default: the source's size")
     add("--processes", type=int, metavar="N", help="default: the usable cores")
     add("--part", metavar="I/N", help="pack every N-th shard only, from the I-th")

@@ -6,11 +6,13 @@
  * pixels are those of the decoder that it would take otherwise. As in _rows.c, nothing is
  * reported: what is unusual is left to the path that names it.
  */
+#include "_rows.h"
+
 #include <setjmp.h>
 #include <stddef.h>
-#include <stdint.h>
 
 enum { VERSION = 62, STRUCT_BYTES = 632, RGB = 2, HEADER_OK = 1, MAX_LINES = 16 };
+enum { MARKER = 0xFF, END = 0xD9, AHEAD = 4096 };
 
 /* The head of jpeg_error_mgr: five calls, then what only the library looks at. */
 typedef struct {
@@ -42,7 +44,7 @@ typedef struct {
 } Decoder;
 
 /* What is called of the library, in the order in which the caller gives it. */
-typedef struct {
+struct Calls {
     Errors *(*std_error)(Errors *);
     void (*create)(Decoder *, int, size_t);
     void (*read_from)(Decoder *, const uint8_t *, unsigned long);
@@ -51,7 +53,7 @@ typedef struct {
     unsigned (*read_lines)(Decoder *, uint8_t **, unsigned);
     int (*finish)(Decoder *);
     void (*destroy)(Decoder *);
-} Calls;
+};
 
 typedef struct {
     Errors errors;
@@ -87,10 +89,18 @@ static int decode(const Calls *calls, Decoder *decoder, const uint8_t *jpeg, int
     return calls->finish(decoder);
 }
 
+/* How far beyond a JPEG the decoder may look: its fast loop wants 3 kB in front of it, and goes no
+ * further than the marker that ends a picture, if that is where it should be. */
+static int64_t room_behind(const uint8_t *jpeg, int64_t bytes, int64_t behind) {
+    if (bytes < 2 || jpeg[bytes - 2] != MARKER || jpeg[bytes - 1] != END) return 0;
+    return behind < AHEAD ? behind : AHEAD;
+}
+
 /* `rows` JPEGs of stored [height, width], at scale / 8, which gives size [height, width], one
- * after the other to `target`. Returns the rows done: fewer where one is unusual. */
+ * after the other to `target`; `behind`: readable bytes behind each, or NULL. Returns the rows done:
+ * fewer where one is unusual. */
 int64_t wd_decode_jpegs(const Calls *calls, const uint8_t *const *jpegs, const int64_t *bytes,
-                        int64_t rows, const int64_t *stored, int64_t scale, const int64_t *size,
+                        const int64_t *behind, int64_t rows, const int64_t *stored, int64_t scale, const int64_t *size,
                         uint8_t *target) {
     Decoder decoder;
     Trouble trouble;
@@ -106,7 +116,8 @@ int64_t wd_decode_jpegs(const Calls *calls, const uint8_t *const *jpegs, const i
     row = -1; /* nothing to destroy if the library refuses the structure */
     calls->create(&decoder, VERSION, STRUCT_BYTES);
     for (row = 0; row < rows; row++)
-        if (!decode(calls, &decoder, jpegs[row], bytes[row], stored, scale, size,
+        if (!decode(calls, &decoder, jpegs[row],
+                    bytes[row] + room_behind(jpegs[row], bytes[row], behind ? behind[row] : 0), stored, scale, size,
                     target + row * size[0] * size[1] * 3) ||
             trouble.is_odd)
             break;

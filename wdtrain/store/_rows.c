@@ -1,14 +1,19 @@
-/* The inner loops of reading a block: where its members lie, and many rows copied at once.
+/* The inner loops of reading: where a block's members lie, and many rows of a batch filled at once.
  *
- * Plain C without Python's headers, called through ctypes, which releases the interpreter lock.
+ * Plain C without Python's headers, called through ctypes, which releases the interpreter lock; one
+ * call fills a thread's share of a batch, so that threads seldom meet at that lock.
  * Every function says by its result when it met something unusual; the caller then takes the
  * Python path, which decides what is wrong and names it. So nothing here reports an error.
  */
-#include <stdint.h>
+#include "_rows.h"
+
+#include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum { BLOCK = 512, NAME = 100, SIZE_AT = 124, TYPE_AT = 156, MAGIC_AT = 257, PREFIX_AT = 345 };
-enum { STORED_MAX = 65535, STORED_HEADER = 5, PNG_BODY = 43 };
+enum { STORED_MAX = 65535, STORED_HEADER = 5, PNG_BODY = 43, LINE = 64 };
+enum { PNG_HEAD = 33, PNG_REST = 24, UP = 2 }; /* up to its IDAT, and around that and after it */
 
 /* The octal number of 11 digits that a ustar header holds at `text`; -1 for anything else. */
 static int64_t octal(const uint8_t *text) {
@@ -51,7 +56,7 @@ int64_t wd_index(const uint8_t *data, int64_t bytes, const char *const *suffixes
         if (!is_named(header, key, key_bytes, suffixes[column])) return -1;
         starts[member] = at + BLOCK;
         sizes[member] = size;
-        at += BLOCK + (size + BLOCK - 1) / BLOCK * BLOCK;
+        at += BLOCK + wd_padded(size);
         if (at > bytes) return -1;
     }
     for (; at < bytes; at++)
@@ -59,22 +64,48 @@ int64_t wd_index(const uint8_t *data, int64_t bytes, const char *const *suffixes
     return member % columns ? -1 : member / columns;
 }
 
-/* For each column, `rows` runs of row_bytes[column], each from its own address, one after the
- * other to targets[column]. `sources` is [columns, rows], `stride` addresses from column to column. */
-void wd_copy(const uint8_t *const *sources, int64_t stride, int64_t columns, int64_t rows,
-             const int64_t *row_bytes, uint8_t *const *targets) {
-    for (int64_t row = 0; row < rows; row++)
-        for (int64_t column = 0; column < columns; column++)
-            memcpy(targets[column] + row * row_bytes[column], sources[column * stride + row],
-                   row_bytes[column]);
+/* Whether all samples of an indexed block lie alike, `stride` apart, and begin alike: each member
+ * up to its last payloads[column] bytes, if that is not -1. */
+int64_t wd_alike(const uint8_t *data, int64_t samples, int64_t stride, int64_t columns,
+                 const int64_t *starts, const int64_t *sizes, const int64_t *payloads) {
+    for (int64_t column = 0; column < columns; column++) {
+        int64_t head = payloads[column] < 0 ? 0 : sizes[column] - payloads[column];
+        const uint8_t *first = data + starts[column];
+        if (head < 0) return 0;
+        for (int64_t sample = 1; sample < samples; sample++) {
+            int64_t at = sample * columns + column;
+            if (starts[at] != starts[column] + sample * stride || sizes[at] != sizes[column] ||
+                memcmp(data + starts[at], first, head))
+                return 0;
+        }
+    }
+    return 1;
+}
+
+/* memcpy that meanwhile fetches what lies at `next`, the source of the copy after this one: its
+ * first bytes are seldom cached, and what fetches ahead by itself stops at the end of a page. */
+static void copy_ahead(uint8_t *target, const uint8_t *source, int64_t bytes, const uint8_t *next) {
+    int64_t at = 0;
+    for (; at + LINE <= bytes; at += LINE) {
+        __builtin_prefetch(next + at);
+        memcpy(target + at, source + at, LINE);
+    }
+    memcpy(target + at, source + at, bytes - at);
+}
+
+/* As many bytes as a line of a small picture has, without a call of memcpy. */
+static void copy_line(uint8_t *target, const uint8_t *source, int64_t bytes) {
+    int64_t at = 0;
+    for (; at + LINE <= bytes; at += LINE) memcpy(target + at, source + at, LINE);
+    memcpy(target + at, source + at, bytes - at);
 }
 
 /* The pixels of one stored, unfiltered greyscale PNG that begins with `prefix` (43 bytes); 0 if
- * it is any other. `line_bytes` are those of one line's pixels, without its filter byte. */
+ * it is any other. A line may go on in the next stored part. */
 static int slice_png(const uint8_t *png, int64_t png_bytes, const uint8_t *prefix, int64_t height,
                      int64_t line_bytes, uint8_t *target) {
-    int64_t left = height * (line_bytes + 1), column = 0;
-    int64_t parts = left ? (left + STORED_MAX - 1) / STORED_MAX : 1;
+    int64_t left = height * (line_bytes + 1);
+    int64_t parts = left ? (left + STORED_MAX - 1) / STORED_MAX : 1, column = 0;
     if (png_bytes != PNG_BODY + parts * STORED_HEADER + left + 4 + 4 + 12) return 0;
     if (memcmp(png, prefix, PNG_BODY)) return 0;
     const uint8_t *from = png + PNG_BODY;
@@ -83,14 +114,14 @@ static int slice_png(const uint8_t *png, int64_t png_bytes, const uint8_t *prefi
         if (from[0] != (count == left) || (from[1] | from[2] << 8) != count) return 0;
         from += STORED_HEADER;
         left -= count;
-        while (count > 0) { /* lines may go on in the next stored part */
+        while (count > 0) {
             if (column == 0) {
                 if (*from) return 0;
                 from++, count--, column = 1;
                 continue;
             }
             int64_t run = line_bytes + 1 - column < count ? line_bytes + 1 - column : count;
-            memcpy(target, from, run);
+            copy_line(target, from, run);
             target += run, from += run, count -= run;
             column = (column + run) % (line_bytes + 1);
         }
@@ -98,13 +129,115 @@ static int slice_png(const uint8_t *png, int64_t png_bytes, const uint8_t *prefi
     return 1;
 }
 
-/* The pixels of `rows` stored PNGs, one after the other to `target`. Returns the rows done: fewer
- * where one is unusual. */
-int64_t wd_slice_pngs(const uint8_t *const *pngs, const int64_t *png_bytes, int64_t rows,
-                      const uint8_t *prefix, int64_t height, int64_t line_bytes, uint8_t *target) {
-    for (int64_t row = 0; row < rows; row++)
-        if (!slice_png(pngs[row], png_bytes[row], prefix, height, line_bytes,
-                       target + row * height * line_bytes))
-            return row;
-    return rows;
+static int64_t big_endian(const uint8_t *from) {
+    return (int64_t)from[0] << 24 | from[1] << 16 | from[2] << 8 | from[3];
+}
+
+/* The pixels of one greyscale PNG of one IDAT, of the geometry of `prefix`, all of whose lines are
+ * filtered Up; 0 if it is any other. `room`: height lines with their filter bytes. */
+static int unpack_png(const uint8_t *png, int64_t png_bytes, const uint8_t *prefix, int64_t height,
+                      int64_t line_bytes, Uncompress *uncompress, uint8_t *room, uint8_t *target) {
+    unsigned long bytes = (unsigned long)(height * (line_bytes + 1)), wanted = bytes;
+    if (png_bytes < PNG_HEAD + PNG_REST || memcmp(png, prefix, PNG_HEAD)) return 0;
+    int64_t packed_bytes = big_endian(png + PNG_HEAD);
+    const uint8_t *packed = png + PNG_HEAD + 8, *above = NULL;
+    if (PNG_HEAD + PNG_REST + packed_bytes != png_bytes || memcmp(packed - 4, "IDAT", 4)) return 0;
+    if (uncompress(room, &bytes, packed, (unsigned long)packed_bytes) || bytes != wanted) return 0;
+    for (int64_t y = 0; y < height; y++, above = target, target += line_bytes) {
+        const uint8_t *line = room + y * (line_bytes + 1);
+        if (line[0] != UP) return 0;
+        if (above)
+            for (int64_t i = 0; i < line_bytes; i++) target[i] = above[i] + line[1 + i];
+        else
+            memcpy(target, line + 1, line_bytes);
+    }
+    return 1;
+}
+
+/* Pixels of two bytes from a PNG's order to this machine's, which is little-endian. */
+static void swap_bytes(uint8_t *pixels, int64_t bytes) {
+    for (int64_t at = 0; at < bytes; at += 2) {
+        uint8_t high = pixels[at];
+        pixels[at] = pixels[at + 1], pixels[at + 1] = high;
+    }
+}
+
+/* The rows of a piece whose samples are pixels as they are: nothing in them can be unusual. */
+static void copy_rows(const Form *form, const Piece *piece, uint8_t *const *targets) {
+    int64_t pixels = form->height * form->width;
+    const int64_t bytes[COLUMNS] = {NAME, 3 * pixels, pixels, form->depth_bytes * pixels};
+    for (int64_t row = 0; row < piece->rows; row++)
+        for (int column = 0; column < COLUMNS; column++) {
+            const uint8_t *const *source = piece->addresses + column * piece->stride + row;
+            copy_ahead(targets[column] + (piece->at + row) * bytes[column], source[0],
+                       bytes[column], source[row + 1 < piece->rows]);
+        }
+}
+
+/* The names, masks and depths of a piece of encoded samples; 0 where one is unusual. `room` is for
+ * deflated PNGs alone. */
+static int gather_rows(const Form *form, const Piece *piece, uint8_t *const *targets,
+                       uint8_t *room) {
+    const int64_t pixel_bytes[2] = {1, form->depth_bytes};
+    const uint8_t *const prefixes[2] = {form->mask_prefix, form->depth_prefix};
+    for (int64_t row = 0; row < piece->rows; row++) {
+        int64_t at = piece->at + row;
+        memcpy(targets[0] + at * NAME, piece->addresses[row] - BLOCK, NAME);
+        for (int kind = 0; kind < 2; kind++) {
+            int64_t place = (kind + 1) * piece->stride + row;
+            int64_t line_bytes = form->width * pixel_bytes[kind];
+            int64_t plane_bytes = form->height * line_bytes;
+            uint8_t *target = targets[kind + 2] + at * plane_bytes;
+            const uint8_t *png = piece->addresses[place];
+            if (!(room ? unpack_png(png, piece->sizes[place], prefixes[kind], form->height,
+                                    line_bytes, form->uncompress, room, target)
+                       : slice_png(png, piece->sizes[place], prefixes[kind], form->height,
+                                   line_bytes, target)))
+                return 0;
+            if (pixel_bytes[kind] == 2) swap_bytes(target, plane_bytes);
+        }
+    }
+    return 1;
+}
+
+double wd_now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
+static int fill(const Form *form, const Piece *piece, uint8_t *const *targets, uint8_t *room,
+                double *seconds) {
+    const int64_t size[2] = {form->height, form->width};
+    double start = wd_now();
+    int is_usual = 1;
+    if (form->calls)
+        is_usual = gather_rows(form, piece, targets, room);
+    else
+        copy_rows(form, piece, targets);
+    double gathered = wd_now();
+    seconds[0] += gathered - start;
+    if (!is_usual || !form->calls) return is_usual;
+    uint8_t *overlays = targets[1] + piece->at * form->decoded[0] * form->decoded[1] * 3;
+    const int64_t *behind = piece->sizes + piece->stride; /* the mask follows its overlay */
+    int64_t decoded = wd_decode_jpegs(form->calls, piece->addresses, piece->sizes, behind,
+                                      piece->rows, size, form->scale, form->decoded, overlays);
+    seconds[1] += wd_now() - gathered;
+    return decoded == piece->rows;
+}
+
+/* Fills `pieces` in turn: names, overlays, masks, depths to the arrays at `targets`. Returns the
+ * pieces done: fewer where a row of the next one is unusual. Adds to `seconds` those of gathering
+ * and of decoding JPEGs. */
+int64_t wd_fill(const Form *form, const Piece *pieces, int64_t count, uint8_t *const *targets,
+                double *seconds) {
+    uint8_t *room = NULL;
+    int64_t done = 0;
+    if (form->uncompress) {
+        room = malloc((size_t)(form->height * (form->width * form->depth_bytes + 1)));
+        if (!room) return 0;
+    }
+    while (done < count && fill(form, pieces + done, targets, room, seconds)) done++;
+    free(room);
+    return done;
 }

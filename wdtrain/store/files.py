@@ -51,6 +51,11 @@ class LocalFile:
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self.num_bytes = os.fstat(self._descriptor).st_size
 
+    @property
+    def descriptor(self) -> int:
+        """The open file's; good for as long as this object is held and not closed."""
+        return self._descriptor
+
     def read(self, offset: int, count: int) -> bytes:
         parts = []
         while count > 0:
@@ -60,6 +65,16 @@ class LocalFile:
             parts.append(part)
             offset, count = offset + len(part), count - len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def read_into(self, offset: int, target: memoryview) -> int:
+        """Fills `target` with the bytes from `offset` on; how many there were."""
+        done = 0
+        while done < len(target):
+            part = os.preadv(self._descriptor, [target[done:]], offset + done)
+            if not part:
+                break
+            done += part
+        return done
 
     def prefetch(self, offset: int, count: int) -> None:
         if hasattr(os, "posix_fadvise"):  # not on every system

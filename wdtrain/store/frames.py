@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import xxhash
 import zstandard
+
+from wdtrain.store.memory import Recycled
 
 _SKIPPABLE_MAGIC: Final = 0x184D2A5E
 _SEEKABLE_MAGIC: Final = 0x8F92EAB1
@@ -54,18 +57,25 @@ class FrameCompressor:
         return self._compressor.compress(data)
 
 
-def inflate(frame: bytes | memoryview, *, size: int) -> bytes:
-    """The `size` bytes of a frame, its checksum verified; FrameError otherwise. Thread-safe."""
+def inflate(frame: bytes | memoryview, *, size: int, memory: Recycled | None = None) -> memoryview:
+    """The `size` bytes of a frame, its checksum verified; FrameError otherwise. Thread-safe.
+
+    `memory`: where they are laid, to be used again when they are dropped.
+    """
     if not hasattr(_per_thread, "decompressor"):
         _per_thread.decompressor = zstandard.ZstdDecompressor()
+    data = (np.empty(size, np.uint8) if memory is None else memory.take(size)).data
     try:
-        data: bytes = _per_thread.decompressor.decompress(
-            frame, max_output_size=size, allow_extra_data=False
-        )
+        reader = _per_thread.decompressor.stream_reader(frame)
+        inflated = reader.readinto(data)
+        inflated += len(reader.read(1))  # to the end of the frame, which is its checksum
     except zstandard.ZstdError as error:
         raise FrameError(str(error)) from error
-    if len(data) != size:
-        raise FrameError(f"{len(data)} bytes inflated where {size} were packed")
+    if inflated != size:
+        raise FrameError(f"{inflated} bytes inflated where {size} were packed")
+    # zstd does not miss a checksum that was cut off, once all content is there.
+    if len(frame) < 4 or frame_checksum(frame) != xxhash.xxh64_intdigest(data) & 0xFFFFFFFF:
+        raise FrameError("its bytes do not fit its checksum")
     return data
 
 

@@ -1,5 +1,5 @@
-"""The compiled inner loops of `_rows.c` and `_jpegs.c`, through ctypes, which releases the
-interpreter lock.
+"""The compiled inner loops of `_rows.c`, `_blocks.c`, `_jpegs.c` and `_shrink.c`, through ctypes,
+which releases the interpreter lock; and the libraries they call, which other packages brought.
 
 `LIBRARY` is None where they were not built (no C compiler at installation, or a bare checkout).
 Every caller then takes its Python path, and also whenever a function here says that it met
@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import ctypes
 import importlib.machinery
+import sys
+import threading
+import zlib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import zstandard
 
 from wdtrain import triple
 from wdtrain.store.tar import BLOCK
@@ -36,29 +40,89 @@ _JPEG_CALLS: Final = (
 )
 """What `_jpegs.c` calls of libjpeg-turbo, in its order."""
 
+_ZSTD_CALLS: Final = ("ZSTD_DCtx_setParameter", "ZSTD_decompressDCtx", "ZSTD_isError")
+"""What `_blocks.c` calls of zstd, in its order."""
+
+_per_thread = threading.local()
+
+
+class Members(ctypes.Structure):
+    """What a sample's members are called and how they lie: `Members` of `_rows.h`."""
+
+    _fields_ = (("suffixes", _POINTER), ("columns", _COUNT), ("payloads", _POINTER))
+
+    @classmethod
+    def of(cls, suffixes: Sequence[str], payloads: Sequence[int] | None) -> Members:
+        names = _names(suffixes)
+        ends = None if payloads is None else (_COUNT * len(payloads))(*payloads)
+        members = cls(
+            ctypes.cast(names, _POINTER),
+            len(suffixes),
+            ctypes.cast(ends, _POINTER) if ends else None,
+        )
+        members.held = names, ends
+        return members
+
+
+class Form(ctypes.Structure):
+    """How samples are stored, as the compiled part is told: `Form` of `_rows.h`."""
+
+    _fields_ = (
+        ("calls", _POINTER),
+        ("height", _COUNT),
+        ("width", _COUNT),
+        ("depth_bytes", _COUNT),
+        ("scale", _COUNT),
+        ("decoded", _COUNT * 2),
+        ("mask_prefix", ctypes.c_char_p),
+        ("depth_prefix", ctypes.c_char_p),
+        ("uncompress", _POINTER),
+    )
+
+
+class Axis(ctypes.Structure):
+    """How a side's pixels become those of a smaller one: `Axis` of `_rows.h`."""
+
+    _fields_ = (("size", _COUNT), ("taps", _COUNT), ("first", _POINTER), ("weights", _POINTER))
+
+    @classmethod
+    def of(cls, first: np.ndarray, weights: np.ndarray) -> Axis:
+        """first: int32 [size]; weights: float32 [size, taps]."""
+        assert first.dtype == np.dtype(np.int32)
+        assert weights.dtype == np.dtype(np.float32)
+        axis = cls(*weights.shape, at(first), at(weights))
+        axis.held = first, weights
+        return axis
+
 
 def _load() -> ctypes.CDLL | None:
+    if sys.maxsize < 2**63 - 1 or sys.byteorder != "little":
+        return None  # addresses are handed over as int64, and PNG's pixels are swapped
     here = Path(__file__).parent
     for suffix in importlib.machinery.EXTENSION_SUFFIXES:
         path = here / f"_rows{suffix}"
         if path.exists():
             library = ctypes.CDLL(str(path))
             library.wd_index.argtypes = [_POINTER, _COUNT, _POINTER, _COUNT, _COUNT, *_POINTERS]
-            library.wd_index.restype = _COUNT
-            library.wd_copy.argtypes = [_POINTER, _COUNT, _COUNT, _COUNT, *_POINTERS]
-            library.wd_copy.restype = None
-            library.wd_slice_pngs.argtypes = [
+            library.wd_alike.argtypes = [_POINTER, *[_COUNT] * 3, *_POINTERS, _POINTER]
+            library.wd_fill.argtypes = [ctypes.POINTER(Form), _POINTER, _COUNT, *_POINTERS]
+            library.wd_decode_jpegs.argtypes = [_POINTER] * 4 + [_COUNT, _POINTER, _COUNT]
+            library.wd_decode_jpegs.argtypes += _POINTERS
+            library.wd_load.argtypes = [
                 *_POINTERS,
-                _COUNT,
+                ctypes.POINTER(Members),
                 _POINTER,
-                _COUNT,
                 _COUNT,
                 _POINTER,
             ]
-            library.wd_slice_pngs.restype = _COUNT
-            library.wd_decode_jpegs.argtypes = [_POINTER, *_POINTERS, _COUNT, _POINTER, _COUNT]
-            library.wd_decode_jpegs.argtypes += _POINTERS
-            library.wd_decode_jpegs.restype = _COUNT
+            library.wd_shrink.argtypes = [_POINTER, *[_COUNT] * 4]
+            library.wd_shrink.argtypes += [ctypes.POINTER(Axis)] * 2 + [*_POINTERS]
+            library.wd_halve.argtypes = [_POINTER, *[_COUNT] * 4, _POINTER]
+            library.wd_pick.argtypes = [_POINTER, *[_COUNT] * 4, _POINTER, _COUNT, _POINTER, _COUNT]
+            library.wd_pick.argtypes += [_POINTER]
+            library.wd_shrink.restype = library.wd_halve.restype = library.wd_pick.restype = None
+            for name in ("wd_index", "wd_alike", "wd_load", "wd_fill", "wd_decode_jpegs"):
+                getattr(library, name).restype = _COUNT
             return library
     return None
 
@@ -72,10 +136,15 @@ def address_of(data: bytes | memoryview) -> int:
     return address
 
 
-def _at(array: np.ndarray) -> int:
+def at(array: np.ndarray) -> int:
+    """Where a contiguous array lies in memory; good for as long as it is held."""
     assert array.flags.c_contiguous
     address: int = array.__array_interface__["data"][0]
     return address
+
+
+def _names(suffixes: Sequence[str]) -> Any:
+    return (ctypes.c_char_p * len(suffixes))(*(f".{suffix}".encode() for suffix in suffixes))
 
 
 def index_members(
@@ -88,42 +157,87 @@ def index_members(
     columns = len(suffixes)
     room = len(data) // (BLOCK * columns) + 1
     starts, sizes = np.empty((2, room, columns), np.int64)
-    names = (ctypes.c_char_p * columns)(*(f".{suffix}".encode() for suffix in suffixes))
+    names = _names(suffixes)
     address = address_of(data) if len(data) else 0
-    samples = LIBRARY.wd_index(address, len(data), names, columns, room, _at(starts), _at(sizes))
+    samples = LIBRARY.wd_index(address, len(data), names, columns, room, at(starts), at(sizes))
     return None if samples < 0 else (starts[:samples], sizes[:samples])
 
 
-def copy_rows(sources: np.ndarray, start: int, targets: Sequence[np.ndarray]) -> None:
-    """Each of the targets [n, ...] is filled from the n addresses that begin at sources[i, start]
-    (int64 [columns, rows], contiguous), a row from each."""
-    assert LIBRARY is not None
-    rows, columns = len(targets[0]), len(targets)
-    assert sources.shape[0] == columns, "a column of addresses for each target"
-    assert start + rows <= sources.shape[1], "rows beyond the end"
-    if rows:
-        row_bytes = (_COUNT * columns)(*(target.nbytes // rows for target in targets))
-        places = (_POINTER * columns)(*(_at(target) for target in targets))
-        first = _at(sources) + 8 * start
-        LIBRARY.wd_copy(first, sources.shape[1], columns, rows, row_bytes, places)
+def are_alike(
+    data: bytes | memoryview,
+    stride: int,
+    starts: np.ndarray,
+    sizes: np.ndarray,
+    payloads: Sequence[int],
+) -> bool:
+    """Whether an indexed block's samples (int64 [n, members] starts and sizes) all lie alike,
+    `stride` bytes apart, and their members begin alike: up to the last payloads[i] bytes of each,
+    -1 for all. False also where nothing was built."""
+    if LIBRARY is None or not len(starts):
+        return False
+    places = at(starts), at(sizes), (_COUNT * len(payloads))(*payloads)
+    return bool(LIBRARY.wd_alike(address_of(data), len(starts), stride, len(payloads), *places))
 
 
-def slice_pngs(sources: np.ndarray, sizes: np.ndarray, prefix: bytes, target: np.ndarray) -> bool:
-    """target [n, height, width], big-endian where of 16 bits, is filled from n stored PNGs; False
-    where one is not stored, unfiltered and of exactly this size (`prefix`: its first 43 bytes)."""
+def load(members: Members, blocks: Sequence[tuple[int, ...]]) -> tuple[int, float, float, float]:
+    """Loads blocks (see `Block` of `_rows.h`). How many, fewer where the next one is unusual; and
+    the seconds of reading, inflating and indexing."""
+    library = zstd()
     assert LIBRARY is not None
-    assert len(sources) == len(sizes) == len(target), "rows beyond the end"
-    height, width = target.shape[1:]
-    done: int = LIBRARY.wd_slice_pngs(
-        _at(sources),
-        _at(sizes),
-        len(sources),
-        prefix,
-        height,
-        width * target.itemsize,
-        _at(target),
+    assert library is not None
+    seconds = (ctypes.c_double * 3)()
+    table = np.array(blocks, np.int64)
+    done: int = LIBRARY.wd_load(
+        library.calls, library.context(), members, at(table), len(blocks), seconds
     )
-    return done == len(sources)
+    return done, seconds[0], seconds[1], seconds[2]
+
+
+def fill(
+    form: Form, pieces: Sequence[tuple[int, int, int, int, int]], targets: Sequence[int]
+) -> tuple[int, float, float]:
+    """Fills pieces (addresses, sizes, stride, rows, at; see `Piece` of `_rows.h`) into the arrays
+    of names, overlay, mask and depth that lie at `targets`. The pieces done, fewer where a row of
+    the next one is unusual, and the seconds of gathering and of decoding."""
+    assert LIBRARY is not None
+    seconds = (ctypes.c_double * 2)()
+    table = np.array(pieces, np.int64)
+    done: int = LIBRARY.wd_fill(form, at(table), len(pieces), (_POINTER * 4)(*targets), seconds)
+    return done, seconds[0], seconds[1]
+
+
+def shrink(
+    pictures: np.ndarray,
+    channels: int,
+    down: Axis,
+    across: Axis,
+    room: np.ndarray,
+    target: np.ndarray,
+) -> None:
+    """target uint8 [n, h, w(, channels)] is filled with pictures uint8 [n, H, W(, channels)] made
+    smaller. `room`: 4 (W + H w) channels bytes."""
+    count, height, width = pictures.shape[:3]
+    assert LIBRARY is not None
+    assert target.shape[:3] == (count, down.size, across.size), "another size"
+    assert room.nbytes >= 4 * (width + height * across.size) * channels, "too little room"
+    sides = at(pictures), count, height, width, channels
+    LIBRARY.wd_shrink(*sides, down, across, at(room), at(target))
+
+
+def halve(pictures: np.ndarray, channels: int, target: np.ndarray) -> None:
+    """`shrink` of pictures uint8 [n, 2 h, 2 w(, channels)]."""
+    count, height, width = target.shape[:3]
+    assert LIBRARY is not None
+    assert pictures.shape[:3] == (count, 2 * height, 2 * width), "another size"
+    LIBRARY.wd_halve(at(pictures), count, height, width, channels, at(target))
+
+
+def pick(codes: np.ndarray, rows: np.ndarray, columns: np.ndarray, target: np.ndarray) -> None:
+    """target [n, h, w] is filled with those of codes [n, H, W] at int32 rows [h], columns [w]."""
+    assert LIBRARY is not None
+    assert target.shape == (len(codes), len(rows), len(columns)), "another size"
+    places = at(rows), len(rows), at(columns), len(columns)
+    LIBRARY.wd_pick(at(codes), *codes.shape, codes.itemsize, *places, at(target))
 
 
 def decode_jpegs(
@@ -132,20 +246,22 @@ def decode_jpegs(
     """target uint8 [n, h, w, 3] is filled with the RGB of n JPEGs of the stored (height, width),
     decoded at `scale` eighths; False where one is unusual, or there is no library to do it."""
     calls = jpeg_calls()
-    if calls is None or LIBRARY is None:
-        return False
+    return calls is not None and _decode_jpegs(calls, sources, sizes, stored, scale, target)
+
+
+def _decode_jpegs(
+    calls: Any,
+    sources: np.ndarray,
+    sizes: np.ndarray,
+    stored: tuple[int, int],
+    scale: int,
+    target: np.ndarray,
+) -> bool:
+    assert LIBRARY is not None
     assert len(sources) == len(sizes) == len(target), "rows beyond the end"
-    done: int = LIBRARY.wd_decode_jpegs(
-        calls,
-        _at(sources),
-        _at(sizes),
-        len(sources),
-        (_COUNT * 2)(*stored),
-        scale,
-        (_COUNT * 2)(*target.shape[1:3]),
-        _at(target),
-    )
-    return done == len(sources)
+    both = (_COUNT * 2)(*stored), scale, (_COUNT * 2)(*target.shape[1:3]), at(target)
+    done = LIBRARY.wd_decode_jpegs(calls, at(sources), at(sizes), None, len(sources), *both)
+    return bool(done == len(sources))
 
 
 @cache
@@ -174,8 +290,63 @@ def _gives_the_same_pixels(calls: Any) -> bool:
         height, width = (-(-side * scale // 8) for side in stored)
         expected = triple.decode_overlay(jpeg, at_least=(height, width))
         target = np.zeros((height, width, 3), np.uint8)
-        both = (_COUNT * 2)(*stored), scale, (_COUNT * 2)(height, width), _at(target)
-        done = LIBRARY.wd_decode_jpegs(calls, _at(source), _at(size), 1, *both)
-        if done != 1 or not np.array_equal(target, expected):
+        is_done = _decode_jpegs(calls, source, size, stored, scale, target[None])
+        if not is_done or not np.array_equal(target, expected):
             return False
     return True
+
+
+class Zstd:
+    """A loaded zstd: the addresses of what `_blocks.c` calls, and contexts to decompress with."""
+
+    def __init__(self, path: Path) -> None:
+        """AttributeError or OSError where it is none."""
+        self._library = ctypes.CDLL(str(path))
+        addresses = [ctypes.cast(getattr(self._library, name), _POINTER) for name in _ZSTD_CALLS]
+        self.calls = (_POINTER * len(addresses))(*(address.value for address in addresses))
+        self._library.ZSTD_createDCtx.restype = _POINTER
+        self._library.ZSTD_freeDCtx.argtypes = [_POINTER]
+
+    def context(self) -> int:
+        """This thread's own, freed when the thread ends."""
+        if not hasattr(_per_thread, "context"):
+            _per_thread.context = _Context(self._library)
+        address: int = _per_thread.context.address
+        return address
+
+
+class _Context:
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library, self.address = library, library.ZSTD_createDCtx()
+        if not self.address:
+            raise MemoryError("no memory for a zstd context")
+
+    def __del__(self) -> None:
+        self._library.ZSTD_freeDCtx(self.address)
+
+
+@cache
+def zstd() -> Zstd | None:
+    """The zstd that the package `zstandard` brings for its second backend, since its first shows
+    none; None where it cannot be had, or nothing was built."""
+    if LIBRARY is None:
+        return None
+    for path in sorted(Path(zstandard.__file__).parent.glob("_cffi*")):
+        try:
+            return Zstd(path)
+        except (AttributeError, OSError):
+            continue
+    return None
+
+
+@cache
+def zlib_uncompress() -> int | None:
+    """The address of `uncompress` of the zlib that Python itself uses; None where it is hidden."""
+    names = [getattr(zlib, "__file__", None), None]
+    for name in dict.fromkeys(names):
+        try:
+            address: int | None = ctypes.cast(ctypes.CDLL(name).uncompress, _POINTER).value
+            return address
+        except (AttributeError, OSError):
+            continue
+    return None

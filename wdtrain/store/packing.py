@@ -38,7 +38,7 @@ class Options(TypedDict, total=False):
     """What may be chosen of a packing; `pack` says what each means."""
 
     encoding: str
-    compression: str
+    compression: str | None
     size: int | tuple[int, int] | None
     processes: int | None
     seed: int
@@ -76,7 +76,7 @@ def pack(
     target: str | Path,
     *,
     encoding: str = "image",
-    compression: str = "zstd:9",
+    compression: str | None = None,
     size: int | tuple[int, int] | None = None,
     processes: int | None = None,
     seed: int = 0,
@@ -92,10 +92,12 @@ def pack(
     """A dataset lies in `target`, whole, with every sample of the source in it or in its rejects.
 
     `source` is a folder of triples or anything with the members of `Source`. `size` is the side of
-    a square or (height, width), None for the source's own. `max_rejects` is the share of samples
-    that may be left out. `shard_samples` and `samples_per_block` None mean 8,192 and about 1 MiB,
-    fewer for a small source. `processes` None takes the usable cores; it changes no byte, nor does
-    `engine`: "processes" of this machine, or "ray" for tasks on a cluster that sees the target.
+    a square or (height, width), None for the source's own. `compression`: "none" or "zstd:LEVEL",
+    None for what suits the encoding (image zstd:9, raw zstd:-1). `max_rejects` is the share of
+    samples that may be left out. `shard_samples` and `samples_per_block` None mean 8,192 and about
+    1 MiB, fewer for a small source. `processes` None takes the usable cores; it changes no byte,
+    nor does `engine`: "processes" of this machine, or "ray" for tasks on a cluster that sees the
+    target.
 
     `part` (i, n) packs every n-th shard, from the i-th of 1..n: a `PartDone` comes back while
     shards of other parts are missing, and the dataset of the part that finds them all there.

@@ -31,8 +31,9 @@ _MIN_SHARD_SAMPLES: Final = 512
 _WANTED_SHARDS: Final = 16
 _NUM_PROBES: Final = 9
 _OVERHEAD_BYTES: Final = 4 * 512 + 512
-_MAX_LEVEL: Final = 22
-_COMPRESSION: Final = re.compile(r"zstd(?::(\d+))?")
+_MIN_LEVEL, _MAX_LEVEL = -7, 22
+_LEVELS: Final = {"image": 9, "raw": -1}
+_COMPRESSION: Final = re.compile(r"zstd(?::(-?\d{1,2}))?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,14 +120,21 @@ def source_entry(source: Source) -> dict[str, Any]:
     return {**source.description, "samples": len(source), "depth_format": format_entry}
 
 
-def parse_compression(text: str) -> str:
-    """`none`, or `zstd:LEVEL` with the level filled in; StoreError for anything else."""
+def parse_compression(text: str | None, encoding: str) -> str:
+    """`none`, or `zstd:LEVEL` with the level filled in; StoreError for anything else.
+
+    None, or no level: what suits the encoding. Pixels that nothing has packed before inflate
+    three times as fast, to a sixth more bytes, where zstd spends no entropy coding on them.
+    """
     if text == "none":
         return text
-    match = _COMPRESSION.fullmatch(text)
-    level = int(match[1] or 9) if match else 0
-    if not 1 <= level <= _MAX_LEVEL:
-        raise StoreError(f"compression {text!r} is not known; use none or zstd:1 to zstd:22")
+    match = _COMPRESSION.fullmatch("zstd" if text is None else text)
+    level = int(match[1] or _LEVELS[encoding]) if match else 0
+    if level not in range(_MIN_LEVEL, _MAX_LEVEL + 1) or level == 0:
+        raise StoreError(
+            f"compression {text!r} is not known; use none, zstd:1 to zstd:{_MAX_LEVEL}, or "
+            f"zstd:-1 to zstd:{_MIN_LEVEL}, which are faster and larger"
+        )
     return f"zstd:{level}"
 
 
@@ -170,7 +178,7 @@ def make_plan(
     source: Source,
     *,
     encoding: str,
-    compression: str,
+    compression: str | None,
     size: int | tuple[int, int] | None,
     seed: int,
     shard_samples: int | None,
@@ -199,7 +207,7 @@ def make_plan(
     )
     settings = Settings(
         encoding=encoding,  # type: ignore[arg-type]
-        compression=parse_compression(compression),
+        compression=parse_compression(compression, encoding),
         height=height,
         width=width,
         resize=size is not None,

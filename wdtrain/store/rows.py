@@ -1,28 +1,33 @@
 """Many samples at once, from parsed blocks straight into the memory of a batch.
 
-Members of one kind are copied or decoded for all rows by one call that holds no interpreter lock;
-where there is no library to do that with JPEGs, they are decoded one by one. The surprise: this
-path reports no error. Where anything is unusual it says so, and the caller goes row by row through
-`decode_row`, which gives the same pixels or names what is damaged.
+One compiled call fills many rows and holds no interpreter lock meanwhile. Where it does not know
+the members (PNGs of `.tar` shards, another libjpeg), they are decoded here, kind by kind. The
+surprise: this path reports no error. Where anything is unusual it says so, and the caller goes row
+by row through `decode_row`, which gives the same pixels or names what is damaged.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
+import ctypes
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from typing import Final, NamedTuple
 
-import cv2
 import numpy as np
 import simplejpeg
 
 from wdtrain import triple
 from wdtrain.store import native, tar
 from wdtrain.store.manifest import Manifest
+from wdtrain.store.memory import Recycled
 from wdtrain.store.samples import BlockIndex, member_bytes, member_shapes
+from wdtrain.store.shrink import Resizer
 
-_PNG_PREFIX_BYTES = 43
+_UINT8: Final = np.dtype(np.uint8)
+_PNG_PREFIX_BYTES: Final = 43
 """Signature, IHDR, and the head of the IDAT up to the first stored part."""
 
 
@@ -41,134 +46,214 @@ class Target:
         part = slice(start, stop)
         return Target(self.overlay[part], self.mask[part], self.depth[part], self.names[part])
 
-
-class Gathered:
-    """Rows of several blocks, in any order: `rows[i]` of `blocks[slots[i]]` is the i-th."""
-
-    def __init__(
-        self, blocks: Sequence[BlockIndex], slots: np.ndarray, rows: np.ndarray, manifest: Manifest
-    ) -> None:
-        self._blocks = list(blocks)  # hold the bytes that the addresses point into
-        self._slots, self._manifest = slots, manifest
-        self.is_raw = manifest.encoding == "raw"
-        starts = np.empty((4, len(rows)), np.int64)
-        self._sizes = np.empty((4, len(rows)), np.int64)
-        bases = np.empty(len(rows), np.int64)
-        for slot, block in enumerate(self._blocks):
-            mine = np.flatnonzero(slots == slot)
-            starts[:, mine] = block.starts[rows[mine]].T
-            self._sizes[:, mine] = block.sizes[rows[mine]].T
-            bases[mine] = native.address_of(block.data)
-        self._starts = starts
-        self._addresses = starts + bases
-        self._copied = _copied_starts(self._addresses, self._sizes, manifest)
-
-    def gather(self, start: int, stop: int, target: Target) -> bool:
-        """All that needs no JPEG decoder: names, masks, depths, and raw overlays of rows
-        [start, stop) are in `target`. False where one is unusual (some may be written)."""
-        if native.LIBRARY is None:
-            return False
-        part, stored = slice(start, stop), (self._manifest.height, self._manifest.width)
-        if target.mask.shape[1:] == stored:
-            return self._gather(part, target)
-        shape = (stop - start, *stored)
-        overlay = np.empty((*shape, 3), np.uint8) if self.is_raw else target.overlay
-        mask, depth = np.empty(shape, np.uint8), np.empty(shape, target.depth.dtype)
-        if not self._gather(part, Target(overlay, mask, depth, target.names)):
-            return False
-        if self.is_raw:
-            _resize(overlay, target.overlay, cv2.INTER_AREA)
-        _resize(mask, target.mask, cv2.INTER_AREA)
-        _resize(depth, target.depth, cv2.INTER_NEAREST_EXACT)
-        return True
-
-    def _gather(self, part: slice, target: Target) -> bool:
-        """`gather` at the stored size."""
-        if self.is_raw:
-            arrays = (target.names, target.overlay, target.mask, target.depth)
-            native.copy_rows(self._copied, part.start, arrays)
-            return True
-        native.copy_rows(self._copied, part.start, (target.names,))
-        return all(
-            self._slice_pngs(column, part, array) or self._decode_pngs(column, part, array)
-            for column, array in ((1, target.mask), (2, target.depth))
+    @cached_property
+    def addresses(self) -> tuple[int, int, int, int]:
+        """Where names, overlay, mask and depth lie."""
+        arrays = self.names, self.overlay, self.mask, self.depth
+        return (
+            native.at(arrays[0]),
+            native.at(arrays[1]),
+            native.at(arrays[2]),
+            native.at(arrays[3]),
         )
 
-    def decode(self, start: int, stop: int, target: Target) -> bool:
-        """The overlays of rows [start, stop) of an `image` dataset are in `target`. False where
-        one is unusual."""
-        part = slice(start, stop)
-        return self._decode_at_once(part, target.overlay) or self._decode_singly(
-            part, target.overlay
+
+class Rows:
+    """Where the members of many rows lie in memory, in the order in which a window has them.
+
+    addresses: int64 [4, n]; of encoded samples those of overlay, mask, depth and meta, with their
+    sizes int64 [4, n]; of raw ones those of the name and the pixels of overlay, mask, depth.
+    """
+
+    def __init__(self, addresses: np.ndarray, sizes: np.ndarray | None, held: object) -> None:
+        """`held` keeps what the addresses point into."""
+        self.addresses, self.sizes, self._held = addresses, sizes, held
+        self._first = native.at(addresses)
+        self._first_size = 0 if sizes is None else native.at(sizes)
+
+    @classmethod
+    def of_blocks(
+        cls, blocks: Sequence[BlockIndex], slots: np.ndarray, rows: np.ndarray, manifest: Manifest
+    ) -> Rows:
+        """Rows of several blocks, in any order: `rows[i]` of `blocks[slots[i]]` is the i-th."""
+        firsts = np.cumsum([0, *(block.num_samples for block in blocks)])
+        places = firsts[slots] + rows
+        bases = np.array([native.address_of(block.data) for block in blocks], np.int64)
+        starts = np.concatenate([block.starts for block in blocks])[places].T + bases[slots]
+        sizes = np.concatenate([block.sizes for block in blocks])[places].T.copy()
+        if manifest.encoding == "raw":
+            starts = _copied_starts(starts, sizes, manifest)
+        return cls(np.ascontiguousarray(starts), sizes, list(blocks))
+
+    def piece(self, start: int, rows: int, at: int) -> tuple[int, int, int, int, int]:
+        """Rows [start, start + rows), to go to a batch's rows from `at` on, for `native.fill`."""
+        count = self.addresses.shape[1]
+        assert 0 <= start <= start + rows <= count, "rows beyond the end"
+        return self._first + 8 * start, self._first_size + 8 * start, count, rows, at
+
+    def members(self, column: int, part: slice) -> Iterator[bytes]:
+        """The stored bytes of an encoded member of each row."""
+        assert self.sizes is not None, "of these rows only addresses are known"
+        addresses, sizes = self.addresses[column, part].tolist(), self.sizes[column, part].tolist()
+        return map(ctypes.string_at, addresses, sizes)
+
+    def names(self, part: slice) -> Iterator[bytes]:
+        """The 100 bytes of each overlay's name: the start of the header before it."""
+        for address in self.addresses[0, part].tolist():
+            yield ctypes.string_at(address - tar.BLOCK, tar.MAX_NAME)
+
+
+class Part(NamedTuple):
+    """Rows [start, start + rows) of a window, which go to a batch's rows from `at` on."""
+
+    window: Rows
+    start: int
+    rows: int
+    at: int
+
+
+class Filled(NamedTuple):
+    """Parts that were filled, and the seconds spent on gathering and on decoding JPEGs, to which
+    bringing pictures to another size counts."""
+
+    parts: int
+    gathering: float
+    decoding: float
+
+
+class Filler:
+    """Fills rows of batches at one (height, width) with the samples of one dataset."""
+
+    def __init__(self, manifest: Manifest, size: tuple[int, int]) -> None:
+        stored = manifest.height, manifest.width
+        self._stored, self._size = stored, size
+        self._depth_dtype = manifest.depth.dtype
+        self._memory = Recycled()
+        self._from_stored = Resizer(stored, size)
+        is_raw = manifest.encoding == "raw"
+        self._scale, self._decoded = (8, stored) if is_raw else _dct_scale(stored, size)
+        self._from_decoded = Resizer(self._decoded, size)
+        calls = None if is_raw else native.jpeg_calls()
+        # PNGs of a `.tar` are deflated; those of a `.tar.zst` lie there pixel by pixel.
+        is_deflated = not is_raw and not manifest.is_compressed
+        uncompress = native.zlib_uncompress() if is_deflated else None
+        self._is_compiled = is_raw or (
+            calls is not None and is_deflated == (uncompress is not None)
+        )
+        self._form = native.Form(
+            None if calls is None else ctypes.addressof(calls),
+            *stored,
+            self._depth_dtype.itemsize,
+            self._scale,
+            self._decoded,
+            _png_prefix(*stored, "|u1"),
+            _png_prefix(*stored, self._depth_dtype.str),
+            uncompress,
         )
 
-    def _decode_at_once(self, part: slice, overlay: np.ndarray) -> bool:
-        """By one call that holds no interpreter lock."""
-        stored, size = (self._manifest.height, self._manifest.width), overlay.shape[1:3]
-        scale, decoded = _dct_scale(stored, size)
-        is_sized = decoded == size
-        into = overlay if is_sized else np.empty((len(overlay), *decoded, 3), np.uint8)
-        addresses, sizes = self._addresses[0, part], self._sizes[0, part]
-        if not native.decode_jpegs(addresses, sizes, stored, scale, into):
-            return False
-        if not is_sized:
-            _resize(into, overlay, cv2.INTER_AREA)
-        return True
+    def fill(self, parts: Sequence[Part], target: Target) -> Filled:
+        """The parts in turn, until a row of one is unusual (some of that one may be written)."""
+        assert all(part.at + part.rows <= len(target.names) for part in parts), "beyond the end"
+        if self._is_compiled and self._size == self._stored:
+            pieces = [part.window.piece(*part[1:]) for part in parts]
+            return Filled(*native.fill(self._form, pieces, target.addresses))
+        gathering = decoding = 0.0
+        fill = self._fill_scaled if self._is_compiled else self._fill_by_kind
+        for done, part in enumerate(parts):
+            filled = fill(part, target.rows(part.at, part.at + part.rows))
+            gathering, decoding = gathering + filled.gathering, decoding + filled.decoding
+            if not filled.parts:
+                return Filled(done, gathering, decoding)
+        return Filled(len(parts), gathering, decoding)
 
-    def _decode_singly(self, part: slice, overlay: np.ndarray) -> bool:
-        jpegs = zip(self._members(0, part), overlay, strict=True)
-        stored = (self._manifest.height, self._manifest.width)
-        decode, shape = simplejpeg.decode_jpeg, (*stored, 3)
+    def _fill_scaled(self, part: Part, into: Target) -> Filled:
+        """One part, as stored or decoded at a DCT scale, and from there to the size wanted."""
+        scratch = Target(
+            self._scratch(part.rows, *self._decoded, 3),
+            self._scratch(part.rows, *self._stored),
+            self._scratch(part.rows, *self._stored, dtype=self._depth_dtype),
+            into.names,
+        )
+        piece = part.window.piece(part.start, part.rows, 0)
+        done, gathering, decoding = native.fill(self._form, [piece], scratch.addresses)
+        started = time.perf_counter()
+        if done:
+            self._from_decoded.shrink(scratch.overlay, into.overlay)
+            self._from_stored.shrink(scratch.mask, into.mask)
+            self._from_stored.pick(scratch.depth, into.depth)
+        return Filled(done, gathering, decoding + time.perf_counter() - started)
+
+    def _scratch(self, *shape: int, dtype: np.dtype = _UINT8) -> np.ndarray:
+        return self._memory.take(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
+
+    def _fill_by_kind(self, part: Part, into: Target) -> Filled:
+        """One part of encoded samples by the decoders of `triple`, all of a kind together."""
+        begun = time.perf_counter()
+        rows = slice(part.start, part.start + part.rows)
+        for name, row in zip(part.window.names(rows), into.names, strict=True):
+            row[:] = np.frombuffer(name, np.uint8)
+        bring = self._from_stored
+        is_whole = self._decode_pngs(part.window.members(1, rows), into.mask, bring.shrink)
+        is_whole = is_whole and self._decode_pngs(
+            part.window.members(2, rows), into.depth, bring.pick
+        )
+        gathered = time.perf_counter()
+        is_whole = is_whole and self._decode_jpegs(part.window, rows, into.overlay)
+        return Filled(int(is_whole), gathered - begun, time.perf_counter() - gathered)
+
+    def _decode_pngs(
+        self,
+        pngs: Iterator[bytes],
+        into: np.ndarray,
+        bring: Callable[[np.ndarray, np.ndarray], None],
+    ) -> bool:
+        """The pixels are brought to the size of `into`."""
         try:
-            if overlay.shape[1:] != shape:
-                return all(_decode_scaled(jpeg, row, stored) for jpeg, row in jpegs)
-            return all(
-                decode(jpeg, "RGB", strict=True, buffer=row).shape == shape for jpeg, row in jpegs
-            )
-        except ValueError:
-            return False
-
-    def _slice_pngs(self, column: int, part: slice, array: np.ndarray) -> bool:
-        """Stored PNGs, as `.tar.zst` shards have them: copied out without a decoder."""
-        addresses, sizes = self._addresses[column, part], self._sizes[column, part]
-        prefix = _png_prefix(*array.shape[1:], array.dtype.str)
-        is_sliced = native.slice_pngs(addresses, sizes, prefix, array)
-        if is_sliced and array.itemsize == 2 and sys.byteorder == "little":
-            array.byteswap(inplace=True)  # PNG is big-endian
-        return is_sliced
-
-    def _decode_pngs(self, column: int, part: slice, array: np.ndarray) -> bool:
-        """Any other PNGs, as `.tar` shards have them."""
-        try:
-            for png, row in zip(self._members(column, part), array, strict=True):
-                pixels = triple.decode_png(png, name="", dtype=array.dtype)
-                if pixels.shape != row.shape:
+            for png, row in zip(pngs, into, strict=True):
+                pixels = triple.decode_png(png, name="", dtype=into.dtype)
+                if pixels.shape != self._stored:
                     return False
-                row[...] = pixels
+                bring(pixels[None], row[None])
         except triple.TripleError:
             return False
         return True
 
-    def _members(self, column: int, part: slice) -> Iterator[memoryview]:
-        """The stored bytes of a member of each row."""
-        views = [memoryview(block.data) for block in self._blocks]
-        starts = self._starts[column, part]
-        ends = (starts + self._sizes[column, part]).tolist()
-        for slot, start, end in zip(self._slots[part].tolist(), starts.tolist(), ends, strict=True):
-            yield views[slot][start:end]
+    def _decode_jpegs(self, window: Rows, rows: slice, into: np.ndarray) -> bool:
+        assert window.sizes is not None
+        is_sized = self._decoded == self._size
+        pixels = into if is_sized else self._scratch(len(into), *self._decoded, 3)
+        places = window.addresses[0, rows], window.sizes[0, rows]
+        if not native.decode_jpegs(*places, self._stored, self._scale, pixels):
+            return self._decode_jpegs_singly(window.members(0, rows), into)
+        if not is_sized:
+            self._from_decoded.shrink(pixels, into)
+        return True
+
+    def _decode_jpegs_singly(self, jpegs: Iterator[bytes], into: np.ndarray) -> bool:
+        shape = (*self._stored, 3)
+        try:
+            for jpeg, row in zip(jpegs, into, strict=True):
+                if row.shape == shape:
+                    if simplejpeg.decode_jpeg(jpeg, "RGB", strict=True, buffer=row).shape != shape:
+                        return False
+                elif triple.overlay_shape(jpeg) != self._stored:
+                    return False
+                else:
+                    rgb = triple.decode_overlay(jpeg, at_least=row.shape[:2])
+                    self._from_decoded.shrink(rgb[None], row[None])
+        except ValueError:
+            return False
+        return True
 
 
 def _copied_starts(starts: np.ndarray, sizes: np.ndarray, manifest: Manifest) -> np.ndarray:
-    """int64 [1, n], or of raw samples [4, n]: where begins what is copied as it lies there, the
-    name and the pixels; from the starts and sizes [4, n] of the members.
+    """int64 [4, n]: where in raw samples begins what is copied as it lies there, the name and the
+    pixels; from the starts and sizes [4, n] of the members.
 
     The name is the start of the header before a member; pixels are its end, after that of `.npy`.
     """
-    names = starts[:1] - tar.BLOCK
-    if manifest.encoding != "raw":
-        return names
     payloads = [[member_bytes(*of)] for of in member_shapes(manifest)]
-    return np.concatenate([names, starts[:3] + sizes[:3] - payloads])
+    return np.concatenate([starts[:1] - tar.BLOCK, starts[:3] + sizes[:3] - payloads])
 
 
 def copied_columns(block: BlockIndex) -> np.ndarray:
@@ -176,43 +261,13 @@ def copied_columns(block: BlockIndex) -> np.ndarray:
     return _copied_starts(block.starts[:1].T, block.sizes[:1].T, block.manifest)[:, 0]
 
 
-class MappedRows(Gathered):
-    """Rows of raw samples that lie in mapped files, known by their addresses alone.
-
-    For what was verified and looked into before: nothing is read, parsed or copied but the rows.
-    """
-
-    def __init__(self, addresses: np.ndarray, held: object, manifest: Manifest) -> None:
-        """`addresses`: int64 [4, n] of names and pixels; `held` keeps the mappings alive."""
-        self._copied, self._held, self._manifest, self.is_raw = addresses, held, manifest, True
-
-
-def _dct_scale(stored: tuple[int, int], size: tuple[int, ...]) -> tuple[int, tuple[int, int]]:
+def _dct_scale(stored: tuple[int, int], size: tuple[int, int]) -> tuple[int, tuple[int, int]]:
     """The smallest eighths at which a JPEG is at least of `size`, at most 8, and its size then."""
     for scale in range(1, 8):
         height, width = (-(-side * scale // 8) for side in stored)
         if height >= size[0] and width >= size[1]:
             return scale, (height, width)
     return 8, stored
-
-
-def _decode_scaled(jpeg: memoryview, row: np.ndarray, stored: tuple[int, int]) -> bool:
-    """A larger JPEG, decoded at a DCT scale and resized into `row` [h, w, 3]."""
-    if triple.overlay_shape(jpeg) != stored:
-        return False
-    rgb = triple.decode_overlay(jpeg, at_least=row.shape[:2])
-    _resize(rgb[None], row[None], cv2.INTER_AREA)
-    return True
-
-
-def _resize(pictures: np.ndarray, target: np.ndarray, interpolation: int) -> None:
-    """As `triple.resize_triple_arrays` does each, into target [n, h, w] or [n, h, w, 3]."""
-    height, width = target.shape[1:3]
-    if pictures.shape[1:3] == (height, width):
-        target[...] = pictures
-        return
-    for picture, row in zip(pictures, target, strict=True):
-        cv2.resize(picture, (width, height), dst=row, interpolation=interpolation)
 
 
 @lru_cache(maxsize=16)

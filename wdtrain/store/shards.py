@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 import xxhash
 
 from wdtrain.store import frames
 from wdtrain.store.errors import DamagedBlock, StoreError
+from wdtrain.store.files import LocalFile
 from wdtrain.store.manifest import Manifest, Shard
 from wdtrain.store.mapped import MappedFile
+from wdtrain.store.memory import Recycled
 from wdtrain.store.urls import is_url, shown
 
 
@@ -24,6 +26,18 @@ class Closable(Protocol):
     """A file, as far as ending its use goes."""
 
     def close(self) -> None: ...
+
+
+class Frame(NamedTuple):
+    """A compressed block of a local file: bytes from `offset` of an open descriptor. checksum: of
+    the seek table, or -1 if this block was verified before."""
+
+    descriptor: int
+    offset: int
+    packed_bytes: int
+    inflated_bytes: int
+    checksum: int
+    samples: int
 
 
 class ShardReader:
@@ -36,10 +50,12 @@ class ShardReader:
         manifest: Manifest,
         *,
         opened: Callable[[Closable], None] | None = None,
+        memory: Recycled | None = None,
     ) -> None:
         """Opens the shard and reads its seek table; StoreError if it is missing or cut off.
 
         `opened` is given the file before anything is read of it: who closes it ends that, too.
+        `memory`: where blocks are read and inflated to.
         """
         self.shard = shard
         self._samples_per_block = manifest.samples_per_block
@@ -47,6 +63,7 @@ class ShardReader:
         self.num_blocks = -(-shard.samples // manifest.samples_per_block)
         self._verified: set[int] = set()
         self._is_remote = is_url(url)
+        self._memory = memory
         try:
             self._file = (
                 MappedFile(url) if self.maps(manifest, url) else manifest.open_shard(shard, url)
@@ -107,6 +124,23 @@ class ShardReader:
         self._check(index)
         return self._read(index, *self._extent(index))
 
+    def frame(self, index: int) -> Frame:
+        """Where a compressed block lies in its local file, and what it inflates to."""
+        assert isinstance(self._file, LocalFile), "only a local file has a descriptor"
+        table = self._table
+        return Frame(
+            self._file.descriptor,
+            int(table.offsets[index]),
+            int(table.packed[index]),
+            int(table.inflated[index]),
+            -1 if index in self._verified else int(table.checksums[index]),
+            self.block_samples(index),
+        )
+
+    def note_verified(self, index: int) -> None:
+        """A block fits its checksum: it need not be verified again."""
+        self._verified.add(index)
+
     def _extent(self, index: int) -> tuple[int, int]:
         """Where a block lies in the file: offset and bytes."""
         if self._is_compressed:
@@ -117,7 +151,7 @@ class ShardReader:
     def unpack(self, index: int, packed: bytes | memoryview) -> bytes | memoryview:
         """A block's inflated bytes; DamagedBlock when a checksum does not fit.
 
-        A zstd frame is verified each time, a `.tar` block when this reader first meets it.
+        A frame is verified here each time, a `.tar` block when this reader first meets it.
         """
         try:
             return self._unpacked(index, packed)
@@ -137,9 +171,10 @@ class ShardReader:
             self._verified.add(index)
         return packed
 
-    def _inflate(self, index: int, frame: bytes | memoryview) -> bytes:
+    def _inflate(self, index: int, frame: bytes | memoryview) -> memoryview:
+        size = int(self._table.inflated[index])
         try:
-            data = frames.inflate(frame, size=int(self._table.inflated[index]))
+            data = frames.inflate(frame, size=size, memory=self._memory)
         except frames.FrameError as error:
             raise DamagedBlock(self.shard.name, index, str(error)) from error
         if frames.frame_checksum(frame) != int(self._table.checksums[index]):
@@ -148,7 +183,7 @@ class ShardReader:
 
     def _read(self, index: int, offset: int, count: int) -> bytes | memoryview:
         try:
-            data = self._file.read(offset, count)
+            data = self._bytes(offset, count)
         except OSError as error:
             raise StoreError(
                 f"shard {self.shard.name}, block {index} cannot be read ({error}); no damage "
@@ -157,6 +192,12 @@ class ShardReader:
         if len(data) != count:
             raise DamagedBlock(self.shard.name, index, f"{len(data)} of {count} bytes were read")
         return data
+
+    def _bytes(self, offset: int, count: int) -> bytes | memoryview:
+        if self._memory is None or not isinstance(self._file, LocalFile):
+            return self._file.read(offset, count)
+        data = self._memory.take(count).data
+        return data[: self._file.read_into(offset, data)]
 
     def _check(self, index: int) -> None:
         if not 0 <= index < self.num_blocks:

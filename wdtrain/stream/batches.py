@@ -1,19 +1,18 @@
 """What the stream hands on: a batch of triples on the host, as uint8, with its cursor.
 
 Owns the memory that batches are decoded into. The surprise: a batch's memory is used again once
-nothing refers to its tensors any more, since touching fresh pages costs as much as a row's copy.
+nothing refers to its tensors and names any more.
 """
 
 from __future__ import annotations
 
-import threading
-import weakref
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import torch
 
+from wdtrain.store.memory import Recycled
 from wdtrain.store.rows import Target
 from wdtrain.store.tar import MAX_NAME
 from wdtrain.stream.cursor import Cursor
@@ -56,43 +55,25 @@ class Batch:
         return [int(epoch) for epoch in self.positions // self.cursor.samples]
 
 
-KEPT = 8
-"""Batches of one size whose memory is kept for the next ones; a run needs about five."""
-
-
 class HostMemory:
-    """Gives the memory of batches, and takes it back when their tensors are gone."""
+    """The memory of batches at one size; what nothing shows any more is given again."""
 
     def __init__(self, height: int, width: int, depth_dtype: np.dtype) -> None:
-        self._fields = (
-            ((height, width, 3), np.dtype(np.uint8)),
-            ((height, width), np.dtype(np.uint8)),
-            ((height, width), depth_dtype),
-        )
-        self._free: dict[int, list[np.ndarray]] = {}
-        self._lock = threading.Lock()
+        self._size, self._depth_dtype = (height, width), depth_dtype
+        self._memory = Recycled()
 
     def take(self, rows: int) -> Target:
         """Uninitialised memory for a batch of so many rows."""
-        overlay, mask, depth = (self._array((rows, *s), dtype) for s, dtype in self._fields)
-        return Target(overlay, mask, depth, np.empty((rows, MAX_NAME), np.uint8))
-
-    def _array(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        num_bytes = int(np.prod(shape)) * dtype.itemsize
-        with self._lock:
-            free = self._free.setdefault(num_bytes, [])
-            base = free.pop() if free else np.empty(num_bytes, np.uint8)
-        # A tensor made of `array` holds that object itself, so its end is the end of the batch.
-        array = base.view(dtype).reshape(shape)
-        weakref.finalize(array, self._take_back, base).atexit = False
-        return array
-
-    def _take_back(self, base: np.ndarray) -> None:
-        # May run wherever the last reference goes, also while this thread holds the lock above:
-        # so no lock here, and one array too many now and then does no harm.
-        free = self._free[base.nbytes]
-        if len(free) < KEPT:
-            free.append(base)
+        shape = (rows, *self._size)
+        pixels = rows * self._size[0] * self._size[1]
+        ends = np.cumsum([self._depth_dtype.itemsize * pixels, 3 * pixels, pixels])
+        depth, overlay, mask, names = np.split(self._memory.take(ends[-1] + rows * MAX_NAME), ends)
+        return Target(
+            overlay.reshape(*shape, 3),
+            mask.reshape(shape),
+            depth.view(self._depth_dtype).reshape(shape),
+            names.reshape(rows, MAX_NAME),
+        )
 
 
 def tensors(target: Target, kept: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.rows import Target
+from wdtrain.store.rows import Filler, Part, Target
 from wdtrain.stream.batches import Batch, HostMemory, tensors
 from wdtrain.stream.cursor import Cursor
 from wdtrain.stream.order import Order, Piece, WindowKey, inflated_bytes
@@ -33,10 +33,6 @@ from wdtrain.stream.windows import Blocks, Damage, Window
 AHEAD = 3
 """Batches prepared ahead of the step: enough to ride out an evaluation's first step or a slow
 window, small enough that memory stays bounded by the windows."""
-
-FILLS_PER_THREAD = 2
-"""Into how many parts a thread's share of a batch is cut: enough that no thread waits long for the
-last one, few enough that handing them out (some 30 microseconds each) does not count."""
 
 DamagePolicy = Literal["fatal", "skip"]
 
@@ -103,6 +99,7 @@ class Stream(torch.utils.data.IterableDataset[Batch]):
         self.damaged = {} if damaged is None else damaged
         # Kept over the epochs: open files with what they have verified, and batches' memory.
         self.blocks = Blocks(manifest, order, self.stages)
+        self.filler = Filler(manifest, self.size)
         self.memory = HostMemory(*self.size, manifest.depth.dtype)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -136,12 +133,17 @@ class _Reading:
     def batches(self) -> Iterator[Batch]:
         pending: deque[Pending] = deque()
         position, stop = self.stream.start, self.stream.stop
+        end = self._batch_end(position, stop)
+        pieces = list(self._mine(position, end))
         try:
             while True:
                 while len(pending) < AHEAD and (stop is None or position < stop):
-                    end = self._batch_end(position, stop)
-                    pending.append(self._begin(position, end))
-                    position = end
+                    next_end = self._batch_end(end, stop)
+                    if self.ahead is not None:
+                        self.ahead.reach(next_end)
+                    following = list(self._mine(end, next_end))
+                    pending.append(self._begin(pieces, end, following))
+                    position, end, pieces = end, next_end, following
                 if not pending:
                     return
                 yield self._finish(pending.popleft())
@@ -161,22 +163,30 @@ class _Reading:
 
     # ------------------------------------------------------------------ ask for the work
 
-    def _begin(self, start: int, stop: int) -> Pending:
-        if self.ahead is not None:
-            self.ahead.reach(stop)
-        mine = list(self._mine(start, stop))
-        rows = sum(piece.rows for piece in mine)
+    def _begin(self, pieces: list[Piece], stop: int, following: list[Piece]) -> Pending:
+        rows = sum(piece.rows for piece in pieces)
         target, kept = self.stream.memory.take(rows), np.ones(rows, bool)
         fills, at = [], 0
-        for piece in mine:
+        for piece in pieces:
             fills.append(self._fill_of(piece, at))
             at += piece.rows
-        step = max(1, -(-len(fills) // (FILLS_PER_THREAD * self.stream.threads)))
+        if self.ahead is None:  # else threads would wait for requests, with work at hand
+            self._open_first_windows(following)
+        step = max(1, -(-len(fills) // self.stream.threads))
         tasks = [
             self.pool.submit(self._fill, target, kept, fills[first : first + step])
             for first in range(0, len(fills), step)
         ]
-        return Pending(target, kept, mine, tasks, Cursor.at(self.order, stop))
+        return Pending(target, kept, pieces, tasks, Cursor.at(self.order, stop))
+
+    def _open_first_windows(self, pieces: list[Piece]) -> None:
+        """What the next batch begins with is opened before the batch in front of it is decoded: so
+        no thread waits for a window that another has just begun to open."""
+        first: dict[int, Piece] = {}
+        for piece in pieces:
+            first.setdefault(piece.lane, piece)
+        for piece in first.values():
+            self._open_window(self.order.window_of(piece))
 
     def _mine(self, start: int, stop: int) -> Iterator[Piece]:
         """The pieces of positions [start, stop) that lie on this rank's lanes."""
@@ -206,22 +216,36 @@ class _Reading:
 
     def _fill(self, target: Target, kept: np.ndarray, fills: list[Fill]) -> None:
         """Decodes pieces into the batch; rows that damage leaves out are marked as not kept."""
+        while fills:
+            done = self._fill_at_once(target, fills)
+            if done < len(fills):
+                self._fill_by_row(target, kept, fills[done])
+            fills = fills[done + 1 :]
+
+    def _fill_at_once(self, target: Target, fills: list[Fill]) -> int:
+        """How many pieces are in the batch, in turn, before one in which something is unusual."""
+        parts = []
         for fill in fills:
             window = fill.window.result()
-            stop = fill.start + fill.piece.rows
-            part = target.rows(fill.at, fill.at + fill.piece.rows)
-            if not window.decode(fill.start, stop, part, self.stream.stages):
-                with self.stream.stages.timed("decode"):
-                    self._fill_by_row(window, fill, part, kept[fill.at :])
+            if window.rows is None:
+                break
+            parts.append(Part(window.rows, fill.start, fill.piece.rows, fill.at))
+        if not parts:
+            return 0
+        filled = self.stream.filler.fill(parts, target)
+        self.stream.stages.add(gather=filled.gathering, decode=filled.decoding)
+        return filled.parts
 
-    def _fill_by_row(self, window: Window, fill: Fill, part: Target, kept: np.ndarray) -> None:
-        for row in range(fill.piece.rows):
-            damage = window.decode_one(fill.start + row, part, row)
-            if damage is not None:
-                if self.stream.on_damage == "fatal":
-                    raise Damaged(damage)
-                self.stream.damaged[damage.where] = damage.why
-                kept[row] = False
+    def _fill_by_row(self, target: Target, kept: np.ndarray, fill: Fill) -> None:
+        window = fill.window.result()
+        with self.stream.stages.timed("decode"):
+            for row in range(fill.piece.rows):
+                damage = window.decode_one(fill.start + row, target, fill.at + row)
+                if damage is not None:
+                    if self.stream.on_damage == "fatal":
+                        raise Damaged(damage)
+                    self.stream.damaged[damage.where] = damage.why
+                    kept[fill.at + row] = False
 
     # ------------------------------------------------------------------ hand on the batch
 
@@ -230,16 +254,15 @@ class _Reading:
         for task in pending.tasks:
             task.result()
         waited = time.perf_counter() - started
-        self.stream.stages.add("wait", waited)
-        kept, pieces = pending.kept, pending.pieces
+        self.stream.stages.add(wait=waited)
+        kept, names = pending.kept, pending.target.names
         overlay, mask, depth = tensors(pending.target, kept)
-        numbers = np.array([(p.position, p.rows) for p in pieces], np.int64).reshape(-1, 2)
-        first, rows = numbers.T
-        ends = np.cumsum(rows)
-        positions = np.repeat(first - ends + rows, rows) + np.arange(len(kept))
-        names, chunks = pending.target.names, rows
+        spans = [(piece.position, piece.position + piece.rows) for piece in pending.pieces]
+        positions = np.concatenate([np.arange(*span) for span in spans] or [np.arange(0)])
+        chunks = [piece.rows for piece in pending.pieces]
         if not kept.all():
-            chunks = np.diff(np.cumsum([0, *kept])[[0, *ends]])
+            ends = np.cumsum(chunks)[:-1]
+            chunks = [int(part.sum()) for part in np.split(kept, ends)]
             names, positions = names[kept], positions[kept]
         return Batch(
             overlay=overlay,
@@ -247,7 +270,7 @@ class _Reading:
             depth=depth,
             names=names,
             positions=positions,
-            chunks=chunks.tolist(),
+            chunks=chunks,
             cursor=pending.cursor,
             wait_seconds=waited,
             occupancy=self.stream.stages.occupancy(self.stream.threads),

@@ -24,9 +24,11 @@ class Stages:
         """A `with` block whose seconds count as this stage's."""
         return _Timed(self, stage)
 
-    def add(self, stage: str, seconds: float) -> None:
+    def add(self, **seconds: float) -> None:
+        """Seconds of work, by stage."""
         with self._lock:
-            self._seconds[stage] += seconds
+            for stage, spent in seconds.items():
+                self._seconds[stage] += spent
 
     def seconds(self) -> dict[str, float]:
         with self._lock:
@@ -53,4 +55,4 @@ class _Timed:
         self._started = time.perf_counter()
 
     def __exit__(self, *_: object) -> None:
-        self._stages.add(self._stage, time.perf_counter() - self._started)
+        self._stages.add(**{self._stage: time.perf_counter() - self._started})

@@ -18,8 +18,10 @@ import numpy as np
 from wdtrain.store import native
 from wdtrain.store.errors import DamagedBlock, DamagedSample, StoreError
 from wdtrain.store.files import is_url
+from wdtrain.store.loading import BlockLoader
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.rows import Gathered, MappedRows, Target, copied_columns
+from wdtrain.store.memory import Recycled
+from wdtrain.store.rows import Rows, Target, copied_columns
 from wdtrain.store.samples import BlockIndex, decode_row, parse_block
 from wdtrain.store.shards import Closable, ShardReader
 from wdtrain.store.tar import BLOCK, MAX_NAME
@@ -44,23 +46,13 @@ class Damage:
 
 @dataclass(frozen=True)
 class Window:
-    """An open window: its blocks by number, and which row of which block comes at each place."""
+    """An open window: its blocks by number, and which row of which block comes at each place.
+    `rows`: where they lie in memory; None where not all of them do, or nothing was compiled."""
 
     blocks: dict[int, BlockIndex | Damage]
     places: tuple[np.ndarray, np.ndarray]
     where: Callable[[int], str]
-    gathered: Gathered | None
-
-    def decode(self, start: int, stop: int, target: Target, stages: Stages) -> bool:
-        """Places [start, stop) are in `target`, or False: then `decode_one` has to say why."""
-        if self.gathered is None:
-            return False
-        with stages.timed("gather"):
-            is_gathered = self.gathered.gather(start, stop, target)
-        if not is_gathered or self.gathered.is_raw:
-            return is_gathered
-        with stages.timed("decode"):
-            return self.gathered.decode(start, stop, target)
+    rows: Rows | None
 
     def decode_one(self, place: int, target: Target, row: int) -> Damage | None:
         """The sample at a place is in row `row` of `target`; or what is wrong with it."""
@@ -106,13 +98,13 @@ class MappedShards:
 
     def rows(
         self, shards: np.ndarray, inside: np.ndarray, numbers: np.ndarray, rows: np.ndarray
-    ) -> MappedRows | None:
+    ) -> Rows | None:
         """The rows of these blocks, if all of them were noted."""
         if not self._seen[numbers].all():
             return None
         first = self._bases[shards] + (inside * self._block_rows + rows) * self._strides[shards]
         addresses = np.ascontiguousarray(first + self._columns[:, shards])
-        return MappedRows(addresses, self._mappings, self._manifest)
+        return Rows(addresses, None, self._mappings)
 
 
 class Blocks:
@@ -128,6 +120,9 @@ class Blocks:
         self._lock = threading.Lock()
         self._files: weakref.WeakSet[Closable] = weakref.WeakSet()
         self._is_closed = False
+        self._memory = Recycled()
+        can_load = BlockLoader.can_load(manifest, is_remote=self.is_remote)
+        self._loader = BlockLoader(manifest, self._memory) if can_load else None
         is_mapped = ShardReader.maps(manifest, manifest.url)
         self._max_open = MAX_SHARDS if self.is_remote or is_mapped else MAX_FILES
         is_mapped &= manifest.encoding == "raw" and native.LIBRARY is not None
@@ -147,18 +142,20 @@ class Blocks:
                 return Window({}, (blocks, rows), self.where, mapped)
         held = before.result().blocks if before is not None else {}
         numbers = np.unique(blocks)
+        missing = [number for number in numbers.tolist() if number not in held]
+        usual = self._load_at_once(missing) if self._loader is not None else {}
         loaded: dict[int, BlockIndex | Damage] = {}
         for number in numbers.tolist():
-            if number in held:
-                loaded[number] = held[number]
-            else:
+            block = held.get(number) or usual.get(number)
+            if block is None:
                 request = None if ahead is None else ahead.request(key, number)
-                loaded[number] = self._load(number, request)
+                block = self._load(number, request)
+            loaded[number] = block
         whole = [block for block in loaded.values() if isinstance(block, BlockIndex)]
-        gathered = None
-        if len(whole) == len(loaded):
-            gathered = Gathered(whole, np.searchsorted(numbers, blocks), rows, self._manifest)
-        return Window(loaded, (blocks, rows), self.where, gathered)
+        lie = None
+        if len(whole) == len(loaded) and native.LIBRARY is not None:
+            lie = Rows.of_blocks(whole, np.searchsorted(numbers, blocks), rows, self._manifest)
+        return Window(loaded, (blocks, rows), self.where, lie)
 
     def read(self, number: int) -> bytes | memoryview:
         """A block as it lies in its shard; DamagedBlock or StoreError where it cannot be read."""
@@ -190,6 +187,20 @@ class Blocks:
         """A block's place in words."""
         shard, inside = self._place(number)
         return f"shard {self._shards[shard].name}, block {inside}"
+
+    def _load_at_once(self, numbers: list[int]) -> dict[int, BlockIndex]:
+        """Those of the blocks in which nothing is unusual."""
+        assert self._loader is not None
+        loaded: dict[int, BlockIndex] = {}
+        shards, inside = self.order.shard_block(np.array(numbers, np.int64))
+        readers = [self._reader(shard) for shard in shards.tolist()]
+        wanted = list(zip(numbers, zip(readers, inside.tolist(), strict=True), strict=True))
+        while wanted:
+            blocks, reading, inflating, parsing = self._loader.load([place for _, place in wanted])
+            self._stages.add(read=reading, inflate=inflating, parse=parsing)
+            loaded.update((n, block) for (n, _), block in zip(wanted, blocks, strict=False))
+            wanted = wanted[len(blocks) + 1 :]  # past the one that is not as usual
+        return loaded
 
     def _load(self, number: int, request: Future[bytes | memoryview] | None) -> BlockIndex | Damage:
         """A block, read, inflated, checked and parsed; or what is wrong with it."""
@@ -229,7 +240,9 @@ class Blocks:
             if reader is None:
                 entry = self._shards[shard]
                 url = self._manifest.shard_url(entry)
-                reader = ShardReader(url, entry, self._manifest, opened=self._opened)
+                reader = ShardReader(
+                    url, entry, self._manifest, opened=self._opened, memory=self._memory
+                )
                 with self._lock:
                     # One that is dropped closes itself when the last read of it has ended.
                     while len(self._readers) >= self._max_open:
