@@ -208,7 +208,12 @@ class _Reading:
         if window is None or open_key != key:
             same_epoch = open_key is not None and open_key.epoch == key.epoch
             before = window if same_epoch else None
-            window = self.pool.submit(self.stream.blocks.open_window, key, before, self.ahead)
+            known = self.stream.blocks.known_window(key)
+            if known is None:
+                window = self.pool.submit(self.stream.blocks.open_window, key, before, self.ahead)
+            else:
+                window = Future()
+                window.set_result(known)
             self.windows[key.lane] = (key, window)
         return window
 

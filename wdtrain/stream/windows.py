@@ -128,6 +128,15 @@ class Blocks:
         is_mapped &= manifest.encoding == "raw" and native.LIBRARY is not None
         self._mapped = MappedShards(manifest, len(self._shards), order) if is_mapped else None
 
+    def known_window(self, key: WindowKey) -> Window | None:
+        """The window of a key, where that is arithmetic alone: all of it is mapped and was looked
+        into before."""
+        if self._mapped is None:
+            return None
+        blocks, rows = self.order.window_samples(key)
+        mapped = self._mapped.rows(*self.order.shard_block(blocks), blocks, rows)
+        return None if mapped is None else Window({}, (blocks, rows), self.where, mapped)
+
     def open_window(
         self, key: WindowKey, before: Future[Window] | None, ahead: ReadAhead | None
     ) -> Window:
@@ -136,10 +145,6 @@ class Blocks:
         StoreError for a shard that is missing or cannot be read: no damage to leave out.
         """
         blocks, rows = self.order.window_samples(key)
-        if self._mapped is not None:
-            mapped = self._mapped.rows(*self.order.shard_block(blocks), blocks, rows)
-            if mapped is not None:
-                return Window({}, (blocks, rows), self.where, mapped)
         held = before.result().blocks if before is not None else {}
         numbers = np.unique(blocks)
         missing = [number for number in numbers.tolist() if number not in held]
