@@ -7,7 +7,6 @@ cannot change under it; the digest of what decides its numbers is kept in each c
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import json
 import re
@@ -21,8 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import ErrorDetails
 
 _FREE_KEYS = (
-    "run.folder", "run.resume", "log.", "checkpoint.", "cpu_threads", "memory", "data.url",
-    "data.cache", "data.threads", "step.micro_batch",
+    "run.folder", "run.resume", "run.timeout_seconds", "log.", "checkpoint.", "cpu_threads",
+    "memory", "data.url", "data.cache", "data.threads", "step.micro_batch",
 )  # fmt: skip
 """Keys of where a run is kept, how it is shown and fitted to a machine: they decide no number."""
 
@@ -78,6 +77,9 @@ class Run(Section):
     seed: int = Field(0, ge=0, description="seed of initial weights, augmentation and dropout")
     resume: Literal["auto", "never"] = Field(
         "auto", description="auto: go on from the newest whole checkpoint; never: refuse if one is"
+    )
+    timeout_seconds: float = Field(
+        600.0, gt=0, description="how long ranks wait for one that does not answer"
     )
 
 
@@ -275,7 +277,8 @@ class Recipe(Section):
     def launch_arguments(self) -> dict[str, Any]:
         """What the accelerator is started with."""
         own = {name: getattr(self, name) for name in ("precision", "cpu_threads", "memory")}
-        return {**own, "trackers": self.log.trackers, "folder": self.run.folder}
+        run = {"folder": self.run.folder, "timeout_seconds": self.run.timeout_seconds}
+        return {**own, **run, "trackers": self.log.trackers}
 
     def plan_arguments(self) -> dict[str, Any]:
         """What the recipe says of the plan that a run begins with."""
@@ -284,6 +287,12 @@ class Recipe(Section):
             "batch_size": self.train.batch_size,
             "networks": {name: task.network for name, task in self.tasks.items()},
         }
+
+    def planned_by(self) -> dict[str, Any]:
+        """The keys that a micro-batch depends on, beside the device, flat, with their values."""
+        wanted = r"(tasks\.\w+\.(target|network|options|loss|optimizer\.name)|augment|step|compile|"
+        wanted += r"precision|channels_last|data\.chunk)\b"
+        return {key: value for key, value in self.decisive().items() if re.match(wanted, key)}
 
     def record_arguments(self) -> dict[str, Any]:
         """How the run is kept and shown."""
@@ -297,7 +306,8 @@ class Recipe(Section):
 
     def build_arguments(self) -> dict[str, Any]:
         """What all tasks are built with alike."""
-        own = {name: getattr(self, name) for name in ("precision", "micro_batch", "channels_last")}
+        names = ("precision", "micro_batch", "norm_group", "channels_last")
+        own = {name: getattr(self, name) for name in names}
         return {**own, "seed": self.run.seed, "compiled": self.compile}
 
     def task_arguments(self, total_steps: int) -> dict[str, dict[str, Any]]:
@@ -345,34 +355,6 @@ class Recipe(Section):
                 f"the checkpoint in {self.run.folder} is of another recipe: {shown}; its numbers "
                 "would not go on; use another run.folder, or restore the keys"
             )
-
-
-def from_command_line(arguments: list[str]) -> tuple[Recipe, bool]:
-    """The recipe asked for, and whether only to plan it; `--print-config` prints and exits."""
-    parser = argparse.ArgumentParser(
-        prog="wdtrain/train.py",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Train the networks of a recipe on one stream of triples. Started again by the "
-        "same command, a run goes on from its newest whole checkpoint.",
-        epilog=f"fields of a recipe, with their defaults:\n{help_text()}\n\n{_EXAMPLES}",
-    )
-    parser.add_argument("--config", required=True, metavar="FILE", help="the recipe, a YAML file")
-    parser.add_argument("--plan", action="store_true", help="print what would be done, and stop")
-    parser.add_argument(
-        "--print-config", action="store_true", help="print the resolved recipe, and stop"
-    )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="fields to set")
-    flags = parser.parse_intermixed_args(arguments)
-    recipe = load_recipe(flags.config, flags.overrides)
-    if flags.print_config:
-        parser.exit(message=recipe.as_yaml())
-    return recipe, flags.plan
-
-
-_EXAMPLES = """examples:
-  accelerate launch --config_file accelerate_config.yaml wdtrain/train.py --config recipes/kit.yaml
-  ... --config recipes/kit.yaml run.folder=runs/try train.steps=50 tasks.mask.optimizer.lr=0.01
-  ... --config recipes/kit.yaml --plan"""
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -87,11 +87,14 @@ class Runs:
 
     def losses(self, name: str) -> dict[int, tuple[float, float]]:
         """The losses of every step, as logged."""
-        lines = (self.folder / name / "metrics.jsonl").read_text().splitlines()
-        records = [json.loads(line) for line in lines]
-        trained = [record for record in records if "loss/mask" in record]
+        trained = self.records(name)
         assert len({record["step"] for record in trained}) == len(trained), "a step is logged twice"
         return {record["step"]: (record["loss/mask"], record["loss/depth"]) for record in trained}
+
+    def records(self, name: str) -> list[dict[str, Any]]:
+        """The lines of the log that tell of a step."""
+        lines = (self.folder / name / "metrics.jsonl").read_text().splitlines()
+        return [record for record in map(json.loads, lines) if "loss/mask" in record]
 
     def wait_until(self, process: subprocess.Popen[str], ready: Callable[[], bool]) -> None:
         for _ in range(9000):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +71,7 @@ def mask_task(network: nn.Module | None = None, **options: object) -> Task:
         "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 1e-3},
         "precision": "fp64",
         "micro_batch": 8,
+        "norm_group": 4,
         "seed": 7,
     }
     with _BUILDING:
@@ -82,11 +84,43 @@ def depth_task(**options: object) -> Task:
         "optimizer": {"name": "adamw", "lr": 0.003},
         "precision": "fp64",
         "micro_batch": 8,
+        "norm_group": 4,
         "seed": 7,
     }
     with _BUILDING:
         network = build("seed-unet", init_features=4)
         return build_task("depth", "depth", network, **(settings | options))
+
+
+class Small(nn.Module):
+    """All that a step has to do with, in a network that costs nothing."""
+
+    def __init__(self, domain: str = "logits") -> None:
+        super().__init__()
+        self.domain = domain
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.2),
+            nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 1, 1),
+        )  # fmt: skip
+
+    def forward(self, picture: Tensor) -> Tensor:
+        output: Tensor = self.layers(picture)
+        return output if self.domain == "logits" else output.sigmoid()
+
+
+def small_tasks(**micro_batches: int) -> TaskSet:
+    """Both tasks, by small networks; micro_batches: by task, 8 if not given."""
+    tasks = []
+    for name, domain, loss in (("mask", "logits", "bce+dice"), ("depth", "unit", "smooth-l1")):
+        with _BUILDING, torch.random.fork_rng():
+            torch.manual_seed(3)
+            tasks.append(
+                build_task(
+                    name, name, Small(domain), loss=loss, optimizer={"name": "adamw", "lr": 0.01},
+                    precision="fp64", micro_batch=micro_batches.get(name, 8), norm_group=4, seed=7,
+                )
+            )  # fmt: skip
+    return TaskSet(tasks)
 
 
 def make_view(precision: str = "fp64", *, augmented: bool = True) -> View:
@@ -107,6 +141,21 @@ class RanksInThreads:
 
     def host_sum(self, values: Sequence[float]) -> list[float]:
         return [sum(column) for column in zip(*self._exchange(list(values)), strict=True)]
+
+    def host_min(self, values: Sequence[float]) -> list[float]:
+        return [min(column) for column in zip(*self._exchange(list(values)), strict=True)]
+
+    def host_max(self, values: Sequence[float]) -> list[float]:
+        return [max(column) for column in zip(*self._exchange(list(values)), strict=True)]
+
+    def total(self, numbers: Tensor) -> Tensor:
+        return torch.stack(self._exchange(numbers.clone())).sum(0)
+
+    def barrier(self, what: str = "") -> None:
+        self._exchange(None)
+
+    def gather(self, value: Any, what: str = "") -> list[Any]:
+        return self._exchange(value)
 
     def flat_sum(self, flat: Tensor) -> None:
         flat.copy_(torch.stack(self._exchange(flat.clone())).sum(0))

@@ -1,11 +1,24 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
-from torch import nn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
 
-from wdtrain.learn.networks import build, domain_of
+from wdtrain.learn.dropout import KeyedDropout
+from wdtrain.learn.groups import Context
+from wdtrain.learn.networks import NETWORKS, build, domain_of
+from wdtrain.learn.networks.layers import NORMS, norm_layer
+from wdtrain.learn.norm import GroupedBatchNorm2d
 from wdtrain.learn.prepare import live_parameters, prepare_network
+
+SMALL = {"seed-mask": {"dropout": 0.3}, "seed-unet": {"init_features": 4}}
+"""Options by which each network is quick to run and has what the laws are about."""
+SIDE = {"seed-mask": 12, "seed-unet": 32}
+EVERY_NETWORK = [(name, norm) for name in NETWORKS for norm in NORMS]
 
 
 def count(network: nn.Module) -> int:
@@ -84,6 +97,100 @@ def test_initial_weights_follow_from_the_seed_and_leave_the_global_generator():
     assert not torch.equal(weights[0], weights[2])
 
 
+# ---------------------------------------------------------------------------- options
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_norm_group_has_the_names_of_norm_batch_without_its_running_statistics(name):
+    batch, group = (build(name, norm=norm) for norm in NORMS)
+    assert list(build(name).state_dict()) == list(batch.state_dict())
+    names = [n for n in batch.state_dict() if "running" not in n and "num_batches" not in n]
+    assert list(group.state_dict()) == names
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in group.modules())
+    shared = [(batch.get_parameter(n), group.get_parameter(n)) for n in names]
+    assert all(torch.equal(one, other) for one, other in shared), "initial weights moved"
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups"), [(32, 4), (64, 8), (512, 64), (8, 1), (4, 1), (12, 3), (7, 7), (1, 1)]
+)
+def test_group_norm_takes_8_channels_together_or_what_divides_both(channels, groups):
+    assert norm_layer("group", channels).num_groups == groups
+
+
+# ---------------------------------------------------------------------------- laws of the step
+
+
+def prepared(name: str, norm: str) -> tuple[nn.Module, Context]:
+    network = build(name, norm=norm, **SMALL[name])
+    context = prepare_network(network, seed=3, name=name)
+    return network.double(), context
+
+
+def noise(rows: int, side: int) -> Tensor:
+    generator = torch.Generator().manual_seed(rows)
+    return torch.randn(rows, 3, side, side, generator=generator, dtype=torch.float64)
+
+
+def pass_through(name: str, norm: str, groups: list[tuple[int, Tensor]], cuts: set[int]) -> dict:
+    """By position of each group its output, and the buffers after a step over these groups.
+
+    groups: (position, pictures); cuts: before which of them a new micro-batch begins.
+    """
+    network, context = prepared(name, norm)
+    norms = [m for m in network.modules() if isinstance(m, GroupedBatchNorm2d)]
+    for layer in norms:
+        layer.pending = torch.zeros(layer.pending_size, dtype=torch.float64)
+    borders = [0, *sorted(cut for cut in cuts if 0 < cut < len(groups)), len(groups)]
+    found = {}
+    for first, last in pairwise(borders):
+        positions, pictures = zip(*groups[first:last], strict=True)
+        rows = [len(part) for part in pictures]
+        context.open(rows, [5] * len(rows), positions)
+        with torch.no_grad():
+            output = network(torch.cat(pictures))
+        found |= dict(zip(positions, output.split(rows), strict=True))
+    for layer in norms:
+        layer.commit()
+    return found | dict(network.named_buffers())
+
+
+@pytest.mark.parametrize(("name", "norm"), EVERY_NETWORK)
+@settings(max_examples=8, deadline=None)
+@given(data=st.data())
+def test_outputs_dropout_and_statistics_of_a_group_do_not_depend_on_its_micro_batch(
+    name, norm, data
+):
+    sizes = data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=4), label="group sizes")
+    order = data.draw(st.permutations(range(len(sizes))), label="order of groups")
+    cuts = data.draw(st.sets(st.integers(1, 3)), label="micro-batches begin before")
+    starts = [sum(sizes[:index]) for index in range(len(sizes))]
+    groups = list(zip(starts, noise(sum(sizes), SIDE[name]).split(sizes), strict=True))
+    together = pass_through(name, norm, groups, set())
+    apart = pass_through(name, norm, [groups[index] for index in order], cuts)
+    assert together.keys() == apart.keys()
+    for what, value in together.items():
+        torch.testing.assert_close(apart[what], value, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("name", "norm"), EVERY_NETWORK)
+def test_dropout_is_a_function_of_seed_epoch_and_group_and_of_nothing_else(name, norm):
+    def answer(seed: int = 3, epoch: int = 5, position: int = 8, chance: int = 0) -> Tensor:
+        network = build(name, norm=norm, **SMALL[name]).double()
+        context = prepare_network(network, seed, name=name)
+        context.open([2], [epoch], [position])
+        torch.manual_seed(chance)
+        return network(noise(2, SIDE[name])).detach()
+
+    assert torch.equal(answer(), answer(chance=1))
+    has_dropout = any(isinstance(m, KeyedDropout) for m in prepared(name, norm)[0].modules())
+    for other in (answer(seed=4), answer(epoch=6), answer(position=10)):
+        assert torch.equal(answer(), other) != has_dropout
+
+
+# ---------------------------------------------------------------------------- by name
+
+
 class Own(nn.Module):
     domain = "positive"
 
@@ -106,6 +213,8 @@ def test_builds_anybodys_network_by_import_path():
         ("seed-maks", {}, "did you mean 'seed-mask'"),
         ("zebra", {}, "known: seed-mask, seed-unet"),
         ("seed-mask", {"depht": 3}, "cannot be built with"),
+        ("seed-mask", {"norm": "layer"}, "option norm is 'layer'.*one of batch, group"),
+        ("seed-unet", {"norm": "grup"}, "did you mean 'group'"),
         (f"{__name__}:Missing", {}, "cannot be imported"),
         ("no.such.module:Thing", {}, "cannot be imported"),
         (f"{__name__}:count", {}, "not a class of torch.nn.Module"),

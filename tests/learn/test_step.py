@@ -21,8 +21,8 @@ from wdtrain.learn.collective import Alone
 from wdtrain.learn.evaluate import evaluate
 from wdtrain.learn.networks import build
 from wdtrain.learn.rows import Rows
-from wdtrain.learn.step import StepError, train_step
-from wdtrain.learn.task import TaskSet
+from wdtrain.learn.step import train_step
+from wdtrain.learn.task import StepError, TaskSet
 
 SPLITS = (24, 12, 8, 16, 1)
 
@@ -228,7 +228,7 @@ def test_a_step_that_is_not_finite_is_skipped_on_all_ranks_and_counted():
         unmoved = furthest(before, weights(tasks)) == 0
         counted = (tasks.steps, tasks.skipped, tasks.skipped_in_a_row)
         good = one_step(tasks, part, collective=collective)
-        return result.skipped, unmoved, counted, good.skipped, tasks.skipped_in_a_row
+        return result.read().skipped, unmoved, counted, good.read().skipped, tasks.skipped_in_a_row
 
     assert run_ranks(2, work) == [(True, True, (1, 1, 1), False, 0)] * 2
 
@@ -236,7 +236,7 @@ def test_a_step_that_is_not_finite_is_skipped_on_all_ranks_and_counted():
 def test_three_steps_in_a_row_that_are_not_finite_stop_the_run_and_name_the_keys():
     tasks = TaskSet([mask_task(Exploding(), loss="bce")])
     rows = blackened(make_rows(8), 5)
-    assert [one_step(tasks, rows).skipped for _ in range(2)] == [True, True]
+    assert [one_step(tasks, rows).read().skipped for _ in range(2)] == [True, True]
     with pytest.raises(StepError, match=r"3 steps in a row.*\['sample-0-5'\]"):
         one_step(tasks, rows)
 

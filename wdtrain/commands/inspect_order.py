@@ -145,11 +145,11 @@ def _question(options: argparse.Namespace) -> Question:
     recipe = None if options.run_folder is None else _recipe(options)
     how = {name: getattr(options, name) for name in _DEFAULTS} if recipe is None else _how(recipe)
     how = {name: _DEFAULTS[name] if value is None else value for name, value in how.items()}
-    manifest = _manifest(options, recipe)
+    manifest = manifest_of(options, recipe)
     batch_size = how.pop("batch_size")
     order = Order(manifest, **how)
     if options.run_folder is not None:
-        _check_cursor(options.run_folder, order)
+        check_cursor(options.run_folder, order)
     _check_ranks(options, order)
     if options.step is None:
         start, stop = _asked_positions(options)
@@ -187,7 +187,7 @@ def _recipe(options: argparse.Namespace) -> Recipe:
     return load_recipe(folder / "config.yaml", [])
 
 
-def _manifest(options: argparse.Namespace, recipe: Recipe | None) -> Manifest:
+def manifest_of(options: argparse.Namespace, recipe: Recipe | None) -> Manifest:
     """The dataset named, or else the run's own."""
     if options.target is not None:
         return Manifest.load(options.target)
@@ -204,7 +204,7 @@ def _manifest(options: argparse.Namespace, recipe: Recipe | None) -> Manifest:
         ) from error
 
 
-def _check_cursor(folder: Path, order: Order) -> None:
+def check_cursor(folder: Path, order: Order) -> None:
     """ValueError where the run's newest checkpoint was saved for another order than this."""
     from wdtrain.record.checkpoint import Checkpoints
     from wdtrain.stream.cursor import Cursor

@@ -1,5 +1,5 @@
-"""`inspect-shards`: what a packed dataset holds, whether it is whole, whether it leaks, and in
-which order it is read (`inspect_order.py`)."""
+"""`inspect-shards`: what a packed dataset holds, whether it is whole, whether it leaks, in which
+order it is read (`inspect_order.py`), and what networks saw of a sample (`inspect_augment.py`)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from wdtrain.commands import run_command
+from wdtrain.commands.inspect_augment import add_augment
 from wdtrain.commands.inspect_order import add_order
 from wdtrain.commands.pack_shards import long_work
 from wdtrain.record.pictures import save_png
@@ -28,6 +29,7 @@ examples:
   inspect-shards grid shards/mine --out sheet.png --split train --count 24
   inspect-shards order shards/mine --position 1000 --count 32
   inspect-shards order --run runs/mine --step 1200 --world 8 --rank 3
+  inspect-shards augment --run runs/mine playground-000000017 --epoch 0,1,2
 
 TARGET is a dataset's folder or URL. The exit code is 0, 1 where a dataset is damaged or leaks, and
 2 after an error.
@@ -64,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         if name == "grid":
             _grid_options(action)
     add_order(actions)
+    add_augment(actions)
     return parser
 
 

@@ -5,23 +5,40 @@ What the training loop needs of the room; everything else is private to it.
 
 from wdtrain.learn.augment import Augmentation
 from wdtrain.learn.build import build_tasks
-from wdtrain.learn.collective import Collective, open_collective
+from wdtrain.learn.collective import Alone, Collective, open_collective
 from wdtrain.learn.evaluate import Answered, evaluate_batches
+from wdtrain.learn.fitting import CudaGauge, Fitting, budget_bytes
 from wdtrain.learn.launch import StopRequest, register, start_accelerator
+from wdtrain.learn.planner import explain
+from wdtrain.learn.refusal import estimate_lines, explain_refusal
 from wdtrain.learn.rows import rows_of
+from wdtrain.learn.shortage import DoesNotFit
 from wdtrain.learn.step import train_step
+from wdtrain.learn.stopping import Stopped, Together, check_stop, no_sudden_collection
 from wdtrain.learn.task import TaskSet
 from wdtrain.learn.view import View, plain_view
 
 __all__ = [
+    "Alone",
     "Answered",
     "Augmentation",
     "Collective",
+    "CudaGauge",
+    "DoesNotFit",
+    "Fitting",
     "StopRequest",
+    "Stopped",
     "TaskSet",
+    "Together",
     "View",
+    "budget_bytes",
     "build_tasks",
+    "check_stop",
+    "estimate_lines",
     "evaluate_batches",
+    "explain",
+    "explain_refusal",
+    "no_sudden_collection",
     "open_collective",
     "plain_view",
     "register",

@@ -27,7 +27,9 @@ class KeyedDropout(nn.Module):
     """Zeroes each element (or, `channelwise`, each channel of a sample) with probability `p`.
 
     What stays is scaled by 1 / (1 - p), p being rounded to 1 / 65,536. Identity in evaluation;
-    plain dropout from the global generator where no step is open.
+    plain dropout from the global generator where no step is open. A layer that a network passes
+    several times drops the same each time: calls are not counted, since a forward that is
+    repeated in the backward (activation checkpointing) must drop what it dropped before.
     """
 
     def __init__(
@@ -84,7 +86,9 @@ def _random_words(count: int, key: bytes, device: torch.device) -> Tensor:
     if device.type == "cpu":
         source = np.random.SFC64(int.from_bytes(key, "little"))
         return torch.from_numpy(source.random_raw(-(-count // 4)).view(np.int16)[:count])
+    words = torch.empty(count, dtype=torch.int16, device=device)
+    if device.type == "meta":  # shapes without data, by which memory is estimated
+        return words
     generator = torch.Generator(device=device)
     generator.manual_seed(int.from_bytes(key[:8], "little") >> 1)
-    words = torch.empty(count, dtype=torch.int16, device=device)
     return words.random_(-_WORDS // 2, _WORDS // 2, generator=generator)

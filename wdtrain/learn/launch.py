@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import time
 import types
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +21,7 @@ import yaml
 from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration
 
+from wdtrain.learn.join import is_on_cpu, is_one_of_several, join
 from wdtrain.learn.task import Task
 
 _FOREIGN = {
@@ -27,6 +29,7 @@ _FOREIGN = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
 }
+_STARTING_SECONDS = 60.0
 
 
 def check_launcher(precision: str) -> None:
@@ -84,10 +87,19 @@ def start_accelerator(
     folder: str,
     cpu_threads: int | None,
     memory: float | str,
+    timeout_seconds: float = 600.0,
 ) -> Accelerator:
-    """The accelerator of this process, on its device, with its CPU threads and memory limit set."""
+    """The accelerator of this process, on its device, with its CPU threads and memory limit set.
+
+    timeout_seconds: how long ranks wait for one another. ValueError if not all ranks come in that
+    time, and the minute that processes may take to start.
+    """
     check_launcher(precision)
+    # Longer than the collective's own limit, which can say who is missing and so has to come first.
+    join(timeout_seconds + _STARTING_SECONDS)
     accelerator = Accelerator(
+        # Not told so, accelerate takes each of several processes without a GPU for the only one.
+        cpu=is_one_of_several() and is_on_cpu(),
         mixed_precision="no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         log_with=trackers or None,
@@ -120,6 +132,10 @@ def memory_share(memory: float | str, total_bytes: int) -> float:
     return float(memory)
 
 
+_ONE_PRESS_SECONDS = 0.5
+"""One Ctrl-C may come twice, from the terminal and from the launcher, but not so far apart."""
+
+
 class StopRequest:
     """Set by SIGTERM, SIGINT (Ctrl-C), or the launcher's death; read at each step's agreement.
 
@@ -130,6 +146,7 @@ class StopRequest:
     def __init__(self) -> None:
         self._reason = ""
         self._signal = 0
+        self._asked_at = 0.0
         # Without a launcher the parent is a shell, which may well end before a long training.
         is_launched = bool({"TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION"} & set(os.environ))
         self._launcher = os.getppid() if is_launched else None
@@ -152,7 +169,8 @@ class StopRequest:
         return 128 + self._signal if self._signal else 1
 
     def _on_signal(self, number: int, frame: types.FrameType | None) -> None:
-        if self._reason and number == signal.SIGINT:
+        again, self._asked_at = self._asked_at, time.monotonic()
+        if number == signal.SIGINT and self._signal and self._asked_at - again > _ONE_PRESS_SECONDS:
             raise KeyboardInterrupt
         self._signal = number
         self._reason = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name

@@ -24,6 +24,7 @@ class Account:
         self.flat, self.network = flat, network
         self.parameters = list(parameters)
         self.norms = [m for m in network.modules() if isinstance(m, GroupedBatchNorm2d)]
+        self.tracking = [norm for norm in self.norms if norm.pending_size]
         num_gradients = sum(parameter.numel() for parameter in self.parameters)
         self.gradients, rest = flat[:num_gradients], flat[num_gradients:]
         self.statistics, self.loss_sum = rest[:-1], rest[-1:]
@@ -34,6 +35,7 @@ class Account:
                 torch.split(self.gradients, sizes), self.parameters, strict=True
             )
         ]
+        self._index_statistics()
 
     @staticmethod
     def size(parameters: Sequence[nn.Parameter], network: nn.Module) -> int:
@@ -51,9 +53,53 @@ class Account:
         for norm, piece in zip(self.norms, pieces, strict=True):
             norm.pending = piece if norm.pending_size else None
 
-    def commit_statistics(self) -> None:
-        for norm in self.norms:
-            norm.commit()
+    @torch.no_grad()
+    def commit_statistics(self, finite: Tensor) -> None:
+        """Running statistics move one step towards what is pending (of all ranks), unless `finite`
+        (bool, on the device) says no. A handful of operations however many layers there are."""
+        if not self.tracking:
+            return
+        running = [buffer for norm in self.tracking for buffer in _running(norm)]
+        counts = [norm.num_batches_tracked for norm in self.tracking]
+        tracked = [count for count in counts if count is not None]
+        torch._foreach_add_(tracked, finite.to(torch.int64))
+        old, sums = torch.cat(running), self.statistics[self._moments]
+        rows = self.statistics[self._rows]
+        # A layer that nothing went through keeps its statistics.
+        share = ((rows > 0) & finite) * torch.stack([_momentum(norm) for norm in self.tracking])
+        means = torch.where(finite, sums / rows.clamp(min=1)[self._owner], old)
+        new = old + (means - old) * share[self._owner]
+        torch._foreach_copy_(running, torch.split(new, [len(buffer) for buffer in running]))
+
+    def _index_statistics(self) -> None:
+        """Where each layer's sums and its number of rows lie among the statistics."""
+        widths = torch.tensor([norm.num_features for norm in self.tracking], dtype=torch.int64)
+        sizes = 2 * widths + 1
+        owner = torch.repeat_interleave(torch.arange(len(widths)), sizes)
+        is_row = torch.zeros(int(sizes.sum()), dtype=torch.bool)
+        is_row[sizes.cumsum(0) - 1] = True
+        device = self.flat.device
+        self._rows, self._moments = (
+            is_row.nonzero()[:, 0].to(device),
+            (~is_row).nonzero()[:, 0].to(device),
+        )
+        self._owner = owner[~is_row].to(device)
+
+
+def _running(norm: GroupedBatchNorm2d) -> tuple[Tensor, Tensor]:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    return norm.running_mean, norm.running_var
+
+
+def _momentum(norm: GroupedBatchNorm2d) -> Tensor:
+    """Of plain BatchNorm: a number, or None for the mean over all batches."""
+    assert norm.num_batches_tracked is not None
+    assert norm.running_mean is not None
+    like = norm.running_mean
+    if norm.momentum is None:
+        return 1.0 / norm.num_batches_tracked.clamp(min=1).to(like.dtype)
+    return torch.full((), norm.momentum, dtype=like.dtype, device=like.device)
 
 
 class Ledger:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("constant", "seed", "warmup-cosine")
@@ -33,9 +33,33 @@ def build_optimizer(
     if not lr > 0:
         raise ValueError(f"the learning rate of {name} is {lr}; it must be above 0")
     try:
-        return kinds[name](parameters, lr=lr, **options)  # type: ignore[call-arg]
+        optimizer = kinds[name](parameters, lr=lr, fused=True, **options)  # type: ignore[call-arg]
     except TypeError as error:
         raise ValueError(f"optimizer {name!r} does not take {options}: {error}") from error
+    allocate(optimizer)
+    return optimizer
+
+
+@torch.no_grad()
+def allocate(optimizer: torch.optim.Optimizer) -> None:
+    """The optimizer has all its state now, so that memory cannot run out in its first step."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            state = optimizer.state[parameter]
+            if isinstance(optimizer, torch.optim.SGD):
+                if group["momentum"]:
+                    state["momentum_buffer"] = torch.zeros_like(parameter)
+                continue
+            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            state["exp_avg"] = torch.zeros_like(parameter)
+            state["exp_avg_sq"] = torch.zeros_like(parameter)
+
+
+def step_if(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
+    """A step if `finite` (bool, on the device) is true, else nothing: decided on the device, by
+    what fused optimizers offer to gradient scalers, so the host need not wait to know."""
+    optimizer.found_inf = (~finite).to(torch.float32)  # type: ignore[attr-defined]
+    optimizer.step()
 
 
 @dataclass

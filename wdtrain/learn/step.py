@@ -2,66 +2,72 @@
 
 begin (the batch stays on the host), local (task by task and micro-batch by micro-batch: copy,
 augment, forward, sum of per-sample losses, backward; no collective), agree (a few host numbers),
-commit (one flat reduction, divide by the samples of the whole batch, clip, optimize, BatchNorm
-statistics). Until commit nothing outside the ledger has changed, so a step can be dropped, and its
-local part repeated, at will.
+then commit (one flat reduction, divide by the samples of the whole batch, clip, optimize, BatchNorm
+statistics) or, for the tasks that ran out of memory on some rank, the local part once more with
+smaller micro-batches. Until commit nothing outside the ledger has changed, and no exception crosses
+the agreement: so no rank waits for another that has given up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from wdtrain.learn.clock import Stopwatch
 from wdtrain.learn.collective import Collective
+from wdtrain.learn.feed import Fed, Feed
 from wdtrain.learn.groups import plan_micro_batches
+from wdtrain.learn.late import Late
 from wdtrain.learn.ledger import Account
 from wdtrain.learn.rows import Rows
-from wdtrain.learn.task import Task, TaskSet
+from wdtrain.learn.shortage import DoesNotFit, Shortage, record_history, release, try_to
+from wdtrain.learn.task import Recovery, Task, TaskSet
 from wdtrain.learn.view import View, autocast
 
-MAX_SKIPS_IN_A_ROW = 3
-
-
-class StepError(ValueError):
-    """Training cannot go on: the message names the samples."""
+Losses = dict[str, list[tuple[Sequence[str], Tensor]]]
+"""By task, of every micro-batch: its keys, and the loss of each sample [n] on the device."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepReading:
-    """The numbers of a step, on the host. Losses: means over the whole batch and all ranks."""
+    """The numbers of a step, on the host. Losses: means over the whole batch and all ranks;
+    skipped: the gradient was not finite."""
 
     losses: dict[str, float]
     grad_norms: dict[str, float]
     seconds: dict[str, float]
+    skipped: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
     """What a step did. `read` it one step late, so that the device is not waited for.
 
-    samples: of the whole batch, over all ranks, 0 if the step was dropped; skipped: the gradient
-    was not finite; stop: some rank asked to stop, and the step was dropped; exhausted: no rank has
-    data.
+    samples: of the whole batch, over all ranks, 0 if the step was dropped; stop: some rank asked to
+    stop, and the step was dropped; exhausted: no rank has data; recoveries: from running out of
+    memory, on any rank.
     """
 
     samples: int
     learning_rates: dict[str, float] = field(default_factory=dict)
-    skipped: bool = False
     stop: bool = False
     exhausted: bool = False
-    losses: dict[str, Tensor] = field(default_factory=dict, repr=False)
-    grad_norms: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    recoveries: tuple[Recovery, ...] = ()
+    late: Late | None = field(default=None, repr=False)
     stopwatch: Stopwatch | None = field(default=None, repr=False)
 
     def read(self) -> StepReading:
+        names = list(self.learning_rates)
+        numbers = self.late.read() if self.late else [1.0]
         return StepReading(
-            losses={name: float(value) for name, value in self.losses.items()},
-            grad_norms={name: float(value) for name, value in self.grad_norms.items()},
+            losses=dict(zip(names, numbers[1::2], strict=True)),
+            grad_norms=dict(zip(names, numbers[2::2], strict=True)),
             seconds=self.stopwatch.read() if self.stopwatch else {},
+            skipped=not numbers[0],
         )
 
 
@@ -82,57 +88,111 @@ def train_step(
     """One optimizer step of every task on one batch; all ranks call it, an empty rank with no rows.
 
     stop_asked: looked at before each micro-batch and once at the end; if any rank says yes, every
-    rank drops the step. exhausted: this rank's data has ended. Raises StepError after three steps
-    in a row whose gradient was not finite.
+    rank drops the step. exhausted: this rank's data has ended. A task that runs out of memory on
+    any rank is done again on all, by the half of its micro-batch, which stays. Raises StepError
+    after three steps in a row whose gradient was not finite, DoesNotFit where a single norm group
+    is too much.
     """
     local = LocalPass(rows=rows, device=device, view=view, stop_asked=stop_asked)
-    tasks.open()
-    for task in tasks:
-        local.run(task, tasks.account(task))
-    with local.watch.part("sync"):
-        stop, ended, total = collective.host_sum([stop_asked(), exhausted, len(rows)])
+    undone, recoveries = list(tasks), []
+    while True:
+        shortages = {task.name: local.attempt(task, tasks.account(task)) for task in undone}
+        lacking = [shortages.get(task.name) is not None for task in tasks]
+        with local.watch.part("sync"):
+            said = collective.host_sum([stop_asked(), exhausted, len(rows), *lacking])
+        (stop, ended, total), lacking_ranks = said[:3], said[3:]
         if stop or ended == collective.world:
             return StepResult(samples=0, stop=stop > 0, exhausted=not stop, stopwatch=local.watch)
-        if total == 0:  # all of the batch was left out as damaged: a step that does nothing
-            tasks.steps += 1
-            return StepResult(samples=0, stopwatch=local.watch)
+        undone = [task for task, ranks in zip(tasks, lacking_ranks, strict=True) if ranks]
+        if not undone:
+            break
+        for task in undone:
+            recovery = tasks.shrink(task, int(total), shortages.get(task.name))
+            if recovery is None:
+                raise _refusal(local, task, tasks.account(task), shortages.get(task.name))
+            recoveries.append(recovery)
+        release(device)
+    tasks.settle()
+    if total == 0:  # all of the batch was left out as damaged: a step that does nothing
+        tasks.steps += 1
+        return StepResult(samples=0, stopwatch=local.watch)
+    with local.watch.part("sync"):
         collective.flat_sum(tasks.ledger.flat)
     with local.watch.part("optimizer"):
-        return _commit(tasks, int(total), local)
+        late = commit(tasks, int(total), partial(suspects, local.losses))
+    rates = {task.name: task.optimizer.param_groups[0]["lr"] for task in tasks}
+    return StepResult(
+        samples=int(total),
+        learning_rates=rates,
+        recoveries=tuple(recoveries),
+        late=late,
+        stopwatch=local.watch,
+    )
+
+
+def _refusal(
+    local: LocalPass, task: Task, account: Account, shortage: Shortage | None
+) -> DoesNotFit:
+    """Why this was the last try. It is made once more, so that a snapshot of memory tells of it."""
+    record_history(local.device)
+    again = local.attempt(task, account) or shortage
+    said = again.message if again else "on another rank"
+    return DoesNotFit(
+        f"task {task.name!r} ran out of memory at its smallest micro-batch, one norm group of "
+        f"{task.norm_group} samples, which goes through the network whole: {said}",
+        task.name,
+    )
 
 
 class LocalPass:
     """What one rank does alone in a step: it adds to the tasks' accounts and changes nothing else.
 
-    losses: (keys, loss of each sample) of every micro-batch, on the device.
+    losses: of what has been done so far.
     """
 
     def __init__(
-        self, *, rows: Rows, device: torch.device, view: View, stop_asked: Callable[[], bool]
+        self,
+        *,
+        rows: Rows,
+        device: torch.device,
+        view: View,
+        stop_asked: Callable[[], bool] = never,
     ) -> None:
         self.rows, self.device, self.view, self.stop_asked = rows, device, view, stop_asked
-        self.watch = Stopwatch(device)
-        self.losses: list[tuple[Sequence[str], Tensor]] = []
+        self.watch, self.feed = Stopwatch(device), Feed(device)
+        self.losses: Losses = {}
+
+    def attempt(self, task: Task, account: Account) -> Shortage | None:
+        """The rows' gradients, statistics and losses are in the task's account, or, where memory
+        ran out, nothing is. No collective."""
+        account.open()
+        shortage = try_to(lambda: self.run(task, account))
+        if shortage is not None:
+            account.open()
+            self.losses.pop(task.name, None)
+        return shortage
 
     def run(self, task: Task, account: Account) -> None:
-        """Add the rows' gradients, statistics and losses to a task's account. No collective."""
+        """Add the rows' gradients, statistics and losses to a task's account."""
         task.network.train()
-        for first, last in plan_micro_batches(self.rows.groups, task.micro_batch):
+        kept = self.losses[task.name] = []
+        cuts = plan_micro_batches(self.rows.groups, task.micro_batch)
+        arriving = self.feed.micro_batches(self.rows, cuts, task.target)
+        for _ in cuts:
             if self.stop_asked():
                 return
-            part = self.rows.part(first, last)
-            losses = self._forward_backward(task, part)
+            with self.watch.part("copy"):
+                fed = next(arriving)
+            losses = self._forward_backward(task, fed)
             account.loss_sum.add_(losses.sum())
-            self.losses.append((part.keys, losses))
+            kept.append((fed.rows.keys, losses))
 
-    def _forward_backward(self, task: Task, part: Rows) -> Tensor:
+    def _forward_backward(self, task: Task, fed: Fed) -> Tensor:
         """Loss of each sample [n] of a micro-batch, detached; gradients go to the ledger."""
-        with self.watch.part("copy"):
-            overlay = part.overlay.to(self.device, non_blocking=True)
-            stored = getattr(part, task.target).to(self.device, non_blocking=True)
         with self.watch.part("augment"):
-            prepared = self.view.prepare(overlay, stored, task.target, part)
+            prepared = self.view.prepare(fed.overlay, fed.stored, task.target, fed.rows)
         with self.watch.part("forward_backward"):
+            part = fed.rows
             task.context.open(part.groups, part.group_epochs, part.group_ids)
             try:
                 with autocast(self.device, self.view.precision):
@@ -143,54 +203,39 @@ class LocalPass:
                 task.context.close()
         return losses.detach()
 
-    def suspects(self) -> list[str]:
-        """Keys of the samples whose loss is not finite; of all samples if there are none."""
-        finite = [(keys, losses.isfinite().tolist()) for keys, losses in self.losses]
-        bad = {key for keys, fine in finite for key, ok in zip(keys, fine, strict=True) if not ok}
-        return sorted(bad or {key for keys, _ in self.losses for key in keys})
+
+def suspects(losses: Losses) -> list[str]:
+    """Keys of the samples whose loss is not finite; of all samples if there are none."""
+    pairs = [pair for of_task in losses.values() for pair in of_task]
+    finite = [(keys, values.isfinite().tolist()) for keys, values in pairs]
+    bad = {key for keys, fine in finite for key, ok in zip(keys, fine, strict=True) if not ok}
+    return sorted(bad or {key for keys, _ in pairs for key in keys})
 
 
 @torch.no_grad()
-def _commit(tasks: TaskSet, total: int, local: LocalPass) -> StepResult:
-    """The reduced ledger becomes a step of every optimizer, or of none if it is not finite."""
-    norms, losses, checks = {}, {}, []
+def commit(tasks: TaskSet, total: int, suspected: Callable[[], list[str]]) -> Late:
+    """The reduced ledger becomes a step of every optimizer, or of none if it is not finite.
+
+    The host is told of that one step late: nothing here waits for the device, or allocates more
+    than a few numbers. Returns finite (1 or 0), then loss and gradient norm of each task.
+    """
+    numbers, checks = [], []
     for task in tasks:
         account = tasks.account(task)
         account.gradients.div_(total)
-        norms[task.name] = torch.linalg.vector_norm(account.gradients)
-        losses[task.name] = account.loss_sum[0] / total
-        checks += [norms[task.name], losses[task.name], account.statistics.sum()]
-    # The one wait for the device in a step: whether to step is decided on the host.
-    finite = bool(torch.isfinite(torch.stack(checks)).all())
-    rates = {task.name: task.schedule.step(tasks.steps) for task in tasks}
+        norm = torch.linalg.vector_norm(account.gradients)
+        numbers += [account.loss_sum[0] / total, norm]
+        checks += [*numbers[-2:], account.statistics.sum()]
+    finite = torch.isfinite(torch.stack(checks)).all()
+    for index, task in enumerate(tasks):
+        account = tasks.account(task)
+        if task.max_grad_norm:
+            scale = task.max_grad_norm / (numbers[2 * index + 1] + 1e-6)
+            account.gradients.mul_(scale.clamp(max=1.0))
+        task.schedule.step(tasks.steps)
+        task.move(finite)
+        account.commit_statistics(finite)
+    late = Late([finite, *numbers])
     tasks.steps += 1
-    if finite:
-        for task in tasks:
-            account = tasks.account(task)
-            if task.max_grad_norm:
-                scale = task.max_grad_norm / (norms[task.name] + 1e-6)
-                account.gradients.mul_(scale.clamp(max=1.0))
-            task.optimizer.step()
-            account.commit_statistics()
-        tasks.skipped_in_a_row = 0
-    else:
-        _count_skip(tasks, local)
-    return StepResult(
-        samples=total,
-        learning_rates=rates,
-        skipped=not finite,
-        losses=losses,
-        grad_norms=norms,
-        stopwatch=local.watch,
-    )
-
-
-def _count_skip(tasks: TaskSet, local: LocalPass) -> None:
-    tasks.skipped += 1
-    tasks.skipped_in_a_row += 1
-    if tasks.skipped_in_a_row == MAX_SKIPS_IN_A_ROW:
-        raise StepError(
-            f"the gradient was not finite in {MAX_SKIPS_IN_A_ROW} steps in a row; nothing was "
-            "learned from them, and nothing says that it will end; this rank suspects the samples "
-            f"{local.suspects()}; look at them, lower the learning rate, or set optimizer.clip_norm"
-        )
+    tasks.committed(late, suspected)
+    return late

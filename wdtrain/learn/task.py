@@ -1,37 +1,67 @@
 """A task: a network, what it learns, and by what; several tasks share one stream of batches.
 
 `build_task` is where a network is made fit for the step and where impossible pairs are refused. A
-`TaskSet` is the state that steps change: networks, optimizers, schedules, the ledger and three
-counters.
+`TaskSet` is the state that steps change: networks, optimizers, schedules, the ledger, micro-batches
+and a few counters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from wdtrain.learn.dropout import KeyedDropout
 from wdtrain.learn.groups import Context
+from wdtrain.learn.late import Late
 from wdtrain.learn.ledger import Account, Ledger
 from wdtrain.learn.losses import Loss, build_loss
 from wdtrain.learn.networks import domain_of
 from wdtrain.learn.norm import GroupedBatchNorm2d
-from wdtrain.learn.optimize import Schedule, build_optimizer, build_schedule
+from wdtrain.learn.optimize import Schedule, build_optimizer, build_schedule, step_if
 from wdtrain.learn.prepare import live_parameters, prepare_network
+from wdtrain.learn.shortage import Shortage
 from wdtrain.learn.targets import Target
+from wdtrain.learn.trial import check_network
 from wdtrain.learn.view import PRECISIONS
+
+MAX_SKIPS_IN_A_ROW = 3
+
+
+class StepError(ValueError):
+    """Training cannot go on: the message names the samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
+class Recovery:
+    """A task ran out of memory on some rank and was done again by smaller micro-batches.
+
+    why: what this rank lacked; "" where only another rank did.
+    """
+
+    task: str
+    before: int
+    after: int
+    why: str
+
+    def __str__(self) -> str:
+        lacked = f": {self.why}" if self.why else " on another rank"
+        return (
+            f"{self.task} ran out of memory{lacked}; the step was done again by micro-batches of "
+            f"{self.after} instead of {self.before}, which stays"
+        )
+
+
+@dataclass(kw_only=True)
 class Task:
     """One network in training. Build it with `build_task`.
 
-    target: "mask" or "depth"; micro_batch: the samples that go through the network at once, whole
-    norm groups; max_grad_norm: the gradient is scaled down to this norm, 0 = off.
+    target: "mask" or "depth"; micro_batch: the most samples that go through the network at once,
+    whole norm groups, smaller after each recovery; norm_group: samples that BatchNorm sees as one;
+    max_grad_norm: the gradient is scaled down to this norm, 0 = off.
     """
 
     name: str
@@ -44,12 +74,17 @@ class Task:
     schedule: Schedule
     live: tuple[str, ...]
     micro_batch: int
+    norm_group: int
     max_grad_norm: float = 0.0
 
     @property
     def live_parameters(self) -> list[nn.Parameter]:
         parameters = dict(self.network.named_parameters())
         return [parameters[name] for name in self.live]
+
+    def move(self, finite: Tensor) -> None:
+        """The weights take a step along their gradients, if these are `finite` (on the device)."""
+        step_if(self.optimizer, finite)
 
 
 def build_task(
@@ -64,6 +99,7 @@ def build_task(
     device: torch.device | str = "cpu",
     precision: str = "fp32",
     micro_batch: int = 32,
+    norm_group: int = 1,
     max_grad_norm: float = 0.0,
     channels_last: bool = True,
     compiled: bool = False,
@@ -72,8 +108,8 @@ def build_task(
     """A task whose network is on the device, converted by `prepare_network`, in training mode.
 
     optimizer: {"name": "sgd", "lr": 0.01, ...}; schedule: {"name": "seed", ...}, default constant;
-    size: height and width of the dry pass that finds the live parameters. Raises ValueError for
-    unknown names, a loss on the wrong activation, a layer that cannot be keyed.
+    size: height and width of the dry passes that try the network out. Raises ValueError for
+    unknown names, a loss on the wrong activation, a network that cannot keep the step's laws.
     """
     if target not in ("mask", "depth"):
         raise ValueError(f"task {name!r} has target {target!r}; it must be mask or depth")
@@ -91,6 +127,7 @@ def build_task(
     layout = torch.channels_last if channels_last else torch.contiguous_format
     dtype = torch.float64 if precision == "fp64" else torch.float32
     network.to(device=device, dtype=dtype, memory_format=layout)  # type: ignore[call-overload]
+    check_network(network, context, size=size)
     live = live_parameters(network, *size)
     if compiled:
         _compile(network)
@@ -107,6 +144,7 @@ def build_task(
         schedule=build_schedule(optimizer=chosen_optimizer, **(schedule or {"name": "constant"})),
         live=tuple(live),
         micro_batch=micro_batch,
+        norm_group=norm_group,
         max_grad_norm=max_grad_norm,
     )
 
@@ -124,7 +162,7 @@ class TaskSet(Sequence[Task]):
     """The tasks of a run with what their steps sum up and count.
 
     steps: batches stepped on or skipped; skipped: those whose gradient was not finite;
-    skipped_in_a_row.
+    skipped_in_a_row; both as of the last step that was settled.
     """
 
     def __init__(self, tasks: Sequence[Task]) -> None:
@@ -133,7 +171,9 @@ class TaskSet(Sequence[Task]):
             raise ValueError(f"the tasks are named {names}; one name each, and at least one task")
         self._tasks = list(tasks)
         self.ledger = Ledger({t.name: (t.network, t.live_parameters) for t in tasks})
-        self.steps = self.skipped = self.skipped_in_a_row = 0
+        self.steps = self.skipped = self.skipped_in_a_row = self.recoveries = 0
+        self._asked = {task.name: task.micro_batch for task in tasks}
+        self._unsettled: tuple[Late, Callable[[], list[str]]] | None = None
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -152,12 +192,56 @@ class TaskSet(Sequence[Task]):
         for task in self._tasks:
             self.account(task).open()
 
+    def ask(self, task: Task, micro_batch: int) -> None:
+        """From now on so many samples go through the task's network at once."""
+        self._asked[task.name] = task.micro_batch = micro_batch
+
+    def shrink(self, task: Task, most: int, shortage: Shortage | None) -> Recovery | None:
+        """Half the micro-batch from now on, in whole norm groups; None where it is but one.
+
+        most: samples of the whole batch: a larger micro-batch was never filled.
+        """
+        groups = min(task.micro_batch, most + task.norm_group - 1) // task.norm_group
+        if groups <= 1:
+            return None
+        before, task.micro_batch = groups * task.norm_group, groups // 2 * task.norm_group
+        self.recoveries += 1
+        why = shortage.message if shortage else ""
+        return Recovery(task=task.name, before=before, after=task.micro_batch, why=why)
+
+    def committed(self, late: Late, suspects: Callable[[], list[str]]) -> None:
+        """A step was taken if its numbers are finite, which is known when they have arrived."""
+        self._unsettled = (late, suspects)
+        if self.ledger.flat.device.type == "cpu":
+            self.settle()
+
+    def settle(self) -> None:
+        """The last step is counted. Raises StepError after three in a row that were not finite."""
+        if self._unsettled is None:
+            return
+        (late, suspects), self._unsettled = self._unsettled, None
+        if late.read()[0]:
+            self.skipped_in_a_row = 0
+            return
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        if self.skipped_in_a_row == MAX_SKIPS_IN_A_ROW:
+            raise StepError(
+                f"the gradient was not finite in {MAX_SKIPS_IN_A_ROW} steps in a row; nothing was "
+                "learned from them, and nothing says that it will end; this rank suspects the "
+                f"samples {suspects()}; look at them, lower the learning rate, or set "
+                "optimizer.clip_norm"
+            )
+
     def state_dict(self) -> dict[str, Any]:
         """What networks and optimizers do not hold: counters and schedules. JSON-able."""
+        self.settle()
         return {
             "steps": self.steps,
             "skipped": self.skipped,
             "skipped_in_a_row": self.skipped_in_a_row,
+            "recoveries": self.recoveries,
+            "micro_batches": {t.name: [self._asked[t.name], t.micro_batch] for t in self._tasks},
             "schedules": {task.name: task.schedule.state_dict() for task in self._tasks},
         }
 
@@ -172,3 +256,8 @@ class TaskSet(Sequence[Task]):
             task.schedule.load_state_dict(state["schedules"][task.name])
         self.steps, self.skipped = state["steps"], state["skipped"]
         self.skipped_in_a_row = state["skipped_in_a_row"]
+        self.recoveries = state.get("recoveries", 0)
+        for task in self._tasks:
+            asked, recovered = state.get("micro_batches", {}).get(task.name, (0, 0))
+            if asked == task.micro_batch:  # where more or less is asked for now, that is tried
+                task.micro_batch = recovered

@@ -198,7 +198,10 @@ def seconds_left(plan: RunPlan, step: int, elapsed_seconds: float) -> float:
 
 
 def memory_text(memory: Memory) -> str:
-    """11.2 GiB of 18.0 GiB, or RSS 2.1 GiB."""
-    if memory.budget_bytes is None:
-        return f"{memory.what} {size(memory.used_bytes)}"
-    return f"{size(memory.used_bytes)} of {size(memory.budget_bytes)}"
+    """11.2 GiB of 18.0 GiB, or RSS 2.1 GiB; with the peak, and what the allocator had to free."""
+    text = f"{memory.what} {size(memory.used_bytes)}"
+    if memory.budget_bytes is not None:
+        text = f"{size(memory.used_bytes)} of {size(memory.budget_bytes)}"
+    if memory.peak_bytes > memory.used_bytes:
+        text += f", peak {size(memory.peak_bytes)}"
+    return text + (f", {memory.retries} retries" if memory.retries else "")

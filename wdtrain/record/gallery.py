@@ -23,15 +23,15 @@ class Gallery:
     """Knows by the scores which samples to show, is given their predictions, and saves grids."""
 
     def __init__(
-        self, scores: SplitScores, gather: Callable[[list[Any]], list[Any]], *, count: int = 4
+        self, scores: SplitScores, gather: Callable[[Any], list[Any]], *, count: int = 4
     ) -> None:
-        """All ranks make it; `gather` gives the items of all ranks' lists."""
+        """All ranks make it; `gather` gives the values of all ranks."""
         self.split, self._depth_format = scores.name, scores.depth_format
         self._targets = {task: one.target for task, one in scores.tasks.items()}
         self._metrics = {task: one.sample_metric for task, one in scores.tasks.items()}
         self.ranked: dict[str, Ranked] = {
             task: rank_samples(
-                gather(one.samples),
+                [sample for samples in gather(one.samples) for sample in samples],
                 higher_is_better=is_higher_better(one.sample_metric),
                 count=count,
             )

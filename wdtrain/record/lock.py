@@ -77,16 +77,20 @@ class RunLock:
         self.release()
 
     def _refusal(self) -> str:
-        try:
-            holder = json.loads(self.path.read_bytes())
-            who = f"process {holder['pid']} on {holder['host']}"
-        except (OSError, ValueError, KeyError, TypeError):
-            who = "another process, which has not said its name"
         return (
-            f"run folder {self.path.parent} is in use by {who} (waited "
+            f"run folder {self.path.parent} is in use by {lock_holder(self.path.parent)} (waited "
             f"{self._wait_seconds:g} s): two trainings in one folder would overwrite each other; "
             "stop that one, or give this run another run.folder"
         )
+
+
+def lock_holder(folder: Path | str) -> str:
+    """Who holds a run folder, as its lock says: "process 1 on HOST"."""
+    try:
+        holder = json.loads((Path(folder) / LOCK_NAME).read_bytes())
+        return f"process {holder['pid']} on {holder['host']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process, which has not said its name"
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -194,8 +194,11 @@ def _cost(series: Mapping[str, Series], results: Mapping[str, Any]) -> str:
                 rows.append([text, f"{sum(one.values) / total:.1%} of the time"])
     if "memory_bytes" in series:
         budget = results.get("memory_budget_bytes")
-        used = size(max(series["memory_bytes"].values))
+        peaks = series.get("memory_peak_bytes", series["memory_bytes"])
+        used = size(max(peaks.values))
         rows.append(["memory, at most", f"{used} of {size(budget)}" if budget else used])
+    if "recoveries" in series:
+        rows.append(["out of memory", _recoveries(series)])
     return _table(["", ""], rows, "Speed and memory")
 
 
@@ -276,6 +279,20 @@ def _lead_split(results: Mapping[str, Any]) -> str:
 
 def _text(value: Any) -> str:
     return number(value) if isinstance(value, float) else str(value)
+
+
+def _recoveries(series: Mapping[str, Series]) -> str:
+    """never; 1 recovery, at step 3; 2 recoveries, first at step 3; and what the allocator freed."""
+    found = series["recoveries"]
+    steps = [step for step, count in zip(found.steps, found.values, strict=True) if count]
+    count = int(sum(found.values))
+    text = "never"
+    if count:
+        text = f"1 recovery, at step {steps[0]:g}"
+        if count > 1:
+            text = f"{count} recoveries, the first at step {steps[0]:g}"
+    retries = max(series["memory_retries"].values) if "memory_retries" in series else 0
+    return text + (f"; the allocator freed what it kept {retries:g} times" if retries else "")
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> str:

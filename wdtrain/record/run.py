@@ -7,6 +7,7 @@ so that logging does not wait for the device.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,8 +23,8 @@ from wdtrain.record.checkpoint import Checkpoint, Checkpoints, save_weights
 from wdtrain.record.console import Progress, RunPlan, make_console
 from wdtrain.record.durable import write_whole
 from wdtrain.record.gallery import Gallery
-from wdtrain.record.lock import RunLock
-from wdtrain.record.memory import measure_memory
+from wdtrain.record.lock import RunLock, lock_holder
+from wdtrain.record.memory import measure_memory, save_snapshot
 from wdtrain.record.report import outcome, write_report
 from wdtrain.record.runlog import RunError, RunLog, State, read_status, save_config, write_status
 from wdtrain.record.scores import BASELINE_NAMES, SplitScores
@@ -38,6 +39,8 @@ class Reading(Protocol):
     def grad_norms(self) -> dict[str, float]: ...
     @property
     def seconds(self) -> dict[str, float]: ...
+    @property
+    def skipped(self) -> bool: ...
 
 
 class StepNumbers(Protocol):
@@ -46,10 +49,17 @@ class StepNumbers(Protocol):
     @property
     def samples(self) -> int: ...
     @property
-    def skipped(self) -> bool: ...
+    def recoveries(self) -> Sequence[object]: ...
     @property
     def learning_rates(self) -> dict[str, float]: ...
     def read(self) -> Reading: ...
+
+
+class Ranks(Protocol):
+    @property
+    def rank(self) -> int: ...
+    def barrier(self, what: str) -> None: ...
+    def gather(self, value: Any, what: str) -> list[Any]: ...
 
 
 class Waited(Protocol):
@@ -78,6 +88,7 @@ class RunRecord:
     def __init__(
         self,
         accelerator: Accelerator,
+        collective: Ranks,
         *,
         folder: str,
         console: Literal["auto", "live", "plain"] = "auto",
@@ -86,9 +97,10 @@ class RunRecord:
         plain_seconds: float = 10.0,
     ) -> None:
         self.folder = Path(folder)
-        self.is_main = bool(accelerator.is_main_process)
+        self.is_main = collective.rank == 0
         self.checkpoints = Checkpoints(self.folder / "checkpoints", keep=keep)
-        self._accelerator, self._every = accelerator, log_every_steps
+        self._accelerator, self._collective = accelerator, collective
+        self._every = log_every_steps
         self._stack = ExitStack()
         if self.is_main:
             self.console = make_console(console, interval_seconds=plain_seconds)
@@ -97,7 +109,7 @@ class RunRecord:
         self._late: _Late | None = None
         self._passed_over: list[str] = []
         self._is_started = False
-        self._saved_step: int | None = None
+        self._saved: tuple[int, str] | None = None
         self._since = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -107,8 +119,22 @@ class RunRecord:
             self.checkpoints.clean()
             for path in self.folder.glob(f"{_FAILED}*"):
                 path.unlink()
-        self._accelerator.wait_for_everyone()
+        self._collective.barrier("rank 0, which takes the run folder")
+        self._check_shared()
         return self
+
+    def _check_shared(self) -> None:
+        """Raises RunError on all ranks unless each sees the lock that rank 0 took: on a disk of its
+        own a rank finds other checkpoints, and would go on from another step."""
+        holders = self._collective.gather(lock_holder(self.folder), "the run folder's lock")
+        blind = [str(rank) for rank, holder in enumerate(holders) if holder != holders[0]]
+        if blind:
+            raise RunError(
+                f"run folder {self.folder} is not the same on all machines: rank "
+                f"{', '.join(blind)} does not see the lock that rank 0 took ({holders[0]}): "
+                "checkpoints are written and read by all ranks; set run.folder to a disk that "
+                "all machines share"
+            )
 
     def __exit__(
         self,
@@ -126,45 +152,64 @@ class RunRecord:
 
     def _fail(self, error: Exception) -> None:
         """The status says why the run failed; if another rank did, in that rank's words."""
-        if not self.is_main:
-            write_whole(self.folder / f"{_FAILED}{self._accelerator.process_index}", _text(error))
+        lost = getattr(error, "lost", None)  # ranks that a collective waited for in vain
+        if lost is None:
+            if self.is_main:
+                self._status("failed", _text(error))
+            else:
+                write_whole(self._failed(self._collective.rank), _text(error).encode())
             return
-        if not isinstance(error, ValueError | OSError):
-            time.sleep(_OTHERS_SECONDS)  # a lost connection is the echo of another rank's error
-            others = sorted(self.folder.glob(f"{_FAILED}*"))
-            if others:
-                rank = others[0].name.removeprefix(_FAILED)
-                said = RunError(f"rank {rank}: {others[0].read_text()}")
-                self._status("failed", str(said))
-                raise said from error
-        self._status("failed", str(error) or type(error).__name__)
+        time.sleep(_OTHERS_SECONDS)  # what ended those ranks may be about to be told
+        status = read_status(self.folder) or {}
+        if not getattr(error, "speaks", False) or status.get("state") != "running":
+            return  # another rank tells it, or it has been told
+        told = [rank for rank in lost if self._failed(rank).exists()]
+        if told:
+            said = RunError(f"rank {told[0]}: {self._failed(told[0]).read_text()}")
+            write_status(self.folder, "failed", str(said))
+            raise said from error
+        write_status(self.folder, "failed", _text(error))
 
-    def start(self, plan: RunPlan, data: Mapping[str, Any], recipe: str) -> None:
-        """The log is cut back to where the run goes on, and the console shows the plan.
+    def _failed(self, rank: int) -> Path:
+        return self.folder / f"{_FAILED}{rank}"
+
+    def snapshot(self) -> None:
+        """What the device's memory holds is in the folder, where it is a GPU's."""
+        path = save_snapshot(self.folder, self._accelerator.device)
+        if path is not None:
+            self.console.event(f"memory snapshot: {path}, for https://pytorch.org/memory_viz")
+
+    def start(self, first_step: int, data: Mapping[str, Any], recipe: str) -> None:
+        """The log is cut back to where the run goes on, and the run's events are told.
 
         data: what it is trained on, as the manifest says; recipe: YAML.
         """
         if self.is_main:
             save_config(self.folder, recipe)
         self.log = self._stack.enter_context(RunLog(self.folder, active=self.is_main))
-        self.log.cut_back(plan.first_step)
+        self.log.cut_back(first_step)
         self._accelerator.init_trackers("tensorboard")
         self._stack.callback(self._accelerator.end_training)
         self._stack.enter_context(self.console)
         self._status("running")
-        self._is_started, self._saved_step = True, plan.first_step or None
-        self.console.start(plan)
+        self._is_started = True
         self.console.event(data_sentence(data))
         for reason in self._passed_over:
             self.console.event(f"passed over: {reason}")
-        if plan.first_step:
-            self.console.event(f"goes on after step {plan.first_step:,}")
+        if first_step:
+            self.console.event(f"goes on after step {first_step:,}")
+
+    def show(self, plan: RunPlan) -> None:
+        """The console shows what is going to be done, from now on."""
+        self.console.start(plan)
         self._since = time.monotonic()
 
     def newest(self, *, refuse: bool) -> Checkpoint | None:
         """The newest whole checkpoint, or None; ValueError if there is one and `refuse` is set."""
         found = self.checkpoints.latest()
         self._passed_over = self.checkpoints.skipped
+        if found:
+            self._saved = (found.step, _canonical(found.extra))
         if found and refuse:
             raise RunError(
                 f"run.resume is never and {self.folder} holds a checkpoint of step {found.step}; "
@@ -172,10 +217,10 @@ class RunRecord:
             )
         return found
 
-    def is_finished(self, step: int, plan: RunPlan) -> bool:
+    def is_finished(self, step: int, total_steps: int) -> bool:
         """Whether nothing is left to do after `step`, which is then said."""
         status = read_status(self.folder)
-        if step < plan.steps or not status or status["state"] != "finished":
+        if step < total_steps or not status or status["state"] != "finished":
             return False
         if self.is_main:
             print(f"{self.folder} is finished, all {step:,} steps; nothing was changed")
@@ -183,7 +228,7 @@ class RunRecord:
 
     def finished(self) -> None:
         """Everything is done, on every rank."""
-        self._accelerator.wait_for_everyone()
+        self._collective.barrier("the report")
         self._status("finished")
         self.console.event(f"finished; the report is {self.folder / 'report.md'}")
 
@@ -209,6 +254,8 @@ class RunRecord:
         now = time.monotonic()
         parts, self._since = {"data": batch.wait_seconds, "all": now - self._since}, now
         self._late = (step, epoch, result, parts, batch.occupancy)
+        for recovery in result.recoveries:
+            self.console.event(f"step {step:,}: {recovery}")
 
     def flush(self) -> None:
         """Writes the step that has not been read yet, if any."""
@@ -236,13 +283,16 @@ class RunRecord:
             **{f"loss/{task}": loss for task, loss in reading.losses.items()},
             **{f"grad_norm/{task}": norm for task, norm in reading.grad_norms.items()},
             **{f"learning_rate/{task}": rate for task, rate in result.learning_rates.items()},
-            "skipped": int(result.skipped),
+            "skipped": int(reading.skipped),
+            "recoveries": len(result.recoveries),
             "samples": result.samples,
             "seconds": round(seconds, 6),
             "samples_per_second": round(result.samples / max(seconds, 1e-9), 3),
             **{f"seconds/{part}": round(spent, 6) for part, spent in parts.items()},
             **{f"occupancy/{stage}": round(share, 4) for stage, share in occupancy.items()},
             "memory_bytes": memory.used_bytes,
+            "memory_peak_bytes": memory.peak_bytes,
+            "memory_retries": memory.retries,
         }
         self._write(step, line)
 
@@ -308,6 +358,7 @@ class RunRecord:
                 split.name: {"tasks": {name: task.result() for name, task in split.tasks.items()}}
                 for split in scores
             },
+            "memory_budget_bytes": measure_memory(self._accelerator.device).budget_bytes,
             "samples": samples,
             "grids": grids,
             "recipe": recipe,
@@ -335,9 +386,10 @@ class RunRecord:
         up to here is on disk before the checkpoint has its name. metric: of the validation of this
         very step, if there was one.
         """
-        if step == self._saved_step:
+        what = (step, _canonical(extra))
+        if what == self._saved:
             return  # asked to stop right after a checkpoint: that one holds all there is
-        self._saved_step = step
+        self._saved = what
         with self.aside("saving"):
             folder = self.checkpoints.begin(step)
             self._accelerator.save_state(str(folder))
@@ -345,18 +397,22 @@ class RunRecord:
                 self.log.sync()
                 for task, state in weights.items():
                     save_weights(folder / f"{task}.safetensors", state)
-            self._accelerator.wait_for_everyone()
+            self._collective.barrier("every rank's part of a checkpoint")
             if self.is_main:
                 self.checkpoints.commit(step, extra, metric=metric)
                 self.console.event(f"checkpoint of step {step:,} saved")
                 left_out = extra.get("damaged", {})
                 if left_out:
                     self.console.event(f"left out so far: {len(left_out)}, first {min(left_out)}")
-            self._accelerator.wait_for_everyone()
+            self._collective.barrier("the checkpoint of rank 0")
 
 
-def _text(error: Exception) -> bytes:
-    return (str(error) or type(error).__name__).encode()
+def _canonical(extra: Mapping[str, Any]) -> str:
+    return json.dumps(extra, sort_keys=True)
+
+
+def _text(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def data_sentence(data: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -20,10 +21,15 @@ _SPARE: Final = 8
 another; pages that are not touched take no memory."""
 
 
-class Recycled:
-    """Thread-safe."""
+def _ordinary(num_bytes: int) -> np.ndarray:
+    return np.empty(num_bytes, np.uint8)
 
-    def __init__(self) -> None:
+
+class Recycled:
+    """Thread-safe. allocate: uninitialised uint8 [num_bytes]; None: ordinary memory."""
+
+    def __init__(self, allocate: Callable[[int], np.ndarray] | None = None) -> None:
+        self._allocate = allocate or _ordinary
         self._free: list[np.ndarray] = []
         self._lock = threading.Lock()
 
@@ -32,7 +38,7 @@ class Recycled:
         made of it is left."""
         owner = self._fitting(num_bytes)
         if owner is None:
-            owner = np.empty(num_bytes + num_bytes // _SPARE + 1, np.uint8)
+            owner = self._allocate(num_bytes + num_bytes // _SPARE + 1)
         # Through a memoryview, since numpy passes over arrays in a chain of views: what is made of
         # `array` must hold that object itself, so that its end is the end of them all.
         array = np.frombuffer(owner.data, np.uint8, num_bytes)

@@ -58,9 +58,11 @@ class Batch:
 class HostMemory:
     """The memory of batches at one size; what nothing shows any more is given again."""
 
-    def __init__(self, height: int, width: int, depth_dtype: np.dtype) -> None:
+    def __init__(
+        self, height: int, width: int, depth_dtype: np.dtype, *, pinned: bool = False
+    ) -> None:
         self._size, self._depth_dtype = (height, width), depth_dtype
-        self._memory = Recycled()
+        self._memory = Recycled(_pinned) if pinned else Recycled()
 
     def take(self, rows: int) -> Target:
         """Uninitialised memory for a batch of so many rows."""
@@ -74,6 +76,10 @@ class HostMemory:
             depth.view(self._depth_dtype).reshape(shape),
             names.reshape(rows, MAX_NAME),
         )
+
+
+def _pinned(num_bytes: int) -> np.ndarray:
+    return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True).numpy()
 
 
 def tensors(target: Target, kept: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

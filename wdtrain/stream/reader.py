@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -33,6 +33,9 @@ from wdtrain.stream.windows import Blocks, Damage, Window
 AHEAD = 3
 """Batches prepared ahead of the step: enough to ride out an evaluation's first step or a slow
 window, small enough that memory stays bounded by the windows."""
+
+PATIENCE_SECONDS = 0.2
+"""How often a reader that waits looks whether it should wait no longer."""
 
 DamagePolicy = Literal["fatal", "skip"]
 
@@ -89,18 +92,20 @@ class Stream(torch.utils.data.IterableDataset[Batch]):
         size: tuple[int, int] | None,
         on_damage: DamagePolicy,
         damaged: dict[str, str] | None,
+        pin_memory: bool,
+        give_up: Callable[[], bool] | None,
     ) -> None:
         self.manifest, self.order = manifest, order
         self.batch_size, self.rank, self.world, self.threads = batch_size, rank, world, threads
         self.start, self.stop = start, stop
         self.size = size or (manifest.height, manifest.width)
-        self.on_damage = on_damage
+        self.on_damage, self.give_up = on_damage, give_up
         self.stages = Stages()
         self.damaged = {} if damaged is None else damaged
         # Kept over the epochs: open files with what they have verified, and batches' memory.
         self.blocks = Blocks(manifest, order, self.stages)
         self.filler = Filler(manifest, self.size)
-        self.memory = HostMemory(*self.size, manifest.depth.dtype)
+        self.memory = HostMemory(*self.size, manifest.depth.dtype, pinned=pin_memory)
 
     def __iter__(self) -> Iterator[Batch]:
         if torch.utils.data.get_worker_info() is not None:
@@ -146,7 +151,10 @@ class _Reading:
                     position, end, pieces = end, next_end, following
                 if not pending:
                     return
-                yield self._finish(pending.popleft())
+                batch = self._finish(pending.popleft())
+                if batch is None:
+                    return
+                yield batch
         finally:
             self.pool.shutdown(wait=False, cancel_futures=True)
             if self.ahead is not None:
@@ -254,10 +262,10 @@ class _Reading:
 
     # ------------------------------------------------------------------ hand on the batch
 
-    def _finish(self, pending: Pending) -> Batch:
+    def _finish(self, pending: Pending) -> Batch | None:
         started = time.perf_counter()
-        for task in pending.tasks:
-            task.result()
+        if not all(self._wait_for(task) for task in pending.tasks):
+            return None
         waited = time.perf_counter() - started
         self.stream.stages.add(wait=waited)
         kept, names = pending.kept, pending.target.names
@@ -280,6 +288,19 @@ class _Reading:
             wait_seconds=waited,
             occupancy=self.stream.stages.occupancy(self.stream.threads),
         )
+
+    def _wait_for(self, task: Future[None]) -> bool:
+        """Whether the task ended before `give_up` said to wait no longer."""
+        while True:
+            try:
+                task.result(timeout=None if self.stream.give_up is None else PATIENCE_SECONDS)
+            except TimeoutError:
+                if task.done():  # its own error
+                    raise
+                if self.stream.give_up is not None and self.stream.give_up():
+                    return False
+            else:
+                return True
 
 
 def own_cores() -> int:
@@ -304,6 +325,8 @@ def open_stream(
     chunk: int = 32,
     on_damage: DamagePolicy = "fatal",
     damaged: dict[str, str] | None = None,
+    pin_memory: bool = False,
+    give_up: Callable[[], bool] | None = None,
 ) -> Stream:
     """A stream over one split of a dataset, as an iterable of `Batch`es.
 
@@ -312,7 +335,9 @@ def open_stream(
     whose lane is its own (lane mod world). `size`: side, or (height, width), to decode at instead
     of the dataset's own. `threads`: None takes the cores this process may use. `on_damage`:
     "fatal" raises at a damaged block or sample, "skip" leaves its rows out and notes them in
-    `damaged`, a dict that several streams may share.
+    `damaged`, a dict that several streams may share. `pin_memory`: batches lie in page-locked
+    memory, from which copies to a GPU overlap its work. `give_up`: asked now and then while a batch
+    is waited for; where it says yes, the iteration ends before that batch.
     Raises ValueError when a batch is not whole chunks, ranks outnumber lanes, or the cursor was
     saved for another order.
     """
@@ -339,4 +364,6 @@ def open_stream(
         size=(size, size) if isinstance(size, int) else size,
         on_damage=on_damage,
         damaged=damaged,
+        pin_memory=pin_memory,
+        give_up=give_up,
     )

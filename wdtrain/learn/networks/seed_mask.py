@@ -8,32 +8,42 @@ live.
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor, nn
 
+from wdtrain.learn.networks.layers import norm_layer
 
-def _block(in_channels: int, out_channels: int, *, kernel: int, dropout: float) -> nn.Sequential:
+
+def _block(
+    in_channels: int, out_channels: int, *, kernel: int, dropout: float, norm: str
+) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2),
         nn.ReLU(inplace=True),
-        nn.BatchNorm2d(out_channels),
+        norm_layer(norm, out_channels),
         nn.Dropout(dropout),
     )
 
 
 class SeedMask(nn.Module):
-    """float [n, 3, h, w], normalised -> logits [n, 1, h, w]. Any height and width."""
+    """float [n, 3, h, w], normalised -> logits [n, 1, h, w]. Any height and width.
+
+    norm: "batch" as the seed project has it, or "group" (`layers.norm_layer`).
+    """
 
     domain = "logits"
 
-    def __init__(self, dropout: float = 0.05) -> None:
+    def __init__(self, dropout: float = 0.05, norm: str = "batch") -> None:
         super().__init__()
-        self.block1 = _block(3, 32, kernel=3, dropout=dropout)
-        self.block2 = _block(32, 32, kernel=3, dropout=dropout)
-        self.block3 = _block(32, 32, kernel=3, dropout=dropout)
-        self.widen = _block(32, 64, kernel=1, dropout=dropout)
-        self.block5 = _block(32, 64, kernel=3, dropout=dropout)
-        self.block6 = _block(64, 64, kernel=3, dropout=dropout)
-        self.unused = _block(64, 64, kernel=3, dropout=dropout)
+        block = partial(_block, dropout=dropout, norm=norm)
+        self.block1 = block(3, 32, kernel=3)
+        self.block2 = block(32, 32, kernel=3)
+        self.block3 = block(32, 32, kernel=3)
+        self.widen = block(32, 64, kernel=1)
+        self.block5 = block(32, 64, kernel=3)
+        self.block6 = block(64, 64, kernel=3)
+        self.unused = block(64, 64, kernel=3)
         self.head = nn.Conv2d(64, 1, 1, bias=False)
 
     def forward(self, picture: Tensor) -> Tensor:

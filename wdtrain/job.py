@@ -1,0 +1,206 @@
+"""Everything that is open while a run goes, opened from a command line.
+
+The recipe is checked, data, device and networks are looked at, and micro-batches are fitted to the
+device's memory, before a first step is taken. `train.py` walks through what is open here.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from accelerate import Accelerator
+
+from wdtrain import learn
+from wdtrain.config import Recipe, help_text, load_recipe
+from wdtrain.learn.planner import Choice
+from wdtrain.record.checkpoint import load_weights
+from wdtrain.record.plan import RunPlan, plan_run, plan_text
+from wdtrain.record.plans import KeptPlan, device_facts
+from wdtrain.record.scores import Baselines, check_splits
+from wdtrain.store.manifest import Manifest
+from wdtrain.stream import Batch, Cursor, Order, open_stream
+
+
+@dataclass
+class Run:
+    """Everything that is open while a run goes; `cursor` moves with each committed step, and
+    `validated` is the last step after which the networks were looked at."""
+
+    recipe: Recipe
+    manifest: Manifest
+    order: Order
+    accelerator: Accelerator
+    collective: learn.Collective
+    tasks: learn.TaskSet
+    view: learn.View
+    baselines: Baselines
+    cursor: Cursor
+    total_steps: int
+    validated: int = 0
+    choices: dict[str, Choice] = field(default_factory=dict)
+    damaged: dict[str, str] = field(default_factory=dict)
+    stop: learn.StopRequest = field(default_factory=learn.StopRequest)
+
+    @property
+    def training_view(self) -> learn.View:
+        recipe = self.recipe
+        augmentation = learn.Augmentation(seed=recipe.run.seed, **recipe.augment.model_dump())
+        return self.view.augmented(augmentation)
+
+    def is_due(self, every_steps: int) -> bool:
+        """Whether something is done after this step that is done so often, and at the end."""
+        steps = self.tasks.steps
+        return steps > 0 and (steps == self.total_steps or steps % every_steps == 0)
+
+    def stream(
+        self, split: str, batch_size: int, among: learn.Collective | None = None, **more: Any
+    ) -> learn.Together[Batch]:
+        """This rank's batches of a split, read as the recipe says, until a rank is asked to stop;
+        among: the ranks that share them, None: all."""
+        ranks, asked = among or self.collective, self.stop.asked
+        how = {**self.recipe.data.stream_arguments(), "damaged": self.damaged, "give_up": asked}
+        how |= {"rank": ranks.rank, "world": ranks.world, "batch_size": batch_size}
+        how["pin_memory"] = self.accelerator.device.type == "cuda"
+        stream = open_stream(self.manifest, split=split, **{**how, **more})
+        return learn.Together(stream, ranks, asked)
+
+    def answers(self, split: str, limit: int | None = None, **how: Any) -> Iterator[learn.Answered]:
+        """The batches of a split, each with every task's predictions and losses."""
+        batches = self.stream(split, self.recipe.evaluation_batch, **how)
+        return learn.evaluate_batches(self.tasks, batches, view=self.view, limit=limit)
+
+    def plan(self, first_step: int = 0) -> RunPlan:
+        """What is going to be done, by the micro-batches as they are now."""
+        facts = {
+            "device": str(self.accelerator.device),
+            "ranks": self.collective.world,
+            "samples": self.order.samples,
+            "steps": self.total_steps,
+            "first_step": first_step,
+        }
+        return plan_run(self.tasks, {**self.recipe.plan_arguments(), **facts})
+
+    @property
+    def fitting(self) -> learn.Fitting:
+        """What micro-batches are fitted to: pictures, device, and the fullest rank's share."""
+        batch_size, world = self.recipe.train.batch_size, self.collective.world
+        height, width = self.manifest.height, self.manifest.width
+        side = self.recipe.data.size
+        return learn.Fitting(
+            tasks=self.tasks,
+            view=self.training_view,
+            height=side or height,
+            width=side or width,
+            share=round(batch_size / world / self.order.balance(batch_size, world)),
+            device=self.accelerator.device,
+            collective=self.collective,
+            asked=self.stop.asked,
+        )
+
+    def fit(self) -> None:
+        """Micro-batches are what the recipe says or, where it leaves them open and the device tells
+        of its memory, what was measured there: now, or before for the same."""
+        if self.recipe.step.micro_batch or self.accelerator.device.type != "cuda":
+            return
+        fitting, gauge = self.fitting, learn.CudaGauge(self.accelerator.device)
+        facts = {**self.recipe.planned_by(), **device_facts(fitting.device)}
+        facts |= {"share": fitting.share, "size": [fitting.height, fitting.width]}
+        kept = KeptPlan({**facts, "budget": gauge.budget_bytes // 2**26})
+        known = {name: Choice.from_dict(one) for name, one in (kept.load() or {}).items()}
+        self.choices = fitting.fit(gauge, known)
+        if not known and self.accelerator.is_local_main_process:
+            kept.save({name: choice.as_dict() for name, choice in self.choices.items()})
+
+    def explained(self, error: learn.DoesNotFit) -> learn.DoesNotFit:
+        """The refusal with what was needed, what is allowed, and what would fit."""
+        budget_bytes = learn.budget_bytes(self.accelerator.device)
+        return learn.explain_refusal(self.fitting, error, budget_bytes)
+
+    def plan_lines(self, on: str | None) -> str:
+        """What `--plan` prints; on: a device or budget that is not here, None: this one."""
+        if on is None:
+            self.fit()
+        balance = self.order.balance(self.recipe.train.batch_size, self.collective.world)
+        text = plan_text(self.plan(), balance=balance, lanes=self.recipe.data.lanes)
+        if on is not None:
+            more = learn.estimate_lines(self.fitting, on, self.recipe.memory)
+        else:
+            more = learn.explain(self.choices) if self.choices else [_NOT_MEASURED]
+        return "\n".join([text, *more])
+
+
+_NOT_MEASURED = (
+    "memory      not planned: step.micro_batch decides, or on a CPU step.norm_group; "
+    "--on 24GiB or --on 'RTX 4090' estimates it for a GPU that is not here"
+)
+
+
+def open_run(recipe: Recipe) -> Run:
+    """Data, device and networks are checked and ready; nothing is written yet."""
+    manifest, data = Manifest.load(**recipe.data.manifest_arguments()), recipe.data
+    splits = check_splits(recipe.evaluate.splits, manifest.splits)
+    manifest.check_shards(data.train_split, *splits)
+    accelerator = learn.start_accelerator(**recipe.launch_arguments())
+    collective = learn.open_collective(recipe.run.timeout_seconds)
+    order = Order(manifest, data.train_split, seed=data.seed, lanes=data.lanes, chunk=data.chunk)
+    order.check_batch(recipe.train.batch_size, collective.world)
+    steps, device = recipe.total_steps(order.samples), accelerator.device
+    weights = {name: load_weights(t.weights) for name, t in recipe.tasks.items() if t.weights}
+    size = (data.size, data.size) if data.size else (manifest.height, manifest.width)
+    common = {**recipe.build_arguments(), "device": device, "weights": weights, "size": size}
+    tasks = learn.build_tasks(recipe.task_arguments(steps), **common)
+    learn.register(accelerator, tasks)
+    mean, std = manifest.overlay_mean, manifest.overlay_std
+    view = learn.plain_view(mean, std, manifest.depth, recipe.precision)
+    rest = (Baselines(manifest.depth), Cursor.at(order, 0), steps)
+    return Run(recipe, manifest, order, accelerator, collective, tasks, view, *rest)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a command line asks for. only_plan: print the plan and stop; on: for which device."""
+
+    recipe: Recipe
+    only_plan: bool
+    on: str | None
+
+
+def command_line(arguments: list[str]) -> Asked:
+    """What is asked for; `--help` and `--print-config` print and exit."""
+    parser = argparse.ArgumentParser(
+        prog="wdtrain/train.py",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Train the networks of a recipe on one stream of triples. Started again by the "
+        "same command, a run goes on from its newest whole checkpoint.",
+        epilog=f"fields of a recipe, with their defaults:\n{help_text()}\n\n{_EXAMPLES}",
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="the recipe, a YAML file")
+    parser.add_argument(
+        "--plan", action="store_true", help="measure and print what would be done, and stop"
+    )
+    parser.add_argument(
+        "--on",
+        metavar="DEVICE",
+        help="with --plan: estimate it for a GPU or budget that is not here (24GiB, 'RTX 4090')",
+    )
+    parser.add_argument(
+        "--print-config", action="store_true", help="print the resolved recipe, and stop"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="fields to set")
+    flags = parser.parse_intermixed_args(arguments)
+    if flags.on and not flags.plan:
+        parser.error("--on says for which device to plan; give --plan with it")
+    recipe = load_recipe(flags.config, flags.overrides)
+    if flags.print_config:
+        parser.exit(message=recipe.as_yaml())
+    return Asked(recipe, flags.plan, flags.on)
+
+
+_EXAMPLES = """examples:
+  accelerate launch --config_file accelerate_config.yaml wdtrain/train.py --config recipes/kit.yaml
+  ... --config recipes/kit.yaml run.folder=runs/try train.steps=50 tasks.mask.optimizer.lr=0.01
+  ... --config recipes/kit.yaml --plan
+  ... --config recipes/full.yaml train.batch_size=8192 --plan --on 24GiB"""

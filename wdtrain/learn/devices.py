@@ -1,0 +1,63 @@
+"""Common GPUs by name, with the memory that PyTorch finds on them, for plans made elsewhere.
+
+The surprise: a card sold with 80 GB has 79.1 GiB for PyTorch, one sold with 16 GB has 14.6.
+"""
+
+from __future__ import annotations
+
+import re
+
+KNOWN_DEVICES: dict[str, float] = {
+    "GTX 1080 Ti 11GB": 10.90,
+    "RTX 2080 Ti 11GB": 10.57,
+    "RTX 3060 12GB": 11.63,
+    "RTX 3090 24GB": 23.55,
+    "RTX 4080 16GB": 15.57,
+    "RTX 4090 24GB": 23.51,
+    "RTX 5090 32GB": 31.36,
+    "RTX A6000 48GB": 47.40,
+    "V100 16GB": 15.77,
+    "V100 32GB": 31.73,
+    "T4 16GB": 14.56,
+    "A10 24GB": 21.98,
+    "A10G 24GB": 21.98,
+    "L4 24GB": 22.03,
+    "L40S 48GB": 44.39,
+    "A100 40GB": 39.38,
+    "A100 80GB": 79.14,
+    "H100 80GB": 79.10,
+    "H200 141GB": 139.7,
+    "B200 180GB": 178.3,
+}
+"""GiB of common GPUs as PyTorch sees them ("total capacity"): 1 to 5 % below what nvidia-smi says,
+and the least that drivers leave."""
+
+_UNITS = {"GiB": 2**30, "MiB": 2**20, "GB": 10**9, "MB": 10**6}
+
+
+def parse_device(text: str) -> tuple[str, int]:
+    """(what it is called, its memory in bytes) of "24GiB", or of a GPU by name: "T4", "A100-80GB",
+    "NVIDIA H100 80GB HBM3". Raises ValueError with the list for a name it does not know."""
+    size = re.fullmatch(r"(\d+(?:\.\d+)?) ?(GiB|MiB|GB|MB)", text.strip())
+    if size and float(size[1]) > 0:
+        return "a device of " + text.strip(), int(float(size[1]) * _UNITS[size[2]])
+    names = {known: _plain(known) for known in KNOWN_DEVICES}
+    wanted = _plain(text)
+    fitting = [
+        known
+        for known, plain in names.items()
+        if wanted in (plain, _plain(known.rsplit(" ", 1)[0]))
+    ]
+    if len(fitting) == 1:
+        return fitting[0], int(KNOWN_DEVICES[fitting[0]] * 2**30)
+    found = f"could be {' or '.join(fitting)}" if fitting else "is not known"
+    raise ValueError(
+        f"device {text!r} {found}, so its memory is not known; give it as 24GiB, or one of: "
+        f"{', '.join(KNOWN_DEVICES)}"
+    )
+
+
+def _plain(name: str) -> str:
+    """A GPU's name without what people and drivers add to it: makers, sockets, dashes."""
+    words = r"nvidia|geforce|tesla|quadro|rtx|gtx|sxm\d?|pcie|hbm\d?e?|gi?b|[^a-z0-9]"
+    return re.sub(words, "", name.lower())
