@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from wdtrain.learn.augment import Augmentation
 from wdtrain.learn.collective import Alone
+from wdtrain.learn.ledger import Account
 from wdtrain.learn.networks import build
+from wdtrain.learn.norm import GroupedBatchNorm2d
 from wdtrain.learn.rows import Rows
 from wdtrain.learn.step import StepResult, train_step
 from wdtrain.learn.targets import Normalisation
@@ -121,6 +123,13 @@ def small_tasks(**micro_batches: int) -> TaskSet:
                 )
             )  # fmt: skip
     return TaskSet(tasks)
+
+
+def commit(norm: GroupedBatchNorm2d) -> None:
+    """What is pending in a layer moves its running statistics, as at the end of a step."""
+    assert norm.pending is not None
+    flat = torch.cat((norm.pending, norm.pending.new_zeros(1)))
+    Account(flat, [], norm).commit_statistics(torch.tensor(True))
 
 
 def make_view(precision: str = "fp64", *, augmented: bool = True) -> View:

@@ -82,9 +82,9 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Callable[[Fault | None, TaskSet],
         _pass_by("copy", target)
         return copy(self, part, target)
 
-    def faulty_prepare(self: View, overlay, stored, target, rows) -> object:
+    def faulty_prepare(self: View, overlay, stored, target, *rest) -> object:
         _pass_by("augment", target)
-        return prepare(self, overlay, stored, target, rows)
+        return prepare(self, overlay, stored, target, *rest)
 
     monkeypatch.setattr(Feed, "_copy", faulty_copy)
     monkeypatch.setattr(View, "prepare", faulty_prepare)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from tests.learn.cases import commit
 from wdtrain.learn.dropout import KeyedDropout
 from wdtrain.learn.groups import Context
 from wdtrain.learn.networks import NETWORKS, build, domain_of
@@ -151,7 +152,7 @@ def pass_through(name: str, norm: str, groups: list[tuple[int, Tensor]], cuts: s
             output = network(torch.cat(pictures))
         found |= dict(zip(positions, output.split(rows), strict=True))
     for layer in norms:
-        layer.commit()
+        commit(layer)
     return found | dict(network.named_buffers())
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.learn.cases import commit
 from wdtrain.learn.groups import Context
 from wdtrain.learn.norm import GroupedBatchNorm2d
 
@@ -50,7 +51,7 @@ def test_buffers_move_at_commit_alone_and_by_the_mean_weighted_by_rows():
     norm.context.open([4, 1], [0, 0], [0, 4])
     norm(x)
     assert torch.equal(norm.running_mean, torch.zeros(2, dtype=torch.float64))
-    norm.commit()
+    commit(norm)
     means = [part.mean((0, 2, 3)) for part in x.split([4, 1])]
     variances = [part.transpose(0, 1).flatten(1).var(1) for part in x.split([4, 1])]
     expected_mean = 0.25 * (4 * means[0] + means[1]) / 5
@@ -68,7 +69,7 @@ def test_statistics_do_not_depend_on_how_groups_are_put_into_micro_batches():
             rows = len(part) // 4
             norm.context.open([4] * rows, [0] * rows, range(rows))
             norm(part)
-        norm.commit()
+        commit(norm)
         buffers.append(torch.cat((norm.running_mean, norm.running_var)))
     for other in buffers[1:]:
         torch.testing.assert_close(other, buffers[0], rtol=0, atol=1e-14)
@@ -82,7 +83,7 @@ def test_momentum_none_averages_over_all_steps():
         norm.pending.zero_()
         norm.context.open([4], [0], [0])
         norm(x)
-        norm.commit()
+        commit(norm)
         seen.append(x.mean())
     torch.testing.assert_close(norm.running_mean[0], torch.stack(seen).mean())
 
@@ -90,7 +91,7 @@ def test_momentum_none_averages_over_all_steps():
 def test_a_layer_that_saw_nothing_keeps_its_statistics():
     norm = grouped(2)
     before = norm.running_var.clone()
-    norm.commit()
+    commit(norm)
     assert torch.equal(norm.running_var, before)
 
 

@@ -225,3 +225,15 @@ def test_a_recovered_micro_batch_is_kept_for_as_long_as_the_same_is_asked_for(fa
         resumed = small_tasks(mask=asked)
         resumed.load_state_dict(state)
         assert resumed[0].micro_batch == expected
+
+
+def test_a_plan_made_after_a_resume_keeps_what_was_recovered(faults):
+    tasks = small_tasks()
+    tasks.ask(tasks[0], 16)
+    put(Fault("forward", "mask", 0), tasks)
+    one_step(tasks, make_rows(16))
+    resumed = small_tasks(mask=4)  # where a plan begins, before it knows better
+    resumed.load_state_dict(tasks.state_dict())
+    assert resumed[0].micro_batch == 4
+    resumed.ask(resumed[0], 16)
+    assert resumed[0].micro_batch == 8

@@ -9,6 +9,7 @@ from torch import nn
 
 from tests.learn.cases import (
     CPU,
+    Small,
     depth_task,
     make_rows,
     make_view,
@@ -23,6 +24,7 @@ from wdtrain.learn.networks import build
 from wdtrain.learn.rows import Rows
 from wdtrain.learn.step import train_step
 from wdtrain.learn.task import StepError, TaskSet
+from wdtrain.learn.view import Memo
 
 SPLITS = (24, 12, 8, 16, 1)
 
@@ -164,6 +166,35 @@ def test_two_tasks_learn_what_each_learns_alone():
         for tasks in (together, *apart):
             one_step(tasks, make_rows(8, seed=seed))
     assert furthest(weights(together), weights(apart[0]) | weights(apart[1])) == 0
+
+
+class WritesIntoItsPicture(Small):
+    def forward(self, picture: torch.Tensor) -> torch.Tensor:
+        return super().forward(picture.mul_(0.5))
+
+
+def test_a_network_that_writes_into_its_picture_does_not_disturb_the_next_task():
+    together = TaskSet([mask_task(Small(), precision="fp32"), depth_task(precision="fp32")])
+    vandal = TaskSet(
+        [mask_task(WritesIntoItsPicture(), precision="fp32"), depth_task(precision="fp32")]
+    )
+    for tasks in (together, vandal):
+        one_step(tasks, make_rows(8), view=make_view("fp32"))
+    depth = [
+        {name: value for name, value in weights(tasks).items() if name.startswith("depth")}
+        for tasks in (together, vandal)
+    ]
+    assert furthest(*depth) == 0
+
+
+def test_what_tasks_share_of_a_batch_is_bounded():
+    view, rows, memo = make_view("fp32"), make_rows(8), Memo(8)
+    one, other = (view.prepare(rows.overlay, rows.mask, "mask", rows, memo) for _ in range(2))
+    assert one.picture is other.picture
+    memo = Memo(Memo.MOST_BYTES)  # a batch of so many samples would not stay small
+    one, other = (view.prepare(rows.overlay, rows.mask, "mask", rows, memo) for _ in range(2))
+    assert one.picture is not other.picture
+    assert torch.equal(one.picture, other.picture)
 
 
 def test_a_step_repeats_bit_for_bit():

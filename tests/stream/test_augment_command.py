@@ -85,8 +85,8 @@ class Watched(View):
 
     given: Given
 
-    def prepare(self, overlay: Tensor, stored: Tensor, target: Target, rows) -> Prepared:
-        prepared = super().prepare(overlay, stored, target, rows)
+    def prepare(self, overlay: Tensor, stored: Tensor, target: Target, rows, *rest) -> Prepared:
+        prepared = super().prepare(overlay, stored, target, rows, *rest)
         parts = (prepared.picture.clone(), prepared.target.clone(), prepared.valid.clone())
         for key, epoch, *of_row in zip(rows.keys, rows.epochs, *parts, strict=True):
             self.given[target, key, epoch] = tuple(of_row)

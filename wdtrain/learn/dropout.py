@@ -39,6 +39,7 @@ class KeyedDropout(nn.Module):
         if not 0.0 <= p <= 0.99:
             raise ValueError(f"dropout of layer {layer!r} is {p}; it must be within 0 to 0.99")
         self.p, self.channelwise = p, channelwise
+        self._threshold = _threshold(p)
         self.context, self.layer = context, layer
 
     def extra_repr(self) -> str:
@@ -58,16 +59,31 @@ class KeyedDropout(nn.Module):
         """0 or 1 / (1 - p) for each element; drawn channels last whatever the layout of `x`."""
         space = [1] * (x.dim() - 2) if self.channelwise else list(x.shape[2:])
         size = math.prod(space) * x.shape[1]
-        words = [
-            _random_words(rows * size, keyed(key, self.layer), x.device)
-            for rows, key in zip(groups.rows, groups.keys, strict=True)
-        ]
-        noise = (words[0] if len(words) == 1 else torch.cat(words)).view(torch.bfloat16)
-        threshold, scale = _threshold(self.p)
+        assert self.context.seeds is not None
+        words = keyed_words(self.context.seeds, self.layer, list(groups.rows), size, x)
+        noise = words.view(torch.bfloat16)
+        threshold, scale = self._threshold
         factors: Tensor = torch.ops.aten.threshold_backward(
             torch.tensor(scale, dtype=x.dtype, device=x.device), noise.to(x.dtype), threshold
         )
         return factors.view(len(x), *space, x.shape[1]).movedim(-1, 1)
+
+
+@torch.library.custom_op("wdtrain::keyed_words", mutates_args=())
+def keyed_words(seeds: Tensor, layer: str, rows: list[int], size: int, like: Tensor) -> Tensor:
+    """int16 [sum of rows x size] of random bits on the device of `like`: of each group by its key
+    (seeds int64 [groups, 2], on the host) and the layer. One opaque operation to a compiler."""
+    keys = [seeds[group].numpy().tobytes() for group in range(len(rows))]
+    words = [
+        _random_words(count * size, keyed(key, layer), like.device)
+        for count, key in zip(rows, keys, strict=True)
+    ]
+    return words[0] if len(words) == 1 else torch.cat(words)
+
+
+@keyed_words.register_fake
+def _(seeds: Tensor, layer: str, rows: list[int], size: int, like: Tensor) -> Tensor:
+    return torch.empty(sum(rows) * size, dtype=torch.int16, device=like.device)
 
 
 def _threshold(p: float) -> tuple[float, float]:

@@ -12,6 +12,9 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
+from torch import Tensor
+
 
 @dataclass(frozen=True)
 class Groups:
@@ -39,6 +42,9 @@ class Context:
 
     seed: bytes = b""
     groups: Groups | None = field(default=None, repr=False)
+    seeds: Tensor | None = field(default=None, repr=False)
+    """int64 [groups, 2] on the host: the groups' keys for what is compiled, where what is no tensor
+    would be taken for a constant."""
 
     def open(self, rows: Sequence[int], epochs: Sequence[int], positions: Sequence[int]) -> None:
         """Announce a micro-batch: rows, epoch and global first position of each of its groups."""
@@ -47,9 +53,10 @@ class Context:
             for epoch, position in zip(epochs, positions, strict=True)
         )
         self.groups = Groups(tuple(rows), keys)
+        self.seeds = torch.frombuffer(bytearray(b"".join(keys)), dtype=torch.int64).view(-1, 2)
 
     def close(self) -> None:
-        self.groups = None
+        self.groups = self.seeds = None
 
 
 def keyed(*parts: bytes | str | int) -> bytes:

@@ -52,6 +52,8 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
         if groups is None:
             return super().forward(x)
         groups.check(len(x), self.layer)
+        if torch.compiler.is_compiling():
+            return self._normalise_traced(x, groups.rows)
         if len(groups.rows) == 1:
             return self._normalise(x)
         return torch.cat([self._normalise(part) for part in torch.split(x, list(groups.rows))])
@@ -72,6 +74,50 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
             self._put_aside(mean, var, len(group))
         return y
 
+    def _normalise_traced(self, x: Tensor, rows: tuple[int, ...]) -> Tensor:
+        """The same for a compiler: groups of one size together, in operations that it can fuse with
+        what stands around them, however many groups there are."""
+        parts, first, start = [], 0, 0
+        while first < len(rows):
+            last = first + 1
+            while last < len(rows) and rows[last] == rows[first]:
+                last += 1
+            count, size = last - first, rows[first]
+            piece = x[start : start + count * size]
+            groups = piece.view(count, size, *x.shape[1:])
+            parts.append(self._normalise_equal(groups).flatten(0, 1))
+            first, start = last, start + count * size
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _normalise_equal(self, groups: Tensor) -> Tensor:
+        """[count, rows, c, h, w] -> the same, each of the groups normalised by itself."""
+        values = groups[:, :, 0].numel() // len(groups)
+        wide = groups.float() if groups.dtype in (torch.bfloat16, torch.float16) else groups
+        if values == 1 and self.running_mean is not None:
+            mean, var = (
+                one.view(1, 1, -1, 1, 1)
+                for one in (self.running_mean, self.running_var)
+                if one is not None
+            )
+        else:
+            var, mean = torch.var_mean(wide, dim=(1, 3, 4), correction=0, keepdim=True)
+            self._put_aside_traced(mean, var * (values / max(values - 1, 1)), groups.shape[1])
+        y = (wide - mean) * torch.rsqrt(var + self.eps)
+        if self.weight is not None:
+            y = y * self.weight.view(1, 1, -1, 1, 1) + self.bias.view(1, 1, -1, 1, 1)
+        return y.to(groups.dtype)
+
+    @torch.no_grad()
+    def _put_aside_traced(self, means: Tensor, variances: Tensor, rows: int) -> None:
+        if self.running_mean is None or self.pending is None:
+            return
+        count = torch.full((1,), float(rows * len(means)), device=means.device)
+        sums = (
+            means.detach().flatten(1).sum(0) * rows,
+            variances.detach().flatten(1).sum(0) * rows,
+        )
+        self.pending.add_(torch.cat((*sums, count.to(means.dtype))).to(self.pending.dtype))
+
     @torch.no_grad()
     def _put_aside(self, mean: Tensor, var: Tensor, rows: int) -> None:
         pending, width = self.pending, self.num_features
@@ -79,20 +125,3 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
         pending[:width].add_(mean, alpha=rows)
         pending[width : 2 * width].add_(var, alpha=rows)
         pending[2 * width].add_(rows)
-
-    @torch.no_grad()
-    def commit(self) -> None:
-        """Move the running statistics by one step towards what is pending (of all ranks)."""
-        if self.running_mean is None or self.running_var is None or self.pending is None:
-            return
-        assert self.num_batches_tracked is not None
-        self.num_batches_tracked.add_(1)
-        width = self.num_features
-        rows = self.pending[2 * width]
-        momentum: float | Tensor = (
-            1.0 / self.num_batches_tracked if self.momentum is None else self.momentum
-        )
-        share = (rows > 0) * momentum  # a layer that nothing went through keeps its statistics
-        means, variances = self.pending[: 2 * width].div(rows.clamp(min=1)).view(2, width)
-        self.running_mean.add_((means - self.running_mean) * share)
-        self.running_var.add_((variances - self.running_var) * share)

@@ -26,7 +26,7 @@ from wdtrain.learn.ledger import Account
 from wdtrain.learn.rows import Rows
 from wdtrain.learn.shortage import DoesNotFit, Shortage, record_history, release, try_to
 from wdtrain.learn.task import Recovery, Task, TaskSet
-from wdtrain.learn.view import View, autocast
+from wdtrain.learn.view import Memo, View, autocast
 
 Losses = dict[str, list[tuple[Sequence[str], Tensor]]]
 """By task, of every micro-batch: its keys, and the loss of each sample [n] on the device."""
@@ -160,7 +160,7 @@ class LocalPass:
     ) -> None:
         self.rows, self.device, self.view, self.stop_asked = rows, device, view, stop_asked
         self.watch, self.feed = Stopwatch(device), Feed(device)
-        self.losses: Losses = {}
+        self.memo, self.losses = Memo(len(rows)), Losses()
 
     def attempt(self, task: Task, account: Account) -> Shortage | None:
         """The rows' gradients, statistics and losses are in the task's account, or, where memory
@@ -190,7 +190,7 @@ class LocalPass:
     def _forward_backward(self, task: Task, fed: Fed) -> Tensor:
         """Loss of each sample [n] of a micro-batch, detached; gradients go to the ledger."""
         with self.watch.part("augment"):
-            prepared = self.view.prepare(fed.overlay, fed.stored, task.target, fed.rows)
+            prepared = self.view.prepare(fed.overlay, fed.stored, task.target, fed.rows, self.memo)
         with self.watch.part("forward_backward"):
             part = fed.rows
             task.context.open(part.groups, part.group_epochs, part.group_ids)

@@ -58,7 +58,7 @@ class Prepared:
 
 def unit_overlay(overlay: Tensor) -> Tensor:
     """uint8 -> float32 in 0..1."""
-    return overlay.to(torch.float32) / 255.0
+    return overlay.to(torch.float32).div_(255.0)
 
 
 def mask_target(mask: Tensor) -> Tensor:
@@ -83,8 +83,14 @@ def plain(
 ) -> Prepared:
     """Not augmented: only to float and normalised. `stored`: the mask or depth as stored."""
     picture = normalisation(unit_overlay(overlay))
+    return Prepared(picture, *plain_target(stored, target, depth_format))
+
+
+def plain_target(
+    stored: Tensor, target: Target, depth_format: DepthFormat
+) -> tuple[Tensor, Tensor]:
+    """(what is compared with, where it is valid), not augmented."""
     if target == "mask":
         truth = mask_target(stored)
-        return Prepared(picture, truth, torch.ones_like(truth))
-    unit, known = depth_target(stored, depth_format)
-    return Prepared(picture, unit, known)
+        return truth, torch.ones_like(truth)
+    return depth_target(stored, depth_format)

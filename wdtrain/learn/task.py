@@ -14,13 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wdtrain.learn.dropout import KeyedDropout
 from wdtrain.learn.groups import Context
 from wdtrain.learn.late import Late
 from wdtrain.learn.ledger import Account, Ledger
 from wdtrain.learn.losses import Loss, build_loss
 from wdtrain.learn.networks import domain_of
-from wdtrain.learn.norm import GroupedBatchNorm2d
 from wdtrain.learn.optimize import Schedule, build_optimizer, build_schedule, step_if
 from wdtrain.learn.prepare import live_parameters, prepare_network
 from wdtrain.learn.shortage import Shortage
@@ -130,7 +128,7 @@ def build_task(
     check_network(network, context, size=size)
     live = live_parameters(network, *size)
     if compiled:
-        _compile(network)
+        network.compile()
     parameters = dict(network.named_parameters())
     chosen_optimizer = build_optimizer(parameters=[parameters[path] for path in live], **optimizer)
     return Task(
@@ -149,15 +147,6 @@ def build_task(
     )
 
 
-def _compile(network: nn.Module) -> None:
-    """torch.compile in place; our layers stay outside, since their keys change every step."""
-    disable: Any = torch.compiler.disable
-    for module in network.modules():
-        if isinstance(module, GroupedBatchNorm2d | KeyedDropout):
-            module.forward = disable(module.forward)  # type: ignore[method-assign]
-    network.compile()
-
-
 class TaskSet(Sequence[Task]):
     """The tasks of a run with what their steps sum up and count.
 
@@ -173,6 +162,7 @@ class TaskSet(Sequence[Task]):
         self.ledger = Ledger({t.name: (t.network, t.live_parameters) for t in tasks})
         self.steps = self.skipped = self.skipped_in_a_row = self.recoveries = 0
         self._asked = {task.name: task.micro_batch for task in tasks}
+        self._recovered: dict[str, tuple[int, int]] = {}
         self._unsettled: tuple[Late, Callable[[], list[str]]] | None = None
 
     def __len__(self) -> int:
@@ -193,8 +183,11 @@ class TaskSet(Sequence[Task]):
             self.account(task).open()
 
     def ask(self, task: Task, micro_batch: int) -> None:
-        """From now on so many samples go through the task's network at once."""
-        self._asked[task.name] = task.micro_batch = micro_batch
+        """From now on so many samples go through the task's network at once; fewer, if a run that
+        asked for as many had to recover. Where more or less is asked for, that is tried."""
+        asked, recovered = self._recovered.get(task.name, (0, 0))
+        task.micro_batch = recovered if asked == micro_batch else micro_batch
+        self._asked[task.name] = micro_batch
 
     def shrink(self, task: Task, most: int, shortage: Shortage | None) -> Recovery | None:
         """Half the micro-batch from now on, in whole norm groups; None where it is but one.
@@ -257,7 +250,6 @@ class TaskSet(Sequence[Task]):
         self.steps, self.skipped = state["steps"], state["skipped"]
         self.skipped_in_a_row = state["skipped_in_a_row"]
         self.recoveries = state.get("recoveries", 0)
+        self._recovered = state.get("micro_batches", {})
         for task in self._tasks:
-            asked, recovered = state.get("micro_batches", {}).get(task.name, (0, 0))
-            if asked == task.micro_batch:  # where more or less is asked for now, that is tried
-                task.micro_batch = recovered
+            self.ask(task, self._asked[task.name])

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wdtrain.learn.augment import Augmentation
+from wdtrain.learn.augment import Augmentation, Seen
 from wdtrain.learn.rows import Rows
 from wdtrain.learn.targets import Normalisation, Prepared, Target, plain
 from wdtrain.triple import DepthFormat
@@ -24,6 +24,30 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     if precision == "bf16":
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
+
+
+class Memo:
+    """What the tasks of one step saw, for those that come after and cut the batch alike.
+
+    Only where a rank's whole part (`rows` samples) is small: memory must not grow with the batch.
+    """
+
+    MOST_BYTES = 32 * 2**20
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+        self._kept: dict[tuple[int, int], tuple[Seen, int]] = {}
+
+    def recall(self, rows: Rows) -> Seen | None:
+        """What was seen of exactly these rows, unless a network wrote into it."""
+        seen, version = self._kept.get((rows.group_ids[0], len(rows)), (None, 0))
+        return seen if seen is not None and seen.picture._version == version else None
+
+    def keep(self, rows: Rows, seen: Seen) -> Seen:
+        num_bytes = seen.picture.nbytes // len(rows) * self._rows
+        if 0 < num_bytes <= self.MOST_BYTES:
+            self._kept[rows.group_ids[0], len(rows)] = (seen, seen.picture._version)
+        return seen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,20 +78,28 @@ class View:
             "precision": self.precision,
         }
 
-    def prepare(self, overlay: Tensor, stored: Tensor, target: Target, rows: Rows) -> Prepared:
-        """From tensors on the device; float64 in fp64, else float32."""
+    def prepare(
+        self,
+        overlay: Tensor,
+        stored: Tensor,
+        target: Target,
+        rows: Rows,
+        memo: Memo | None = None,
+    ) -> Prepared:
+        """From tensors on the device; float64 in fp64, else float32. memo: what the tasks of a step
+        have prepared so far."""
         common = {"normalisation": self.normalisation, "depth_format": self.depth_format}
         if self.augmentation is None:
             prepared = plain(overlay, stored, target, **common)  # type: ignore[arg-type]
         else:
-            prepared = self.augmentation(
-                overlay,
-                stored,
-                target,
-                keys=rows.keys,
-                epochs=rows.epochs,
-                **common,  # type: ignore[arg-type]
+            memo = memo or Memo(0)
+            seen = memo.recall(rows) or memo.keep(
+                rows,
+                self.augmentation.see(
+                    overlay, keys=rows.keys, epochs=rows.epochs, normalisation=self.normalisation
+                ),
             )
+            prepared = seen.with_target(stored, target, self.depth_format)
         return prepared.to(torch.float64) if self.precision == "fp64" else prepared
 
 
