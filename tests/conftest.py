@@ -9,3 +9,9 @@ from __future__ import annotations
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch, and for the processes that tests start
+
+from hypothesis import settings
+
+# Other tests run beside each, so how long an example takes says nothing.
+settings.register_profile("beside-others", deadline=None)
+settings.load_profile("beside-others")

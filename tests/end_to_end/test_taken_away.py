@@ -146,7 +146,10 @@ def test_a_signal_while_data_is_waited_for_does_not_wait_for_it(runs: Runs) -> N
     stuck: list[int] = []
     with FaultyServer(Path(runs.data), lambda asked: "hang" if stuck else None) as server:
         runs.data = server.url
-        process = runs.start("waiting", "train.steps=100000", "evaluate.every_steps=100000")
+        # Quiet, since nobody reads what it prints: it would wait for that instead.
+        long = ("train.steps=100000", "evaluate.every_steps=100000", "log.plain_seconds=1000")
+        long += ("train.batch_size=240", "evaluate.batch_size=24")  # to need more data soon
+        process = runs.start("waiting", *long)
         runs.wait_until(process, runs.has_logged("waiting", 3))
         stuck.append(1)
         wait_until_idle(process)
