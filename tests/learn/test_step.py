@@ -187,14 +187,20 @@ def test_a_network_that_writes_into_its_picture_does_not_disturb_the_next_task()
     assert furthest(*depth) == 0
 
 
-def test_what_tasks_share_of_a_batch_is_bounded():
-    view, rows, memo = make_view("fp32"), make_rows(8), Memo(8)
-    one, other = (view.prepare(rows.overlay, rows.mask, "mask", rows, memo) for _ in range(2))
-    assert one.picture is other.picture
-    memo = Memo(Memo.MOST_BYTES)  # a batch of so many samples would not stay small
-    one, other = (view.prepare(rows.overlay, rows.mask, "mask", rows, memo) for _ in range(2))
-    assert one.picture is not other.picture
-    assert torch.equal(one.picture, other.picture)
+def test_what_tasks_share_of_a_batch_is_bounded(monkeypatch):
+    view, rows = make_view("fp32"), make_rows(8)
+
+    def pictures(memo: Memo) -> list[torch.Tensor]:
+        part = rows.part(1, 2)
+        given = (part.overlay, part.mask, "mask", part, memo)
+        return [view.prepare(*given).picture for _ in range(2)]
+
+    small, again = pictures(Memo(rows))
+    assert small.data_ptr() == again.data_ptr()
+    monkeypatch.setattr(Memo, "MOST_BYTES", 4 * rows.overlay.nbytes - 1)
+    large, again = pictures(Memo(rows))
+    assert large.data_ptr() != again.data_ptr()
+    assert torch.equal(small, large)
 
 
 def test_a_step_repeats_bit_for_bit():

@@ -10,6 +10,7 @@ sky comes no nearer).
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -138,6 +139,10 @@ class Seen:
     picture: Tensor
     warp: Warp | None
 
+    def part(self, rows: slice) -> Seen:
+        """Some of the rows: views, no copies."""
+        return Seen(self.picture[rows], self.warp and self.warp.part(rows))
+
     def with_target(self, stored: Tensor, target: Target, depth_format: DepthFormat) -> Prepared:
         """stored: mask or depth [n, 1, h, w] as stored."""
         if self.warp is None:
@@ -170,6 +175,13 @@ class Warp:
         furthest = torch.maximum(self.grid[..., 0].abs(), self.grid[..., 1].abs())
         self.inside = (furthest <= 1.0)[:, None].to(torch.float32)
         """float [n, 1, h, w]: 1 where the pixel comes from within the picture."""
+
+    def part(self, rows: slice) -> Warp:
+        """That of some of the rows: views, no copies."""
+        part = copy.copy(self)
+        part.grid, part.log_zoom = self.grid[rows], self.log_zoom[rows]
+        part.inside = self.inside[rows]
+        return part
 
     def bilinear(self, values: Tensor) -> Tensor:
         """Outside the picture: its border, which `inside` keeps out of the loss."""

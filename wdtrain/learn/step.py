@@ -160,12 +160,13 @@ class LocalPass:
     ) -> None:
         self.rows, self.device, self.view, self.stop_asked = rows, device, view, stop_asked
         self.watch, self.feed = Stopwatch(device), Feed(device)
-        self.memo, self.losses = Memo(len(rows)), Losses()
+        self.memo, self.losses = Memo(rows), Losses()
 
     def attempt(self, task: Task, account: Account) -> Shortage | None:
         """The rows' gradients, statistics and losses are in the task's account, or, where memory
         ran out, nothing is. No collective."""
-        account.open()
+        with self.watch.part("optimizer"):  # whose gradients are set to zero
+            account.open()
         shortage = try_to(lambda: self.run(task, account))
         if shortage is not None:
             account.open()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -27,27 +28,29 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 
 
 class Memo:
-    """What the tasks of one step saw, for those that come after and cut the batch alike.
+    """What a rank sees of its part of a batch, prepared once for all tasks and micro-batches.
 
-    Only where a rank's whole part (`rows` samples) is small: memory must not grow with the batch.
+    Only where that part is small: memory must not grow with the batch.
     """
 
-    MOST_BYTES = 32 * 2**20
+    MOST_BYTES = 16 * 2**20
 
-    def __init__(self, rows: int) -> None:
-        self._rows = rows
-        self._kept: dict[tuple[int, int], tuple[Seen, int]] = {}
+    def __init__(self, rows: Rows) -> None:
+        self._rows, self._version = rows, 0
+        self._seen: Seen | None = None
+        self._starts = dict(zip(rows.group_ids, accumulate([0, *rows.groups]), strict=False))
 
-    def recall(self, rows: Rows) -> Seen | None:
-        """What was seen of exactly these rows, unless a network wrote into it."""
-        seen, version = self._kept.get((rows.group_ids[0], len(rows)), (None, 0))
-        return seen if seen is not None and seen.picture._version == version else None
+    def recall(self, part: Rows, see: Callable[[Tensor, Rows], Seen], device: torch.device) -> Seen:
+        """What is seen of some of the rows; worked out anew after a network has written into it."""
+        if self._seen is None or self._seen.picture._version != self._version:
+            self._seen = see(self._rows.overlay.to(device), self._rows)
+            self._version = self._seen.picture._version
+        start = self._starts[part.group_ids[0]]
+        return self._seen.part(slice(start, start + len(part)))
 
-    def keep(self, rows: Rows, seen: Seen) -> Seen:
-        num_bytes = seen.picture.nbytes // len(rows) * self._rows
-        if 0 < num_bytes <= self.MOST_BYTES:
-            self._kept[rows.group_ids[0], len(rows)] = (seen, seen.picture._version)
-        return seen
+    @property
+    def is_small(self) -> bool:
+        return 4 * self._rows.overlay.nbytes <= self.MOST_BYTES  # float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,15 +95,18 @@ class View:
         if self.augmentation is None:
             prepared = plain(overlay, stored, target, **common)  # type: ignore[arg-type]
         else:
-            memo = memo or Memo(0)
-            seen = memo.recall(rows) or memo.keep(
-                rows,
-                self.augmentation.see(
-                    overlay, keys=rows.keys, epochs=rows.epochs, normalisation=self.normalisation
-                ),
-            )
+            if memo is not None and memo.is_small:
+                seen = memo.recall(rows, self._see, overlay.device)
+            else:
+                seen = self._see(overlay, rows)
             prepared = seen.with_target(stored, target, self.depth_format)
         return prepared.to(torch.float64) if self.precision == "fp64" else prepared
+
+    def _see(self, overlay: Tensor, rows: Rows) -> Seen:
+        assert self.augmentation is not None
+        return self.augmentation.see(
+            overlay, keys=rows.keys, epochs=rows.epochs, normalisation=self.normalisation
+        )
 
 
 def plain_view(
