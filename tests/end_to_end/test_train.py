@@ -129,6 +129,19 @@ def test_plan_prints_and_writes_nothing(runs: Runs) -> None:
     assert not (runs.folder / "planned").exists()
 
 
+def test_a_plan_for_a_device_that_is_not_here_is_an_estimate_and_says_so(runs: Runs) -> None:
+    code, output = runs.run("planned", "--plan", "--on", "RTX 4090", "train.batch_size=4096")
+    assert code == 0, output
+    assert "estimate for RTX 4090" in output
+    assert "nothing was measured there" in output
+    assert "micro-batch 4096 for depth (estimated)" in output
+    code, output = runs.run("planned", "--plan", "--on", "RTX 4091")
+    assert code == 2
+    assert "RTX 4090" in output
+    assert "Traceback" not in output
+    assert not (runs.folder / "planned").exists()
+
+
 def test_print_config_shows_every_key(runs: Runs) -> None:
     code, output = runs.run("printed", "--print-config")
     assert code == 0

@@ -11,7 +11,13 @@ import pytest
 import torch
 
 from tests.end_to_end.runs import RECIPE, TRAIN, Runs
+from tests.learn.cases import make_rows, make_view, small_tasks
 from tests.sources import NoiseSource
+from wdtrain.learn.collective import Alone
+from wdtrain.learn.fitting import CudaGauge, Fitting
+from wdtrain.learn.networks import build
+from wdtrain.learn.step import train_step
+from wdtrain.learn.task import TaskSet, build_task
 from wdtrain.store.packing import pack
 
 pytestmark = [
@@ -32,3 +38,45 @@ def test_trains_on_the_device_without_a_launcher(tmp_path: Path, bits: int) -> N
     assert result.returncode == 0, result.stderr
     assert "on cuda" in result.stdout
     assert runs.status("run")["state"] == "finished"
+
+
+def test_a_step_waits_for_nothing_on_the_device() -> None:
+    device = torch.device("cuda")
+    tasks = small_tasks(device=device)
+    rows = [make_rows(24, seed=seed) for seed in range(4)]
+    view = make_view("fp32")
+    how = {"device": device, "view": view, "collective": Alone()}
+    train_step(tasks, rows[0], **how)  # the first one looks kernels up
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        results = [train_step(tasks, part, **how) for part in rows[1:3]]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(result.read().losses["mask"] > 0 for result in results)
+
+
+def test_a_real_shortage_is_recovered_from_and_micro_batches_are_fitted() -> None:
+    device = torch.device("cuda")
+    total = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, 2**30 / total))
+    try:
+        task = build_task(
+            "mask", "mask", build("seed-mask"), loss="bce", optimizer={"name": "adamw", "lr": 1e-3},
+            device=device, precision="bf16", micro_batch=2048, norm_group=32,
+        )  # fmt: skip
+        tasks, rows = TaskSet([task]), make_rows(2048, group=32, size=64)
+        how = {"device": device, "view": make_view("bf16"), "collective": Alone()}
+        result = train_step(tasks, rows, **how)
+        assert result.recoveries
+        assert result.samples == 2048
+        fitting = Fitting(
+            tasks=tasks, view=make_view("bf16"), height=64, width=64, share=2048, device=device,
+            collective=Alone(), asked=lambda: False,
+        )  # fmt: skip
+        gauge = CudaGauge(device)
+        choice = fitting.fit(gauge)["mask"]
+        assert choice.measured_bytes <= gauge.budget_bytes <= 2**30
+        assert not train_step(tasks, rows, **how).recoveries
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)

@@ -110,8 +110,9 @@ class Small(nn.Module):
         return output if self.domain == "logits" else output.sigmoid()
 
 
-def small_tasks(**micro_batches: int) -> TaskSet:
-    """Both tasks, by small networks; micro_batches: by task, 8 if not given."""
+def small_tasks(*, device: torch.device = CPU, **micro_batches: int) -> TaskSet:
+    """Both tasks, by small networks; micro_batches: by task, 8 if not given. float64 on a CPU."""
+    precision = "fp64" if device.type == "cpu" else "fp32"
     tasks = []
     for name, domain, loss in (("mask", "logits", "bce+dice"), ("depth", "unit", "smooth-l1")):
         with _BUILDING, torch.random.fork_rng():
@@ -119,7 +120,8 @@ def small_tasks(**micro_batches: int) -> TaskSet:
             tasks.append(
                 build_task(
                     name, name, Small(domain), loss=loss, optimizer={"name": "adamw", "lr": 0.01},
-                    precision="fp64", micro_batch=micro_batches.get(name, 8), norm_group=4, seed=7,
+                    precision=precision, micro_batch=micro_batches.get(name, 8), norm_group=4,
+                    device=device, seed=7,
                 )
             )  # fmt: skip
     return TaskSet(tasks)
