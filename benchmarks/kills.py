@@ -40,6 +40,7 @@ def command(data: Path, folder: Path) -> list[str]:
         "log.console=plain",
         "log.trackers=[]",
         "tasks.depth.options.init_features=8",
+        "cpu_threads=1",
     ]
     return [sys.executable, "wdtrain/train.py", "--config", "recipes/playground.yaml", *given]
 

@@ -28,6 +28,8 @@ from wdtrain.learn.watch import Beat, RankLost, Verdict, Waited, judge
 WORLD = 3
 TIMEOUT_SECONDS = 4.0
 SLOW_SECONDS = 9.0
+SETTLED_SECONDS = 1.5
+"""Until all ranks have left the barrier: one that stops earlier may still owe others its message."""
 PATIENCE_SECONDS = 60.0
 
 Outcome = dict[str, Any]
@@ -36,11 +38,13 @@ Outcomes = Callable[..., list[Outcome]]
 
 def killed(collective: Distributed, victim: int) -> None:
     if collective.rank == victim:
+        time.sleep(SETTLED_SECONDS)
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def stopped(collective: Distributed, victim: int) -> None:
     if collective.rank == victim:
+        time.sleep(SETTLED_SECONDS)
         os.kill(os.getpid(), signal.SIGSTOP)
 
 
