@@ -148,7 +148,13 @@ def test_a_signal_while_data_is_waited_for_does_not_wait_for_it(runs: Runs) -> N
         runs.data = server.url
         # Quiet, since nobody reads what it prints: it would wait for that instead.
         long = ("train.steps=100000", "evaluate.every_steps=100000", "log.plain_seconds=1000")
-        long += ("train.batch_size=240", "evaluate.batch_size=24")  # to need more data soon
+        # And quick, to need more than was read ahead, which is many epochs of so little data.
+        long += ("train.batch_size=240", "evaluate.batch_size=24", "checkpoint.every_steps=100000")
+        long += (
+            "tasks.mask.network=tiny_network:TinyDepth",
+            "tasks.mask.loss=l1",
+            "precision=fp32",
+        )
         process = runs.start("waiting", *long)
         runs.wait_until(process, runs.has_logged("waiting", 3))
         stuck.append(1)
