@@ -24,7 +24,7 @@ def device_facts(device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         facts |= {"name": properties.name, "bytes": properties.total_memory}
-        facts |= {"cuda": torch.version.cuda, "driver": torch.cuda.get_device_capability(device)}
+        facts |= {"cuda": torch.version.cuda, "chip": torch.cuda.get_device_capability(device)}
     return facts
 
 
