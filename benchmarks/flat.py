@@ -9,52 +9,37 @@ at half their side, so that it ends in minutes on two cores.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from playground import ROOT, Place, opened, parser, steps_of, training
+
 MEDIAN_OF = 20
 
 
-def train(data: Path, folder: Path, steps: int) -> list[dict[str, Any]]:
+def train(place: Place, steps: int) -> list[dict[str, Any]]:
     often = max(1, steps // 4)
-    given = [
-        f"data.url={data}",
-        f"run.folder={folder}",
+    command = training(
+        place,
+        "flat",
         f"train.steps={steps}",
         "data.size=32",
         f"evaluate.every_steps={often}",
         "evaluate.max_samples=256",
         f"checkpoint.every_steps={often}",
-        "log.console=plain",
-    ]
-    command = [sys.executable, "wdtrain/train.py", "--config", "recipes/playground.yaml", *given]
-    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [line for line in map(json.loads, lines) if "loss/mask" in line]
+    )
+    subprocess.run([sys.executable, *command], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    return steps_of(place.folder / "flat")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--data", type=Path, help="a packed playground; packed where not given")
-    parser.add_argument("--folder", type=Path, help="for the run; a temporary one where not given")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        base = (options.folder or Path(temporary)).resolve()
-        data = options.data or base / "data"
-        if not (data / "manifest.json").exists():
-            pack = [sys.executable, "tools/pack-shards", "playground:count=4000,size=64", str(data)]
-            subprocess.run(pack, cwd=ROOT, check=True)
-        lines = train(data.resolve(), base / "flat", options.steps)
+    reads = parser(__doc__)
+    reads.add_argument("--steps", type=int, default=1000)
+    options = reads.parse_args()
+    with opened(options) as place:
+        lines = train(place, options.steps)
     early = [x for x in lines if x["step"] > options.steps // 10][:MEDIAN_OF]
     late = lines[-MEDIAN_OF:]
     for name in ("memory_bytes", "memory_peak_bytes"):

@@ -45,17 +45,20 @@ class Runs:
     def __post_init__(self) -> None:
         (self.folder / "tiny_network.py").write_text(NETWORK)
 
-    def command(self, name: str, *overrides: str, processes: int = 0) -> list[str]:
+    def command(
+        self, name: str, *overrides: str, processes: int = 0, script: Path = TRAIN
+    ) -> list[str]:
         launcher = [sys.executable]
         if processes:
             launcher += ["-m", "accelerate.commands.launch", "--multi_gpu", "--main_process_port"]
             launcher += ["0", "--num_processes", str(processes)]
         given = [f"data.url={self.data}", f"run.folder={name}", *overrides]
-        return [*launcher, str(TRAIN), "--config", str(RECIPE), *given]
+        return [*launcher, str(script), "--config", str(RECIPE), *given]
 
-    def start(self, name: str, *overrides: str, processes: int = 0) -> subprocess.Popen[str]:
+    def start(self, name: str, *overrides: str, **how: Any) -> subprocess.Popen[str]:
+        """how: as `command` takes it."""
         process = subprocess.Popen(
-            self.command(name, *overrides, processes=processes),
+            self.command(name, *overrides, **how),
             cwd=self.folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -28,6 +28,32 @@ class SlowToLookAt(TinyDepth):
             time.sleep(0.1)
         return super().forward(picture)
 """
+PROBING = """
+import sys
+import time
+from pathlib import Path
+
+from wdtrain import train
+from wdtrain.job import Run
+
+
+class Gauge:
+    budget_bytes = 2**40
+
+    def restart(self):
+        Path("probing").touch()
+
+    def peak_bytes(self):
+        time.sleep(1.0)
+        return 2**20
+
+    def now(self):
+        return time.perf_counter()
+
+
+Run.fit = lambda run: run.fitting.fit(Gauge())
+sys.exit(train.main())
+"""
 LIMIT_SECONDS = 10.0
 SLACK = 3.0
 """The limit is for a machine that does nothing else; tests run side by side."""
@@ -186,3 +212,16 @@ def test_a_signal_before_the_first_step_leaves_a_checkpoint_of_step_0(runs: Runs
     process.communicate(timeout=60)
     assert check_interrupted(runs, "early", "SIGTERM", since) <= 2
     runs.finish("early")
+
+
+def test_a_signal_to_one_of_two_ranks_during_the_probes_ends_both(runs: Runs) -> None:
+    script = runs.folder / "train.py"
+    script.write_text(PROBING)  # there is no device here that is probed: one that only tells
+    process = runs.start("probed", processes=2, script=script)
+    runs.wait_until(process, (runs.folder / "probing").exists)
+    since = time.monotonic()
+    to_rank_1(process)
+    said = process.communicate(timeout=60)[0]
+    assert check_interrupted(runs, "probed", "another rank was asked to stop", since) == 0
+    assert "batch 24 =" not in said  # of the plan, which comes next
+    assert "batch 24 =" in runs.finish("probed")

@@ -25,11 +25,12 @@ from wdtrain.learn.collective import Distributed
 from wdtrain.learn.watch import Beat, RankLost, Verdict, Waited, judge
 
 WORLD = 3
-TIMEOUT_SECONDS = 4.0
-SLOW_SECONDS = 9.0
 SETTLED_SECONDS = 1.5
 """Until all have left the barrier: one that ends earlier may still owe others its message."""
-PATIENCE_SECONDS = 60.0
+COMPUTING_SECONDS = 2.0
+TIMEOUT_SECONDS, SLOW_SECONDS = 10.0, 25.0
+"""Only the story of a stuck rank waits so long; all of it happens beside other tests."""
+PATIENCE_SECONDS = 120.0
 
 Outcome = dict[str, Any]
 Outcomes = Callable[..., list[Outcome]]
@@ -50,7 +51,7 @@ def stuck(collective: Distributed, victim: int) -> None:
 def killed_while_another_computes(collective: Distributed, victim: int) -> None:
     killed(collective, victim)
     if collective.rank == victim + 1:
-        time.sleep(TIMEOUT_SECONDS / 2)
+        time.sleep(COMPUTING_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,13 @@ class Story:
     happens: Callable[[Distributed, int], None]
     victim: int
     own_store: bool = False
+    timeout_seconds: float = PATIENCE_SECONDS
 
 
 STORIES = {
     "killed-0": Story(killed, 0),
     "killed-2": Story(killed, 2),
-    "stuck-1": Story(stuck, 1),
+    "stuck-1": Story(stuck, 1, timeout_seconds=TIMEOUT_SECONDS),
     "killed-1-while-2-computes": Story(killed_while_another_computes, 1),
     "killed-0-with-its-store": Story(killed, 0, own_store=True),
 }
@@ -77,7 +79,8 @@ def rank_of(name: str, rank: int, port: int, folder: str) -> None:
     patience = timedelta(seconds=PATIENCE_SECONDS)
     store = dist.TCPStore("127.0.0.1", port, None, is_master, timeout=patience)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=WORLD)
-    collective = Distributed(TIMEOUT_SECONDS)
+    dist.barrier()  # all are awake, which may take longer than a story's limit
+    collective = Distributed(story.timeout_seconds)
     assert collective.host_sum([rank, 1]) == [3, WORLD]
     assert collective.host_min([rank, -rank]) == [0, -2]
     assert collective.host_max([rank, -rank]) == [2, 0]

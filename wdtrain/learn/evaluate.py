@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from wdtrain.learn.groups import plan_micro_batches
 from wdtrain.learn.losses import to_unit
 from wdtrain.learn.networks import domain_of
 from wdtrain.learn.rows import Rows, StoredBatch, rows_of
+from wdtrain.learn.shortage import DoesNotFit, release, try_to
 from wdtrain.learn.targets import Normalisation, unit_overlay
 from wdtrain.learn.task import Task
 from wdtrain.learn.view import View, autocast
@@ -78,15 +79,37 @@ Answers = dict[str, tuple[Tensor, Tensor]]
 """By task: predictions in 0..1 [n, 1, h, w] and the loss of each sample [n], on the host."""
 
 
-def _answers(task: Task, rows: Rows, view: View) -> tuple[Tensor, Tensor]:
-    """A batch through the network, no more at once than in training."""
+def _answers(
+    task: Task, rows: Rows, view: View, at_once: dict[str, int]
+) -> tuple[Tensor, Tensor]:
+    """A batch through the network, whose rows may be cut anywhere.
+
+    at_once: samples, by task; halved where memory runs out. DoesNotFit where one is too much.
+    """
     device = next(task.network.parameters()).device
-    found = [
-        evaluate(task, rows.part(first, last), device=device, view=view)
-        for first, last in plan_micro_batches(rows.groups, task.micro_batch)
-    ]
+    found: list[tuple[Tensor, Tensor]] = []
+    while (start := sum(len(losses) for _, losses in found)) < len(rows):
+        part = rows.part(start, min(start + at_once[task.name], len(rows)))
+        shortage = try_to(partial(_answer, task, part, device, view, found))
+        if shortage is None:
+            continue
+        release(device)
+        if len(part) == 1:
+            raise DoesNotFit(
+                f"task {task.name!r} ran out of memory in an evaluation, with a single picture, "
+                f"which is less than it trains on at once: {shortage.message}; look at what else "
+                "uses the device"
+            )
+        at_once[task.name] = len(part) // 2
     predictions, losses = zip(*found, strict=True)
-    return torch.cat(predictions).cpu(), torch.cat(losses).cpu()
+    return torch.cat(predictions), torch.cat(losses)
+
+
+def _answer(
+    task: Task, rows: Rows, device: torch.device, view: View, found: list[tuple[Tensor, Tensor]]
+) -> None:
+    predictions, losses = evaluate(task, rows, device=device, view=view)
+    found.append((predictions.cpu(), losses.cpu()))
 
 
 Answered = tuple[StreamedBatch, Answers]
@@ -101,15 +124,14 @@ def evaluate_batches(
 ) -> Iterator[Answered]:
     """Each batch with every task's answers; empty ones are left out.
 
+    No more goes through a network at once than in training, and half of it where memory runs out.
     Stops after the batch that brings the job (not this rank) to `limit` samples.
     """
     tasks = list(tasks)
+    at_once = {task.name: task.micro_batch for task in tasks}
     for batch in batches:
         if batch.keys:
-            rows = rows_of(batch, max(batch.chunks))  # groups mean nothing without training
-            answers = {}
-            for task in tasks:
-                answers[task.name] = _answers(task, rows, view)
-            yield batch, answers
+            rows = rows_of(batch, 1)  # groups mean nothing without training
+            yield batch, {task.name: _answers(task, rows, view, at_once) for task in tasks}
         if limit and batch.cursor.position >= limit:
             return
