@@ -79,9 +79,7 @@ Answers = dict[str, tuple[Tensor, Tensor]]
 """By task: predictions in 0..1 [n, 1, h, w] and the loss of each sample [n], on the host."""
 
 
-def _answers(
-    task: Task, rows: Rows, view: View, at_once: dict[str, int]
-) -> tuple[Tensor, Tensor]:
+def _answers(task: Task, rows: Rows, view: View, at_once: dict[str, int]) -> tuple[Tensor, Tensor]:
     """A batch through the network, whose rows may be cut anywhere.
 
     at_once: samples, by task; halved where memory runs out. DoesNotFit where one is too much.
