@@ -50,6 +50,7 @@ from steps.turn import Contender  # noqa: E402
 from steps.whole import Failed, WholeTraining  # noqa: E402
 from steps.work import Settings, Work, open_work  # noqa: E402
 
+from wdtrain.learn.heap import keep_freed_memory  # noqa: E402
 from wdtrain.learn.targets import Target  # noqa: E402
 from wdtrain.scenes.playground import Playground  # noqa: E402
 from wdtrain.store.packing import pack  # noqa: E402
@@ -154,6 +155,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--only", default="", metavar="ROW;...", help="these rows, and bare, alone")
     add("--data", metavar="URL", help="a packed dataset (default: 2,048 playground triples)")
     add("--packages", type=Path, default=ROOT / ".bench-envs" / "step", help="where Lightning is")
+    add("--plain-heap", action="store_true", help="leave glibc's heap as it is, for everybody")
     add("--quick", action="store_true", help="one round of two steps: does it run?")
     add("--json", type=Path, metavar="FILE", help="write everything that was measured")
     return parser
@@ -202,6 +204,8 @@ def main() -> None:
         parser.error(str(error))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that train.py is ended too
     torch.set_num_threads(settings.threads)
+    if settings.device.type == "cpu" and not options.plain_heap:
+        keep_freed_memory()  # as train.py does; everybody here gains by it
     machine = (
         f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, torch {torch.__version__}"
     )

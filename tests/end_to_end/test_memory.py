@@ -35,10 +35,10 @@ class Greedy(TinyDepth):
             if Greedy.step >= 3 and os.environ.get("RANK", "0") == os.environ["GREEDY_RANK"]:
                 most = data_bytes() + int(os.environ["GREEDY_MIB"]) * MIB
                 resource.setrlimit(resource.RLIMIT_DATA, (most, -1))
-            try:
-                torch.zeros(len(picture) * PER_SAMPLE, dtype=torch.uint8)
-            finally:  # else threads that start later would meet the limit too
-                resource.setrlimit(resource.RLIMIT_DATA, (-1, -1))
+                try:
+                    torch.zeros(len(picture) * PER_SAMPLE, dtype=torch.uint8)
+                finally:  # else threads that start later would meet the limit too
+                    resource.setrlimit(resource.RLIMIT_DATA, (-1, -1))
         return super().forward(picture)
 """
 
@@ -52,7 +52,7 @@ def greedy(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> Runs:
 
 
 GREEDY = ("tasks.depth.network=greedy_network:Greedy", "step.micro_batch=24")
-"""From the third step on there is room for a pass of half the batch, so it seems."""
+"""From the third step on a pass takes more, and there is room for one of half the batch."""
 
 
 def test_a_run_that_runs_out_of_memory_recovers_and_learns_the_same(

@@ -10,7 +10,6 @@ sky comes no nearer).
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -105,8 +104,14 @@ class Augmentation:
         depth_format: DepthFormat,
     ) -> Prepared:
         """uint8 overlay [n, 3, h, w], stored mask or depth [n, 1, h, w] -> what is trained on."""
-        seen = self.see(overlay, keys=keys, epochs=epochs, normalisation=normalisation)
-        return seen.with_target(stored, target, depth_format)
+        seen = self.see(
+            overlay,
+            keys=keys,
+            epochs=epochs,
+            normalisation=normalisation,
+            depth_format=depth_format,
+        )
+        return Prepared(seen.picture, *seen.target(stored, target))
 
     def see(
         self,
@@ -115,6 +120,7 @@ class Augmentation:
         keys: Sequence[str],
         epochs: Sequence[int],
         normalisation: Normalisation,
+        depth_format: DepthFormat,
     ) -> Seen:
         """uint8 overlay [n, 3, h, w] -> what networks of any target get to see of it."""
         drawn = self.draw(keys, epochs)
@@ -122,7 +128,7 @@ class Augmentation:
         if self.warps:
             warp = Warp(drawn, overlay.shape[2:], overlay.device)
             picture = warp.bilinear(picture)
-        return Seen(normalisation(self._colour(picture, drawn)), warp)
+        return Seen(normalisation(self._colour(picture, drawn)), warp, depth_format)
 
     def _colour(self, picture: Tensor, drawn: Drawn) -> Tensor:
         if not self.colour:
@@ -134,22 +140,19 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Seen:
-    """A micro-batch as networks see it: the picture, and the warp that its targets go through."""
+    """Samples as networks see them: the picture, and the warp that their targets go through."""
 
     picture: Tensor
     warp: Warp | None
+    depth_format: DepthFormat
 
-    def part(self, rows: slice) -> Seen:
-        """Some of the rows: views, no copies."""
-        return Seen(self.picture[rows], self.warp and self.warp.part(rows))
-
-    def with_target(self, stored: Tensor, target: Target, depth_format: DepthFormat) -> Prepared:
-        """stored: mask or depth [n, 1, h, w] as stored."""
+    def target(self, stored: Tensor, target: Target) -> tuple[Tensor, Tensor]:
+        """(what is compared with, where it is valid); stored: mask or depth [n, 1, h, w]."""
         if self.warp is None:
-            return Prepared(self.picture, *plain_target(stored, target, depth_format))
+            return plain_target(stored, target, self.depth_format)
         if target == "mask":
-            return Prepared(self.picture, *self.warp.mask(stored))
-        return Prepared(self.picture, *self.warp.depth(stored, depth_format))
+            return self.warp.mask(stored)
+        return self.warp.depth(stored, self.depth_format)
 
 
 def _uniform(seed: int, keys: Sequence[str], epochs: Sequence[int]) -> np.ndarray:
@@ -167,21 +170,12 @@ class Warp:
 
     def __init__(self, drawn: Drawn, size: Sequence[int], device: torch.device) -> None:
         height, width = size
-        theta = affine(drawn, height, width).to(device, torch.float32)
-        shape = (len(theta), 1, height, width)
-        self.grid = F.affine_grid(theta, list(shape), align_corners=False)
+        self.grid = grid_of(affine(drawn, height, width).to(device, torch.float32), height, width)
         self.log_zoom = torch.from_numpy(np.log(drawn.zoom)).to(device, torch.float32)
         # Of both coordinates at once; `all` over an axis of two takes twice as long.
         furthest = torch.maximum(self.grid[..., 0].abs(), self.grid[..., 1].abs())
         self.inside = (furthest <= 1.0)[:, None].to(torch.float32)
         """float [n, 1, h, w]: 1 where the pixel comes from within the picture."""
-
-    def part(self, rows: slice) -> Warp:
-        """That of some of the rows: views, no copies."""
-        part = copy.copy(self)
-        part.grid, part.log_zoom = self.grid[rows], self.log_zoom[rows]
-        part.inside = self.inside[rows]
-        return part
 
     def bilinear(self, values: Tensor) -> Tensor:
         """Outside the picture: its border, which `inside` keeps out of the loss."""
@@ -194,7 +188,7 @@ class Warp:
     def depth(self, stored: Tensor, depth_format: DepthFormat) -> tuple[Tensor, Tensor]:
         """(unit depth as seen after the zoom, clipped to 0..1; valid)."""
         unit, known = depth_target(stored, depth_format)
-        both = self._read(torch.cat((unit * known, known), dim=1), "bilinear")
+        both = self._read(torch.cat((unit, known), dim=1), "bilinear")  # unit is 0 where unknown
         total, share = both[:, :1], both[:, 1:]
         valid = self.inside * (share >= KNOWN_SHARE)
         unit = total / share.clamp(min=1e-6)
@@ -202,8 +196,19 @@ class Warp:
 
     def _read(self, values: Tensor, mode: str) -> Tensor:
         return F.grid_sample(
-            values.contiguous(), self.grid, mode=mode, padding_mode="border", align_corners=False
+            values, self.grid, mode=mode, padding_mode="border", align_corners=False
         )
+
+
+def grid_of(theta: Tensor, height: int, width: int) -> Tensor:
+    """[n, 2, 3] -> [n, h, w, 2]: where output pixels lie in the input, as `F.affine_grid` (without
+    align_corners) has it, but as two planes: a sixth of its time, and read faster."""
+    x, y = (
+        (torch.arange(count, dtype=theta.dtype, device=theta.device) + 0.5) * (2 / count) - 1
+        for count in (width, height)
+    )
+    across, down = theta[:, :, :1] * x, theta[:, :, 1:2] * y + theta[:, :, 2:]
+    return (across[:, :, None, :] + down[:, :, :, None]).permute(0, 2, 3, 1)
 
 
 def zoomed(unit: Tensor, log_zoom: Tensor, depth_format: DepthFormat) -> Tensor:

@@ -21,6 +21,7 @@ import yaml
 from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration
 
+from wdtrain.learn.heap import keep_freed_memory
 from wdtrain.learn.join import is_on_cpu, is_one_of_several, join
 from wdtrain.learn.task import Task
 
@@ -113,6 +114,8 @@ def start_accelerator(
         total_bytes = torch.cuda.get_device_properties(accelerator.device).total_memory
         share = memory_share(memory, total_bytes)
         torch.cuda.set_per_process_memory_fraction(share, torch.cuda.current_device())
+    else:
+        keep_freed_memory()
     return accelerator
 
 

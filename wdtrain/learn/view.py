@@ -38,15 +38,23 @@ class Memo:
     def __init__(self, rows: Rows) -> None:
         self._rows, self._version = rows, 0
         self._seen: Seen | None = None
+        self._targets: dict[Target, tuple[Tensor, Tensor]] = {}
         self._starts = dict(zip(rows.group_ids, accumulate([0, *rows.groups]), strict=False))
 
-    def recall(self, part: Rows, see: Callable[[Tensor, Rows], Seen], device: torch.device) -> Seen:
-        """What is seen of some of the rows; worked out anew after a network has written into it."""
+    def recall(
+        self, part: Rows, target: Target, see: Callable[[Tensor, Rows], Seen], device: torch.device
+    ) -> Prepared:
+        """Some of the rows: views. The picture is made anew after a network has written into it."""
         if self._seen is None or self._seen.picture._version != self._version:
             self._seen = see(self._rows.overlay.to(device), self._rows)
             self._version = self._seen.picture._version
+        if target not in self._targets:
+            stored = getattr(self._rows, target).to(device)
+            self._targets[target] = self._seen.target(stored, target)
         start = self._starts[part.group_ids[0]]
-        return self._seen.part(slice(start, start + len(part)))
+        rows = slice(start, start + len(part))
+        truth, valid = self._targets[target]
+        return Prepared(self._seen.picture[rows], truth[rows], valid[rows])
 
     @property
     def is_small(self) -> bool:
@@ -96,16 +104,20 @@ class View:
             prepared = plain(overlay, stored, target, **common)  # type: ignore[arg-type]
         else:
             if memo is not None and memo.is_small:
-                seen = memo.recall(rows, self._see, overlay.device)
+                prepared = memo.recall(rows, target, self._see, overlay.device)
             else:
                 seen = self._see(overlay, rows)
-            prepared = seen.with_target(stored, target, self.depth_format)
+                prepared = Prepared(seen.picture, *seen.target(stored, target))
         return prepared.to(torch.float64) if self.precision == "fp64" else prepared
 
     def _see(self, overlay: Tensor, rows: Rows) -> Seen:
         assert self.augmentation is not None
         return self.augmentation.see(
-            overlay, keys=rows.keys, epochs=rows.epochs, normalisation=self.normalisation
+            overlay,
+            keys=rows.keys,
+            epochs=rows.epochs,
+            normalisation=self.normalisation,
+            depth_format=self.depth_format,
         )
 
 
