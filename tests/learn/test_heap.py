@@ -6,36 +6,42 @@ import sys
 
 import pytest
 
-CODE = """
+COMMON = """
 import resource
 
+import psutil
 import torch
 
-from wdtrain.learn.heap import keep_freed_memory
-
-if {keeps}:
-    keep_freed_memory()
+from wdtrain.learn.heap import give_back, keep_freed_memory
 
 
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def touch():
     torch.zeros(64 * 2**20, dtype=torch.uint8)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
-faults()
-print(faults())
+def resident():
+    return psutil.Process().memory_info().rss
 """
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told so")
 
 
-def faults_of_the_second(keeps: bool) -> int:
-    """Pages that a tensor of 16,384 of them touches for the first time, after one just like it."""
-    code = CODE.format(keeps=keeps)
+def number(code: str) -> int:
+    """What a process of its own prints, since its heap is nobody else's."""
+    code = COMMON + code
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return int(done.stdout)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told so")
+@glibc
 def test_memory_that_a_tensor_gave_back_is_there_for_the_next_one():
-    assert faults_of_the_second(keeps=False) > 10_000
-    assert faults_of_the_second(keeps=True) < 100
+    new_pages = "print(-touch() + touch())"  # of 16,384
+    assert number(new_pages) > 10_000
+    assert number(f"keep_freed_memory(); {new_pages}") < 100
+
+
+@glibc
+def test_what_is_free_can_be_given_back():
+    kept = "keep_freed_memory(); before = resident(); touch(); "
+    assert number(f"{kept}print(resident() - before)") > 60 * 2**20
+    assert number(f"{kept}give_back(); print(resident() - before)") < 10 * 2**20

@@ -19,3 +19,10 @@ def keep_freed_memory() -> None:
     if tell is not None:
         tell(_MMAP_MAX, 0)
         tell(_TRIM_THRESHOLD, -1)
+
+
+def give_back() -> None:
+    """What is free now goes back to the system: after work that took more than a step does."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
+from wdtrain.learn.heap import give_back
+
 _SIGNS = re.compile(
     "|".join(
         (
@@ -73,6 +75,8 @@ def release(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+    else:
+        give_back()
 
 
 def _shortage(error: BaseException) -> Shortage:

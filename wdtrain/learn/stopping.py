@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
 
 from wdtrain.learn.collective import Collective
+from wdtrain.learn.heap import give_back
 
 B_co = TypeVar("B_co", covariant=True)
 
@@ -59,12 +60,19 @@ def check_stop(collective: Collective, asked: Callable[[], bool]) -> None:
 @contextmanager
 def no_sudden_collection() -> Iterator[Callable[[], object]]:
     """The garbage collector runs when what is handed out is called, and at no other time: in the
-    midst of a step it would stop one rank for all. What lives already is never looked at again."""
+    midst of a step it would stop one rank for all. What lives already is never looked at again.
+    What is free then goes back to the system."""
     gc.collect()
     gc.freeze()
     gc.disable()
     try:
-        yield gc.collect
+        yield _collect
     finally:
         gc.enable()
         gc.unfreeze()
+
+
+def _collect() -> int:
+    found = gc.collect()
+    give_back()
+    return found

@@ -25,7 +25,6 @@ from wdtrain.record.durable import write_whole
 from wdtrain.record.gallery import Gallery
 from wdtrain.record.lock import RunLock, lock_holder
 from wdtrain.record.memory import measure_memory, save_snapshot
-from wdtrain.record.report import outcome, write_report
 from wdtrain.record.runlog import RunError, RunLog, State, read_status, save_config, write_status
 from wdtrain.record.scores import BASELINE_NAMES, SplitScores
 
@@ -330,6 +329,9 @@ class RunRecord:
         recipe: str,
     ) -> Path:
         """`report.md` stands in the folder. data: what it was trained on; recipe: YAML."""
+        # Here, since it brings matplotlib along, a tenth of a start, which nothing else needs.
+        from wdtrain.record.report import outcome, write_report
+
         samples, grids = gallery.save(self.folder)
         networks = {
             task.name: {"network": task.network, "parameters": task.parameters}
