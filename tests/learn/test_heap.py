@@ -35,9 +35,11 @@ def number(code: str) -> int:
 
 @glibc
 def test_memory_that_a_tensor_gave_back_is_there_for_the_next_one():
-    new_pages = "print(-touch() + touch())"  # of 16,384
-    assert number(new_pages) > 10_000
-    assert number(f"keep_freed_memory(); {new_pages}") < 100
+    tensor = 16_384  # pages
+    new_pages = "print(-touch() + max(touch() for _ in range(8)))"
+    assert number(new_pages) > 7 * tensor
+    # It may take a few until there is a place where all that follow fit.
+    assert number(f"keep_freed_memory(); {new_pages}") < 5 * tensor
 
 
 @glibc
