@@ -57,8 +57,8 @@ def check_launcher(precision: str) -> None:
     if wanted > 1 and int(os.environ.get("WORLD_SIZE", "1")) == 1:
         raise ValueError(
             f"the launcher was asked for {wanted} processes and started one, as accelerate does "
-            "without a GPU; use: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu "
-            f"--num_processes {wanted} ..."
+            f"without a GPU; use: accelerate launch --multi_gpu --num_processes {wanted} ... (and "
+            "ACCELERATE_USE_CPU=true before it, to train on the CPU where there is a GPU)"
         )
 
 
