@@ -11,6 +11,7 @@ must equal the undisturbed run's, bit for bit; so must its weights at the end.
 from __future__ import annotations
 
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -94,7 +95,9 @@ def report(kills: int, place: Place, seconds: float, seed: int) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             done += 1
-        process.communicate()
+        _, said = process.communicate()
+        if process.returncode not in (0, -signal.SIGKILL):
+            raise SystemExit(f"{folder} does not go on: {said.decode()}")
         for step, pair in losses(folder).items():
             if pair != expected[step]:
                 raise SystemExit(f"step {step} gave {pair}, undisturbed {expected[step]}")

@@ -44,6 +44,9 @@ def opened(options: argparse.Namespace) -> Iterator[Place]:
             source = "playground:count=4000,size=64,difficulty=0.3"
             pack = [sys.executable, "tools/pack-shards", source, str(data)]
             subprocess.run(pack, cwd=ROOT, check=True)
+        earlier = [path.parent.name for path in folder.glob("*/status.json")]
+        if earlier:
+            raise SystemExit(f"{folder} holds runs ({', '.join(earlier)}): choose another --folder")
         yield Place(data, folder)
 
 

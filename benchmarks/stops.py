@@ -96,16 +96,22 @@ def stop(place: Place, moment: str, way: str, ranks: int) -> tuple[float, float]
     """Seconds until all is saved, and until the launcher has ended."""
     name = f"{moment}-{way}-{ranks}".replace(" ", "-")
     folder, launcher = place.folder / name, start(place, name, ranks)
-    wait_for(lambda: MOMENTS[moment](folder))
-    time.sleep(0.5)  # well into it
-    began = time.perf_counter()
-    WAYS[way](launcher)
-    saved = wait_for(lambda: state_of(folder) != "running")
-    launcher.wait()
+    try:
+        wait_for(lambda: MOMENTS[moment](folder))
+        time.sleep(0.5)  # well into it
+        began = time.perf_counter()
+        WAYS[way](launcher)
+        saved = wait_for(lambda: state_of(folder) != "running")
+        launcher.wait(PATIENCE_SECONDS)
+        ended = time.perf_counter() - began
+    except BaseException:
+        for process in [*psutil.Process(launcher.pid).children(recursive=True), launcher]:
+            process.kill()
+        raise
     newest = Checkpoints(folder / "checkpoints").latest()
     if state_of(folder) != "interrupted" or newest is None or newest.step != last_step(folder):
         raise SystemExit(f"{folder} is {state_of(folder)!r}, its newest checkpoint {newest}")
-    return saved, time.perf_counter() - began
+    return saved, ended
 
 
 def main() -> int:

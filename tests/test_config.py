@@ -92,3 +92,12 @@ def test_every_field_says_what_it_is() -> None:
     for key, _, description in fields_of(Recipe):
         assert len(description) > 5, key
         assert key in help_text()
+
+
+def test_a_plan_is_for_the_networks_of_all_tasks_whatever_their_names():
+    task = ["target=mask", "network=seed-mask", "loss=bce+dice"]
+    recipe = load_recipe(PLAYGROUND, [f"tasks.mask-a.{one}" for one in task])
+    keys = recipe.planned_by()
+    assert keys["tasks.mask-a.network"] == "seed-mask"
+    assert keys["tasks.depth.network"] == "seed-unet"
+    assert not any("lr" in key for key in keys)

@@ -290,8 +290,8 @@ class Recipe(Section):
 
     def planned_by(self) -> dict[str, Any]:
         """The keys that a micro-batch depends on, beside the device, flat, with their values."""
-        wanted = r"(tasks\.\w+\.(target|network|options|loss|optimizer\.name)|augment|step|compile|"
-        wanted += r"precision|channels_last|data\.chunk)\b"
+        wanted = r"(tasks\.[^.]+\.(target|network|options|loss|optimizer\.name)|augment|step|"
+        wanted += r"compile|precision|channels_last|data\.chunk)\b"
         return {key: value for key, value in self.decisive().items() if re.match(wanted, key)}
 
     def record_arguments(self) -> dict[str, Any]:

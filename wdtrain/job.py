@@ -7,7 +7,7 @@ device's memory, before a first step is taken. `train.py` walks through what is 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,22 +55,21 @@ class Run:
         steps = self.tasks.steps
         return steps > 0 and (steps == self.total_steps or steps % every_steps == 0)
 
-    def stream(
-        self, split: str, batch_size: int, among: learn.Collective | None = None, **more: Any
-    ) -> learn.Together[Batch]:
-        """This rank's batches of a split, read as the recipe says, until a rank is asked to stop;
-        among: the ranks that share them, None: all."""
-        ranks, asked = among or self.collective, self.stop.asked
+    def stream(self, split: str, batch_size: int, **more: Any) -> learn.Together[Batch]:
+        """This rank's batches of a split, as the recipe reads it, until a rank is asked to stop."""
+        ranks, asked = self.collective, self.stop.asked
         how = {**self.recipe.data.stream_arguments(), "damaged": self.damaged, "give_up": asked}
         how |= {"rank": ranks.rank, "world": ranks.world, "batch_size": batch_size}
         how["pin_memory"] = self.accelerator.device.type == "cuda"
         stream = open_stream(self.manifest, split=split, **{**how, **more})
         return learn.Together(stream, ranks, asked)
 
-    def answers(self, split: str, limit: int | None = None, **how: Any) -> Iterator[learn.Answered]:
+    def answers(
+        self, split: str, limit: int | None = None, keys: Set[str] | None = None
+    ) -> Iterator[learn.Answered]:
         """The batches of a split, each with every task's predictions and losses."""
-        batches = self.stream(split, self.recipe.evaluation_batch, **how)
-        return learn.evaluate_batches(self.tasks, batches, view=self.view, limit=limit)
+        batches = self.stream(split, self.recipe.evaluation_batch)
+        return learn.evaluate_batches(self.tasks, batches, view=self.view, limit=limit, keys=keys)
 
     def plan(self, first_step: int = 0) -> RunPlan:
         """What is going to be done, by the micro-batches as they are now."""
@@ -110,7 +109,8 @@ class Run:
         facts |= {"share": fitting.share, "size": [fitting.height, fitting.width]}
         kept = KeptPlan({**facts, "budget": gauge.budget_bytes // 2**26})
         known = {name: Choice.from_dict(one) for name, one in (kept.load() or {}).items()}
-        self.choices = fitting.fit(gauge, known)
+        # One rank's on all, since they are kept in checkpoints; what was chosen is agreed already.
+        self.choices = self.collective.gather(fitting.fit(gauge, known))[0]
         if not known and self.accelerator.is_local_main_process:
             kept.save({name: choice.as_dict() for name, choice in self.choices.items()})
 
@@ -122,7 +122,10 @@ class Run:
     def plan_lines(self, on: str | None) -> str:
         """What `--plan` prints; on: a device or budget that is not here, None: this one."""
         if on is None:
-            self.fit()
+            try:
+                self.fit()
+            except learn.DoesNotFit as error:
+                raise self.explained(error) from None
         balance = self.order.balance(self.recipe.train.batch_size, self.collective.world)
         text = plan_text(self.plan(), balance=balance, lanes=self.recipe.data.lanes)
         if on is not None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import sys
 from collections import ChainMap
-from contextlib import suppress
 from pathlib import Path
 
 # The launcher puts this folder first on the path, where its modules would shadow others' names.
@@ -44,7 +43,7 @@ def train(run: Run, record: RunRecord) -> None:
     """Steps until the end, each followed by what is due after it."""
     recipe, samples = run.recipe, run.order.samples
     batch_size, where = recipe.train.batch_size, {"cursor": run.cursor, "epochs": None}
-    batches = iter(run.stream(recipe.data.train_split, batch_size, None, **where))
+    batches = iter(run.stream(recipe.data.train_split, batch_size, **where))
     context = {"device": run.accelerator.device, "collective": run.collective}
     context |= {"view": run.training_view, "stop_asked": run.stop.asked}
     with learn.no_sudden_collection() as collect:
@@ -106,11 +105,11 @@ def save(run: Run, record: RunRecord, skill: float | None) -> None:
 def finish(run: Run, record: RunRecord) -> None:
     """Every validation sample is scored, and the report is written."""
     scores = validate(run, record, limit=None)
-    gallery = Gallery(scores[0], run.collective.gather)
+    with record.aside("looking at single samples"):
+        gallery = Gallery(scores[0], run.collective.gather)
+        gallery.fill(run.answers(gallery.split, keys=gallery.keys))
     if record.is_main:
-        with suppress(learn.Stopped):  # all ranks are told below
-            gallery.fill(run.answers(gallery.split, among=learn.Alone()))
-            record.report(scores, gallery, run.plan(), run.manifest.source, run.recipe.as_yaml())
+        record.report(scores, gallery, run.plan(), run.manifest.source, run.recipe.as_yaml())
     learn.check_stop(run.collective, run.stop.asked)
     record.finished()
 
@@ -143,15 +142,23 @@ def go(run: Run) -> int:
     return 0
 
 
+def show_plan(run: Run, on: str | None) -> int:
+    """What would be done is printed, and nothing is written; the exit code."""
+    try:
+        run.accelerator.print(run.plan_lines(on))
+    except learn.Stopped:
+        return run.stop.exit_code
+    return 0
+
+
 def main() -> int:
     try:
         asked = command_line(sys.argv[1:])
         run = open_run(asked.recipe)
-        if asked.only_plan:
-            run.accelerator.print(run.plan_lines(asked.on))
-            return 0
-        return go(run)
-    except (ValueError, OSError) as error:
+        return show_plan(run, asked.on) if asked.only_plan else go(run)
+    except (ValueError, OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not learn.is_out_of_memory(error):
+            raise
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -50,7 +50,11 @@ class WholeTraining:
                 env={**os.environ, "ACCELERATE_USE_CPU": on_cpu},
                 start_new_session=True,
             )
-        self._wait_for(1, START_SECONDS)
+        try:
+            self._wait_for(1, START_SECONDS)
+        except BaseException:
+            self.close()
+            raise
         self._signal(signal.SIGSTOP)
 
     def take(self, turn: Turn) -> None:

@@ -80,6 +80,25 @@ def test_a_launcher_that_starts_too_few_is_refused(runs: Runs) -> None:
     assert "asked for 2 processes and started one" in result.stderr
 
 
+def test_a_device_that_is_too_small_for_the_networks_themselves_is_said_in_a_line(
+    runs: Runs,
+) -> None:
+    code = """
+import torch
+from tiny_network import TinyDepth
+
+class Huge(TinyDepth):
+    def to(self, *where, **how):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB")
+"""
+    (runs.folder / "huge.py").write_text(code)
+    status, output = runs.run("huge", "tasks.depth.network=huge:Huge")
+    assert status == 2
+    assert "error: CUDA out of memory. Tried to allocate 9.00 GiB" in output
+    assert "Traceback" not in output
+    assert not (runs.folder / "huge" / "checkpoints").exists()
+
+
 def test_resume_never_refuses_a_run_that_is_there(runs: Runs, reference: Runs) -> None:
     runs.copy(reference, "whole")
     code, output = runs.run("whole", "run.resume=never")

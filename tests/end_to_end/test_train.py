@@ -7,9 +7,15 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from safetensors.torch import load_file
 
 from tests.end_to_end.runs import Runs
+from wdtrain.record.checkpoint import Checkpoints
+from wdtrain.record.runlog import write_status
+
+
+GROUPS = ("best", "median", "worst")
 
 
 def weights(runs: Runs, name: str) -> dict[str, object]:
@@ -77,6 +83,26 @@ def test_several_processes_learn_the_same_weights(
 ) -> None:
     assert f"= {processes} ranks" in runs.finish("several", processes=processes)
     check_equal_weights(weights(reference, "whole"), weights(runs, "several"), 1e-8)
+    # Each rank predicts what it reads of the samples that are shown; the report has them all.
+    grids = [f"{task}-{group}.png" for task in ("mask", "depth") for group in GROUPS]
+    for grid in grids:
+        one = Image.open(reference.folder / "whole" / "report" / grid)
+        other = Image.open(runs.folder / "several" / "report" / grid)
+        assert one.size == other.size
+
+
+def test_a_checkpoint_that_is_saved_again_keeps_its_metric(runs: Runs, reference: Runs) -> None:
+    runs.copy(reference, "whole")
+    checkpoints = Checkpoints(runs.folder / "whole" / "checkpoints")
+    before = checkpoints.latest()
+    assert before is not None
+    assert before.metric is not None
+    write_status(runs.folder / "whole", "interrupted", "power")  # after all was saved
+    runs.finish("whole", "log.plain_seconds=1")  # which is part of what a checkpoint holds
+    after = checkpoints.latest()
+    assert after is not None
+    assert (after.step, after.metric) == (before.step, before.metric)
+    assert after.extra["config"] != before.extra["config"]
 
 
 def test_a_run_goes_on_under_another_number_of_processes(runs: Runs, reference: Runs) -> None:

@@ -98,6 +98,16 @@ def test_an_evaluation_takes_no_more_at_once_than_training_and_halves_what_does_
             torch.testing.assert_close(found[name][1], losses, rtol=1e-5, atol=1e-7)
 
 
+def test_only_batches_with_a_key_that_is_asked_for_are_evaluated():
+    task = mask_task()
+    batches = [batch_of(4, 0), batch_of(4, 4), batch_of(4, 8)]
+    seen = seen_at_once(task, fits=4)
+    keys = {batches[1].keys[2], "elsewhere"}
+    found = [batch for batch, _ in evaluate_batches([task], batches, view=VIEW, keys=keys)]
+    assert found == [batches[1]]
+    assert seen == [4]
+
+
 def test_a_single_picture_that_does_not_fit_ends_an_evaluation_with_the_task_and_what_was_said():
     task = mask_task()
     seen = seen_at_once(task, fits=0)

@@ -12,7 +12,7 @@ from wdtrain.learn.launch import StopRequest, register, start_accelerator
 from wdtrain.learn.planner import explain
 from wdtrain.learn.refusal import estimate_lines, explain_refusal
 from wdtrain.learn.rows import rows_of
-from wdtrain.learn.shortage import DoesNotFit
+from wdtrain.learn.shortage import DoesNotFit, is_out_of_memory
 from wdtrain.learn.step import train_step
 from wdtrain.learn.stopping import Stopped, Together, check_stop, no_sudden_collection
 from wdtrain.learn.task import TaskSet
@@ -38,6 +38,7 @@ __all__ = [
     "evaluate_batches",
     "explain",
     "explain_refusal",
+    "is_out_of_memory",
     "no_sudden_collection",
     "open_collective",
     "plain_view",

@@ -133,7 +133,7 @@ class Augmentation:
     def _colour(self, picture: Tensor, drawn: Drawn) -> Tensor:
         if not self.colour:
             return picture
-        gains = torch.from_numpy(drawn.gains).to(picture.device, picture.dtype)
+        gains = sent(torch.from_numpy(drawn.gains), picture.device)
         # In place, as the picture is our own copy: fresh memory costs more than the arithmetic.
         return picture.mul_(gains[:, :, None, None]).clamp_(0.0, 1.0)
 
@@ -170,8 +170,8 @@ class Warp:
 
     def __init__(self, drawn: Drawn, size: Sequence[int], device: torch.device) -> None:
         height, width = size
-        self.grid = grid_of(affine(drawn, height, width).to(device, torch.float32), height, width)
-        self.log_zoom = torch.from_numpy(np.log(drawn.zoom)).to(device, torch.float32)
+        self.grid = grid_of(sent(affine(drawn, height, width), device), height, width)
+        self.log_zoom = sent(torch.from_numpy(np.log(drawn.zoom)), device)
         # Of both coordinates at once; `all` over an axis of two takes twice as long.
         furthest = torch.maximum(self.grid[..., 0].abs(), self.grid[..., 1].abs())
         self.inside = (furthest <= 1.0)[:, None].to(torch.float32)
@@ -198,6 +198,13 @@ class Warp:
         return F.grid_sample(
             values, self.grid, mode=mode, padding_mode="border", align_corners=False
         )
+
+
+def sent(numbers: Tensor, device: torch.device) -> Tensor:
+    """float32 on the device; the host waits for nothing, as it would for what is not pinned."""
+    numbers = numbers.to(torch.float32)
+    numbers = numbers.pin_memory() if device.type == "cuda" else numbers
+    return numbers.to(device, non_blocking=True)
 
 
 def grid_of(theta: Tensor, height: int, width: int) -> Tensor:

@@ -64,7 +64,7 @@ class KeyedDropout(nn.Module):
         noise = words.view(torch.bfloat16)
         threshold, scale = self._threshold
         factors: Tensor = torch.ops.aten.threshold_backward(
-            torch.tensor(scale, dtype=x.dtype, device=x.device), noise.to(x.dtype), threshold
+            torch.full((), scale, dtype=x.dtype, device=x.device), noise.to(x.dtype), threshold
         )
         return factors.view(len(x), *space, x.shape[1]).movedim(-1, 1)
 

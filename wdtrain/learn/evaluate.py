@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from contextlib import contextmanager
 from functools import partial
 from typing import Protocol
@@ -119,8 +119,9 @@ def evaluate_batches(
     *,
     view: View,
     limit: int | None = None,
+    keys: Set[str] | None = None,
 ) -> Iterator[Answered]:
-    """Each batch with every task's answers; empty ones are left out.
+    """Each batch with every task's answers; empty ones are left out, and those with none of `keys`.
 
     No more goes through a network at once than in training, and half of it where memory runs out.
     Stops after the batch that brings the job (not this rank) to `limit` samples.
@@ -128,7 +129,7 @@ def evaluate_batches(
     tasks = list(tasks)
     at_once = {task.name: task.micro_batch for task in tasks}
     for batch in batches:
-        if batch.keys:
+        if batch.keys and (keys is None or not keys.isdisjoint(batch.keys)):
             rows = rows_of(batch, 1)  # groups mean nothing without training
             yield batch, {task.name: _answers(task, rows, view, at_once) for task in tasks}
         if limit and batch.cursor.position >= limit:

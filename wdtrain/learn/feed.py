@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -69,5 +70,7 @@ class Feed:
         fed.stored.record_stream(current)
 
 
+@lru_cache
 def _stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all steps: the allocator keeps what was used on a stream for that stream alone."""
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

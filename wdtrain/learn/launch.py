@@ -139,6 +139,10 @@ _ONE_PRESS_SECONDS = 0.5
 """One Ctrl-C may come twice, from the terminal and from the launcher, but not so far apart."""
 
 
+_STARTED_BY = os.getppid()
+"""Looked at early, since a launcher may also die while a run is being opened."""
+
+
 class StopRequest:
     """Set by SIGTERM, SIGINT (Ctrl-C), or the launcher's death; read at each step's agreement.
 
@@ -152,7 +156,7 @@ class StopRequest:
         self._asked_at = 0.0
         # Without a launcher the parent is a shell, which may well end before a long training.
         is_launched = bool({"TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION"} & set(os.environ))
-        self._launcher = os.getppid() if is_launched else None
+        self._launcher = _STARTED_BY if is_launched else None
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -37,11 +38,17 @@ class Normalisation:
     def __call__(self, overlay: Tensor) -> Tensor:
         """float [n, 3, h, w] in 0..1 -> normalised, channels last."""
         mean, std = (
-            torch.tensor(tuple(values), dtype=overlay.dtype, device=overlay.device)
+            _constant(tuple(values), overlay.dtype, overlay.device)
             for values in (self.mean, self.std)
         )
         normal: Tensor = normalize(overlay.contiguous(), mean, std)
         return normal.contiguous(memory_format=torch.channels_last)
+
+
+@lru_cache(maxsize=16)
+def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Sent once: each sending of numbers that are not pinned waits for the device."""
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 @dataclass(frozen=True)

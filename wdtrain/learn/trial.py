@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from wdtrain.learn.dropout import KeyedDropout
 from wdtrain.learn.groups import Context
 from wdtrain.learn.norm import GroupedBatchNorm2d
+from wdtrain.learn.shortage import is_out_of_memory
 
 GROUPS: Final = (2, 3)
 """Samples of the two norm groups of a trial, unequal so that neither is taken for the other."""
@@ -115,9 +116,9 @@ def forward(network: nn.Module, picture: Tensor) -> Tensor:
     name, shape = type(network).__name__, tuple(picture.shape)
     try:
         output = network(picture)
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         raise ValueError(
             f"network {name} cannot take pictures of shape {shape}: {str(error).splitlines()[0]}; "
             "every batch would end so; mend the network, or bring the data to a size that it takes "

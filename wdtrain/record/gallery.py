@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,20 +38,20 @@ class Gallery:
             )
             for task, one in scores.tasks.items()
         }
+        self._gather = gather
         self._examples: dict[tuple[str, str], Example] = {}
 
+    @property
+    def keys(self) -> set[str]:
+        """Of all samples that are to be shown."""
+        groups = (group for ranked in self.ranked.values() for group in ranked.values())
+        return {key for group in groups for key, _ in group}
+
     def fill(self, answered: Iterable[tuple[Stored, Answers]]) -> None:
-        """Takes batches with their answers until it has every sample that is to be shown."""
-        wanted = {
-            (task, key)
-            for task, ranked in self.ranked.items()
-            for group in ranked.values()
-            for key, _ in group
-        }
+        """Takes this rank's batches with their answers; every rank has what all have found."""
         for batch, answers in answered:
             self.add(answers, batch)
-            if wanted <= set(self._examples):
-                return
+        self._examples = dict(ChainMap(*self._gather(self._examples)))
 
     def add(self, answers: Answers, batch: Stored) -> None:
         """By task, the predictions [n, 1, h, w] of a batch; those that are shown are kept."""

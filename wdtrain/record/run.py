@@ -109,6 +109,7 @@ class RunRecord:
         self._passed_over: list[str] = []
         self._is_started = False
         self._saved: tuple[int, str] | None = None
+        self._metric: float | None = None
         self._since = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -208,7 +209,7 @@ class RunRecord:
         found = self.checkpoints.latest()
         self._passed_over = self.checkpoints.skipped
         if found:
-            self._saved = (found.step, _canonical(found.extra))
+            self._saved, self._metric = (found.step, _canonical(found.extra)), found.metric
         if found and refuse:
             raise RunError(
                 f"run.resume is never and {self.folder} holds a checkpoint of step {found.step}; "
@@ -386,12 +387,14 @@ class RunRecord:
 
         It holds what accelerate was shown, `weights` by task as safetensors, and `extra`. The log
         up to here is on disk before the checkpoint has its name. metric: of the validation of this
-        very step, if there was one.
+        very step, if there was one; that of an earlier checkpoint of this step stays.
         """
         what = (step, _canonical(extra))
-        if what == self._saved:
+        if all(self._collective.gather(what == self._saved, "what is to be saved")):
             return  # asked to stop right after a checkpoint: that one holds all there is
-        self._saved = what
+        if metric is None and self._saved and self._saved[0] == step:
+            metric = self._metric
+        self._saved, self._metric = what, metric
         with self.aside("saving"):
             folder = self.checkpoints.begin(step)
             self._accelerator.save_state(str(folder))
