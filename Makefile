@@ -30,7 +30,7 @@ DEMO_COUNT ?= 20000
 DEMO_SIZE ?= 64
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -14,8 +14,12 @@ from tests.end_to_end.runs import Runs
 from wdtrain.record.checkpoint import Checkpoints
 from wdtrain.record.runlog import write_status
 
-
 GROUPS = ("best", "median", "worst")
+
+
+def size_of(picture: Path) -> tuple[int, int]:
+    with Image.open(picture) as opened:
+        return opened.size
 
 
 def weights(runs: Runs, name: str) -> dict[str, object]:
@@ -86,9 +90,8 @@ def test_several_processes_learn_the_same_weights(
     # Each rank predicts what it reads of the samples that are shown; the report has them all.
     grids = [f"{task}-{group}.png" for task in ("mask", "depth") for group in GROUPS]
     for grid in grids:
-        one = Image.open(reference.folder / "whole" / "report" / grid)
-        other = Image.open(runs.folder / "several" / "report" / grid)
-        assert one.size == other.size
+        expected = size_of(reference.folder / "whole" / "report" / grid)
+        assert size_of(runs.folder / "several" / "report" / grid) == expected
 
 
 def test_a_checkpoint_that_is_saved_again_keeps_its_metric(runs: Runs, reference: Runs) -> None:
