@@ -156,7 +156,7 @@ def main() -> int:
         asked = command_line(sys.argv[1:])
         run = open_run(asked.recipe)
         return show_plan(run, asked.on) if asked.only_plan else go(run)
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and not learn.is_out_of_memory(error):
             raise
         print(f"error: {error}", file=sys.stderr)
