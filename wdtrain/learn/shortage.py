@@ -71,7 +71,7 @@ def try_to(work: Callable[[], None]) -> Shortage | None:
 
 
 def release(device: torch.device) -> None:
-    """What nothing refers to any more goes back to the device."""
+    """What nothing refers to any more goes back to the device; on a CPU, to the system."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
