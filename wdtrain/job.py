@@ -129,7 +129,7 @@ class Run:
         balance = self.order.balance(self.recipe.train.batch_size, self.collective.world)
         text = plan_text(self.plan(), balance=balance, lanes=self.recipe.data.lanes)
         if on is not None:
-            more = learn.estimate_lines(self.fitting, on, self.recipe.memory)
+            more = learn.estimate_lines(self.fitting, on, self.recipe.launch_arguments()["memory"])
         else:
             more = learn.explain(self.choices) if self.choices else [_NOT_MEASURED]
         return "\n".join([text, *more])

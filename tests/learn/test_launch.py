@@ -33,11 +33,12 @@ def test_the_same_precision_is_no_conflict(monkeypatch: pytest.MonkeyPatch) -> N
     check_launcher("bf16")
 
 
-def test_memory_is_a_share_or_a_size() -> None:
+def test_memory_is_a_share_or_bytes() -> None:
     assert memory_share(0.5, 100) == 0.5
-    assert memory_share("8GiB", 16 * 2**30) == 0.5
-    assert memory_share("512MiB", 2**30) == 0.5
-    assert memory_share("800GiB", 2**30) == 1.0
+    assert memory_share(1.0, 100) == 1.0
+    assert memory_share(8 * 2**30, 16 * 2**30) == 0.5
+    assert memory_share(1, 2**30) == 2**-30
+    assert memory_share(800 * 2**30, 2**30) == 1.0
 
 
 def test_the_threads_of_the_tests_are_limited() -> None:

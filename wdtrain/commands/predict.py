@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from wdtrain.commands import run_command
-from wdtrain.config import Recipe, load_recipe
+from wdtrain.commands.trust import add_trust, load_run_recipe
+from wdtrain.config import Recipe
 from wdtrain.learn.build import load_state
 from wdtrain.learn.evaluate import predict
 from wdtrain.learn.networks import build
@@ -73,12 +74,10 @@ class Trained:
         return next(sides), next(sides)
 
 
-def load_trained(folder: Path, which: str, side: int | None) -> Trained:
+def load_trained(folder: Path, which: str, side: int | None, *, trust: bool = False) -> Trained:
     """The networks of the run in `folder`, at its last or best checkpoint."""
-    if not (folder / "config.yaml").is_file():
-        raise ValueError(f"{folder} is not a run: it holds no config.yaml; name a run's folder")
+    recipe = load_run_recipe(folder, trust=trust)
     sys.path.append(str(Path.cwd()))  # networks of the user's own, as in training
-    recipe = load_recipe(folder / "config.yaml", [])
     found = _checkpoint(folder, which)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     networks = {}
@@ -172,9 +171,9 @@ def _predict(options: argparse.Namespace) -> int:
         raise ValueError("pictures and --split were both given; name one of them")
     if options.count < 1 or (options.size is not None and options.size < STRIDE):
         raise ValueError(f"--count must be at least 1, and --size at least {STRIDE}")
-    trained = load_trained(options.run, options.checkpoint, options.size)
+    trained = load_trained(options.run, options.checkpoint, options.size, trust=options.trust)
     if options.split:
-        recipe = load_recipe(options.run / "config.yaml", [])
+        recipe = load_run_recipe(options.run, trust=options.trust)
         pictures = pictures_of_split(recipe, options.split, options.count)
     else:
         pictures = pictures_of_files(options.pictures)
@@ -202,6 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--size", type=int, metavar="S", help="shorter side the networks see; as in training")
     add("--split", metavar="NAME", help="a split of the run's dataset, instead of pictures")
     add("--count", type=int, default=8, metavar="N", help="pictures of the split; default: 8")
+    add_trust(parser)
     options = parser.parse_intermixed_args(arguments)
     return run_command(lambda: _predict(options))
 
