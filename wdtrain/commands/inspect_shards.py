@@ -11,7 +11,7 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from wdtrain.commands import run_command
+from wdtrain.commands import Output, run_command
 from wdtrain.commands.inspect_augment import add_augment
 from wdtrain.commands.inspect_order import add_order
 from wdtrain.commands.pack_shards import long_work
@@ -42,8 +42,11 @@ Act = Callable[[argparse.Namespace], int]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code of `inspect-shards` with these arguments (default: the command line's)."""
-    options = _parser().parse_args(arguments)
-    return run_command(lambda: int(options.act(options)))
+    return run_command(lambda: _act(_parser().parse_args(arguments)))
+
+
+def _act(options: argparse.Namespace) -> int:
+    return int(options.act(options))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,7 +86,7 @@ def _grid_options(action: argparse.ArgumentParser) -> None:
 
 def show(manifest: Manifest, options: argparse.Namespace) -> int:
     """Prints the manifest for a person."""
-    console = Console(soft_wrap=True)
+    console = Output(soft_wrap=True)
     depth = manifest.depth
     limits = f" {depth.near_m:g} to {depth.far_m:g} m" if depth.is_logarithmic else ""
     console.print(
@@ -139,7 +142,7 @@ def audit_all(manifest: Manifest, options: argparse.Namespace) -> int:
     for name, parts in found.splits.items():
         counts = (parts.samples, len(parts.backgrounds), len(parts.cutouts), len(parts.pairs))
         table.add_row(name, *(f"{count:,}" for count in counts))
-    Console().print(table)
+    Output().print(table)
     if not found.problems:
         print("no leak: no split shares what it must not, and no key comes twice")
     return _print_problems(found.problems)

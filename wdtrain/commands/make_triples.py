@@ -15,10 +15,9 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import track
 
-from wdtrain.commands import run_command
+from wdtrain.commands import Output, run_command
 from wdtrain.scenes.compose import Composition
 from wdtrain.scenes.lift import lifts_json
 from wdtrain.scenes.playground import Playground
@@ -159,7 +158,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _progress(indices: range, title: str) -> Iterable[int]:
-    console = Console(stderr=True)
+    console = Output(stderr=True)
     if not console.is_terminal:
         return indices
     return track(indices, description=title, console=console, transient=True)
