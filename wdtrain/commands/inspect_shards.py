@@ -15,7 +15,8 @@ from wdtrain.commands import Output, run_command
 from wdtrain.commands.inspect_augment import add_augment
 from wdtrain.commands.inspect_order import add_order
 from wdtrain.commands.pack_shards import long_work
-from wdtrain.record.pictures import save_png
+from wdtrain.record.outputs import OVERWRITE_HELP, Outputs
+from wdtrain.record.pictures import png_of
 from wdtrain.store.errors import StoreError
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.sheet import contact_sheet
@@ -80,6 +81,7 @@ def _of_manifest(act: Callable[[Manifest, argparse.Namespace], int]) -> Act:
 
 def _grid_options(action: argparse.ArgumentParser) -> None:
     action.add_argument("--out", type=Path, default=Path("grid.png"), help="default grid.png")
+    action.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
     action.add_argument("--split", default="train", help="default train")
     action.add_argument("--count", type=int, default=24, help="samples; default 24")
 
@@ -160,7 +162,10 @@ def grid(manifest: Manifest, options: argparse.Namespace) -> int:
     """Writes a contact sheet as PNG."""
     if options.count < 1:
         raise StoreError(f"--count {options.count}: at least 1 sample is needed")
+    out = Outputs.for_file(
+        options.out, "inspect-shards grid", overwrite=options.overwrite, ending=".png"
+    )
     sheet = contact_sheet(manifest, split=options.split, count=options.count)
-    save_png(options.out, sheet)
+    out.write(options.out.name, png_of(sheet))
     print(f"wrote {options.out} ({sheet.shape[1]} x {sheet.shape[0]})")
     return 0
