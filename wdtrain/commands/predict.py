@@ -31,6 +31,7 @@ from wdtrain.commands.predict_inputs import (
 )
 from wdtrain.config import load_recipe
 from wdtrain.learn.build import load_state
+from wdtrain.learn.devices import default_device, exact_float32
 from wdtrain.learn.evaluate import predict
 from wdtrain.learn.networks import build
 from wdtrain.learn.shortage import release, try_to
@@ -147,7 +148,8 @@ def load_trained(folder: Path, which: str, side: int | None) -> Trained:
     sys.path.append(str(Path.cwd()))  # networks of the user's own, as in training
     recipe = load_recipe(folder / "config.yaml", [])
     found = _checkpoint(folder, which)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    exact_float32()
+    device = default_device()
     networks = {}
     for task, declared in recipe.tasks.items():
         network = build(declared.network, **declared.options)
