@@ -153,7 +153,8 @@ class TaskSet(Sequence[Task]):
     """The tasks of a run with what their steps sum up and count.
 
     steps: batches stepped on or skipped; skipped: those whose gradient was not finite;
-    skipped_in_a_row; both as of the last step that was settled.
+    skipped_in_a_row; idle: by task, the steps that it did not take, as no sample of the batch had a
+    valid pixel for it; all as of the last step that was settled.
     """
 
     def __init__(self, tasks: Sequence[Task]) -> None:
@@ -163,6 +164,7 @@ class TaskSet(Sequence[Task]):
         self._tasks = list(tasks)
         self.ledger = Ledger({t.name: (t.network, t.live_parameters) for t in tasks})
         self.steps = self.skipped = self.skipped_in_a_row = self.recoveries = 0
+        self.idle = dict.fromkeys(names, 0)
         self._asked = {task.name: task.micro_batch for task in tasks}
         self._recovered: dict[str, tuple[int, int]] = {}
         self._unsettled: tuple[Late, Callable[[], list[str]]] | None = None
@@ -215,7 +217,10 @@ class TaskSet(Sequence[Task]):
         if self._unsettled is None:
             return
         (late, suspects), self._unsettled = self._unsettled, None
-        if late.read()[0]:
+        finite, *numbers = late.read()
+        for name, samples in zip(self.idle, numbers[::3], strict=True):
+            self.idle[name] += not samples
+        if finite:
             self.skipped_in_a_row = 0
             return
         self.skipped += 1
@@ -236,6 +241,7 @@ class TaskSet(Sequence[Task]):
             "skipped": self.skipped,
             "skipped_in_a_row": self.skipped_in_a_row,
             "recoveries": self.recoveries,
+            "idle": self.idle,
             "micro_batches": {t.name: [self._asked[t.name], t.micro_batch] for t in self._tasks},
             "schedules": {task.name: task.schedule.state_dict() for task in self._tasks},
         }
@@ -252,6 +258,7 @@ class TaskSet(Sequence[Task]):
         self.steps, self.skipped = state["steps"], state["skipped"]
         self.skipped_in_a_row = state["skipped_in_a_row"]
         self.recoveries = state.get("recoveries", 0)
+        self.idle |= state.get("idle", {})
         self._recovered = state.get("micro_batches", {})
         for task in self._tasks:
             self.ask(task, self._asked[task.name])

@@ -41,6 +41,8 @@ class Reading(Protocol):
     def seconds(self) -> dict[str, float]: ...
     @property
     def skipped(self) -> bool: ...
+    @property
+    def idle(self) -> Sequence[str]: ...
 
 
 class StepNumbers(Protocol):
@@ -110,6 +112,7 @@ class RunRecord:
         self._late: _Late | None = None
         self._passed_over: list[str] = []
         self._is_started = False
+        self._idle: Mapping[str, int] = {}
         self._saved: tuple[int, str] | None = None
         self._metric: float | None = None
         self._since = time.monotonic()
@@ -183,11 +186,15 @@ class RunRecord:
         if path is not None:
             self.console.event(f"memory snapshot: {path}, for https://pytorch.org/memory_viz")
 
-    def start(self, first_step: int, data: Mapping[str, Any], recipe: str) -> None:
+    def start(
+        self, first_step: int, data: Mapping[str, Any], recipe: str, idle: Mapping[str, int]
+    ) -> None:
         """The log is cut back to where the run goes on, and the run's events are told.
 
-        data: what it is trained on, as the manifest says; recipe: YAML.
+        data: what it is trained on, as the manifest says; recipe: YAML; idle: the run's own count
+        of the steps that each task did not take, looked at whenever the status is written.
         """
+        self._idle = idle
         if self.is_main:
             save_config(self.folder, recipe)
         self.log = self._stack.enter_context(RunLog(self.folder, active=self.is_main))
@@ -247,7 +254,8 @@ class RunRecord:
 
     def _status(self, state: State, why: str = "") -> None:
         if self.is_main:
-            self._heartbeat.say(state, why)
+            idle = {task: steps for task, steps in self._idle.items() if steps}
+            self._heartbeat.say(state, why, **({"idle_steps": idle} if idle else {}))
 
     def step(
         self,
@@ -291,6 +299,7 @@ class RunRecord:
             **{f"grad_norm/{task}": norm for task, norm in reading.grad_norms.items()},
             **{f"learning_rate/{task}": rate for task, rate in result.learning_rates.items()},
             "skipped": int(reading.skipped),
+            "idle": len(reading.idle),
             "recoveries": len(result.recoveries),
             "samples": result.samples,
             "seconds": round(seconds, 6),
