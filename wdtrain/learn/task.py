@@ -110,18 +110,9 @@ def build_task(
     size: height and width of the dry passes that try the network out. Raises ValueError for
     unknown names, a loss on the wrong activation, a network that cannot keep the step's laws.
     """
-    if target not in ("mask", "depth"):
-        raise ValueError(f"task {name!r} has target {target!r}; it must be mask or depth")
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
-    if micro_batch < 1:
-        raise ValueError(f"micro_batch of task {name!r} is {micro_batch}; it must be at least 1")
+    _check_settings(name, target, loss, precision, micro_batch)
     domain = domain_of(network)
     chosen_loss = build_loss(loss, domain)
-    if target == "depth" and "dice" in loss:
-        raise ValueError(
-            f"loss {loss!r} compares regions, and a depth has none; choose l1, smooth-l1 or bce"
-        )
     context = prepare_network(network, seed, name=name)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     dtype = torch.float64 if precision == "fp64" else torch.float32
@@ -147,6 +138,19 @@ def build_task(
         norm_group=norm_group,
         max_grad_norm=max_grad_norm,
     )
+
+
+def _check_settings(name: str, target: str, loss: str, precision: str, micro_batch: int) -> None:
+    if target not in ("mask", "depth"):
+        raise ValueError(f"task {name!r} has target {target!r}; it must be mask or depth")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
+    if micro_batch < 1:
+        raise ValueError(f"micro_batch of task {name!r} is {micro_batch}; it must be at least 1")
+    if target == "depth" and "dice" in loss:
+        raise ValueError(
+            f"loss {loss!r} compares regions, and a depth has none; choose l1, smooth-l1 or bce"
+        )
 
 
 class TaskSet(Sequence[Task]):

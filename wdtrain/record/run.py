@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self, TextIO
+from typing import Any, Literal, Self, TextIO
 
 from accelerate import Accelerator
 from torch import Tensor
@@ -26,51 +26,9 @@ from wdtrain.record.gallery import Gallery
 from wdtrain.record.heartbeat import Heartbeat, process_facts
 from wdtrain.record.lock import RunLock, lock_holder
 from wdtrain.record.memory import measure_memory, save_snapshot
+from wdtrain.record.protocols import Ranks, StepNumbers, Waited
 from wdtrain.record.runlog import RunError, RunLog, State, read_status, save_config, write_status
 from wdtrain.record.scores import BASELINE_NAMES, SplitScores
-
-
-class Reading(Protocol):
-    """The numbers of a step, on the host."""
-
-    @property
-    def losses(self) -> dict[str, float]: ...
-    @property
-    def grad_norms(self) -> dict[str, float]: ...
-    @property
-    def seconds(self) -> dict[str, float]: ...
-    @property
-    def skipped(self) -> bool: ...
-    @property
-    def idle(self) -> Sequence[str]: ...
-
-
-class StepNumbers(Protocol):
-    """What a step did; `read` waits for the device."""
-
-    @property
-    def samples(self) -> int: ...
-    @property
-    def recoveries(self) -> Sequence[object]: ...
-    @property
-    def learning_rates(self) -> dict[str, float]: ...
-    def read(self) -> Reading: ...
-
-
-class Ranks(Protocol):
-    @property
-    def rank(self) -> int: ...
-    def barrier(self, what: str) -> None: ...
-    def gather(self, value: Any, what: str) -> list[Any]: ...
-
-
-class Waited(Protocol):
-    """How long a batch was waited for, and how busy its reader's threads were by stage, 0..1."""
-
-    @property
-    def wait_seconds(self) -> float: ...
-    @property
-    def occupancy(self) -> dict[str, float]: ...
 
 
 _Late = tuple[int, float, StepNumbers, dict[str, float], dict[str, float]]
