@@ -30,7 +30,6 @@ from wdtrain.record.protocols import Ranks, StepNumbers, Waited
 from wdtrain.record.runlog import RunError, RunLog, State, read_status, save_config, write_status
 from wdtrain.record.scores import BASELINE_NAMES, SplitScores
 
-
 _Late = tuple[int, float, StepNumbers, dict[str, float], dict[str, float]]
 """Step, epoch, what it did, seconds of the loop's own parts, occupancy of the reader."""
 
