@@ -19,8 +19,8 @@ MAY_IMPORT = {
     "store": set(),
     "learn": set(),
     "record": set(),
-    "config": {"sizes"},
-    "sizes": set(),
+    "config": {"fields"},
+    "fields": set(),
     "triple": set(),
     "commands": ROOMS | {"config", "commands"},
     "job": ROOMS | {"config"},
@@ -98,7 +98,7 @@ def test_the_package_holds_only_rooms_and_five_modules() -> None:
     # named like one of the standard library would shadow it.
     files = {path.name for path in PACKAGE.glob("*.py")}
     folders = {path.name for path in PACKAGE.iterdir() if path.is_dir()} - {"__pycache__"}
-    assert files == {"__init__.py", "config.py", "triple.py", "job.py", "sizes.py", "train.py"}
+    assert files == {"__init__.py", "config.py", "triple.py", "job.py", "fields.py", "train.py"}
     assert folders == ROOMS | {"commands"}
     assert not folders & set(sys.stdlib_module_names)
 

@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Self, get_args, get_origin
+from typing import Any, Literal, Self
 
 import omegaconf
 import yaml
@@ -22,7 +22,8 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from wdtrain.sizes import Memory, Size, parse_bytes, parse_memory
+from wdtrain.fields import Memory, Size, flatten, parse_bytes, parse_memory
+from wdtrain.fields import fields_of as fields_of
 
 _TEXTS = ("run.folder", "data.url", "data.cache")
 """Keys whose value on a command line is a text, also where it looks like a number."""
@@ -100,7 +101,10 @@ class Train(Section):
 
 class Step(Section):
     micro_batch: int | None = Field(
-        None, ge=1, description="samples through a network at once; null: norm_group"
+        None,
+        ge=1,
+        description="samples through a network at once; null: norm_group. A matter of memory: "
+        "results differ by the order of float additions alone",
     )
     norm_group: int | None = Field(
         None, ge=1, description="samples of one BatchNorm group, divides data.chunk; null: chunk"
@@ -125,6 +129,9 @@ class Optimizer(Section):
     weight_decay: float = Field(
         0.0, ge=0, description="sgd: added to the gradient; adamw: decoupled"
     )
+    decay_norms: bool = Field(
+        False, description="weight decay also on weights of norms and on biases"
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="sgd only")
     betas: tuple[float, float] = Field((0.9, 0.999), description="adamw only")
     clip_norm: float | None = Field(
@@ -134,7 +141,8 @@ class Optimizer(Section):
     def arguments(self) -> dict[str, Any]:
         """What the chosen optimizer is built with."""
         own = {"sgd": ("momentum",), "adamw": ("betas",)}[self.name]
-        return {name: getattr(self, name) for name in ("name", "lr", "weight_decay", *own)}
+        names = ("name", "lr", "weight_decay", "decay_norms", *own)
+        return {name: getattr(self, name) for name in names}
 
 
 class Schedule(Section):
@@ -145,7 +153,10 @@ class Schedule(Section):
     )
     warmup_steps: int = Field(50, ge=0, description="warmup-cosine: steps until the full rate")
     floor: float = Field(
-        0.01, ge=0, le=1, description="warmup-cosine: last rate, as a share of the full one"
+        0.01,
+        ge=0,
+        le=1,
+        description="warmup-cosine: the last step's rate, as a share of the full one",
     )
     constant_epochs: int = Field(150, ge=0, description="seed: epochs before the rate may fall")
     factor: float = Field(0.1, gt=0, lt=1, description="seed: what the rate is multiplied by")
@@ -215,11 +226,17 @@ class Recipe(Section):
     evaluate: Evaluate = Field(Evaluate(), description="validation")
     checkpoint: Checkpoint = Field(Checkpoint(), description="saving")
     log: Log = Field(Log(), description="what is shown and written")
-    precision: Literal["bf16", "fp32", "fp64"] = Field("bf16", description="arithmetic")
+    precision: Literal["bf16", "fp32", "fp64"] = Field(
+        "bf16",
+        description="arithmetic: bf16 under autocast, weights in fp32; fp32: without TF32; fp64",
+    )
     channels_last: bool = Field(True, description="memory layout of pictures; faster for most")
     compile: bool = Field(False, description="torch.compile the networks")
     cpu_threads: int | None = Field(
-        None, ge=1, description="threads of each process on CPU; null: its share of the cores"
+        None,
+        ge=1,
+        description="threads of each process's arithmetic on CPU; null: its share of the cores, 2 "
+        "where a GPU computes. Results differ by the order of float additions alone",
     )
     memory: Memory = Field(
         0.9, description="CUDA: share of the device, or GiB as '8GiB', that may be used"
@@ -356,17 +373,6 @@ class Recipe(Section):
             )
 
 
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} as {"a.b": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
 def load_recipe(
     path: str | Path,
     overrides: list[str],
@@ -424,22 +430,6 @@ def _problem(detail: ErrorDetails) -> str:
         return f"{key} is missing"
     message = detail["msg"].removeprefix("Value error, ")
     return f"{key}: {message}, found {detail['input']!r}" if key else message
-
-
-def fields_of(section: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str]]:
-    """(key, default, description) of every field, tasks as `tasks.NAME`."""
-    rows = []
-    for name, field in section.model_fields.items():
-        key = prefix + name
-        inner = field.annotation
-        if get_origin(inner) is dict and get_args(inner)[1] is TaskRecipe:
-            key, inner = f"{key}.NAME", get_args(inner)[1]
-        if isinstance(inner, type) and issubclass(inner, Section):
-            rows += fields_of(inner, key + ".")
-            continue
-        default = "needed" if field.is_required() else json.dumps(field.default)
-        rows.append((key, default, field.description or ""))
-    return rows
 
 
 def help_text() -> str:

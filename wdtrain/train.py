@@ -77,7 +77,8 @@ def look(run: Run, record: RunRecord) -> float:
     """A validation in mid-training: schedules take note of it; returns the skill shown in it."""
     lead = validate(run, record, limit=run.recipe.evaluate.max_samples or sys.maxsize)[0]
     for task in run.tasks:
-        task.schedule.observe(lead.tasks[task.name].loss, run.cursor.epoch)
+        if lead.tasks[task.name].is_scored:
+            task.schedule.observe(lead.tasks[task.name].loss, run.cursor.epoch)
     run.validated = run.tasks.steps
     return lead.skill()
 
@@ -128,7 +129,7 @@ def go(run: Run) -> int:
         first = resume(run, record)
         if record.is_finished(first, run.total_steps):
             return 0
-        record.start(first, run.manifest.source, recipe.as_yaml())
+        record.start(first, run.manifest.source, recipe.as_yaml(), run.tasks.idle)
         try:
             with record.aside("fitting to memory"):
                 run.fit()

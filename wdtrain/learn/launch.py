@@ -22,6 +22,7 @@ import yaml
 from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration
 
+from wdtrain.learn.devices import indexed
 from wdtrain.learn.heap import keep_freed_memory
 from wdtrain.learn.join import is_on_cpu, is_one_of_several, join
 from wdtrain.learn.task import Task
@@ -32,6 +33,8 @@ _FOREIGN = {
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
 }
 _STARTING_SECONDS = 60.0
+GPU_THREADS = 2
+"""Threads of arithmetic on the CPU beside a GPU: there are scores of a validation to add up."""
 
 
 def check_launcher(precision: str) -> None:
@@ -108,17 +111,22 @@ def start_accelerator(
         log_with=trackers or None,
         project_config=ProjectConfiguration(project_dir=folder, logging_dir=folder),
     )
-    # The launcher exports OMP_NUM_THREADS=1 unless it is set, which would leave cores idle.
-    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    cores = len(os.sched_getaffinity(0))
-    torch.set_num_threads(cpu_threads or max(1, cores // local_world))
-    if accelerator.device.type == "cuda":
-        total_bytes = torch.cuda.get_device_properties(accelerator.device).total_memory
-        share = memory_share(memory, total_bytes)
-        torch.cuda.set_per_process_memory_fraction(share, torch.cuda.current_device())
+    device = accelerator.state.device = indexed(accelerator.device)
+    torch.set_num_threads(cpu_threads or default_threads(device))
+    if device.type == "cuda":
+        total_bytes = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(memory_share(memory, total_bytes), device)
     else:
         keep_freed_memory()
     return accelerator
+
+
+def default_threads(device: torch.device) -> int:
+    """Threads of a process's arithmetic on the CPU: its share of the cores, since a launcher would
+    leave them idle (OMP_NUM_THREADS=1); two where a GPU computes and the reader needs the cores."""
+    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    share = max(1, len(os.sched_getaffinity(0)) // local_world)
+    return min(share, GPU_THREADS) if device.type == "cuda" else share
 
 
 def register(accelerator: Accelerator, tasks: Iterable[Task]) -> None:

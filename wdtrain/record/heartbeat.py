@@ -40,16 +40,19 @@ class Heartbeat:
 
     def __init__(self, folder: Path | str, *, seconds: float = HEARTBEAT_SECONDS) -> None:
         self._folder, self._seconds = Path(folder), seconds
+        self._facts: dict[str, Any] = {}
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def say(self, state: State, why: str = "") -> None:
-        """The status is this from now on; "running" begins to beat, every other one ends it."""
+    def say(self, state: State, why: str = "", **facts: Any) -> None:
+        """The status is this, with these facts beside it, from now on; "running" begins to beat,
+        every other one ends it."""
         with self._lock:
             if state != "running":
                 self._ended.set()
-            write_status(self._folder, state, why, **process_facts(self._seconds))
+            self._facts = facts
+            write_status(self._folder, state, why, **facts, **process_facts(self._seconds))
         if state == "running" and self._thread is None:
             self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
             self._thread.start()
@@ -75,7 +78,7 @@ class Heartbeat:
             wanted = ("running", mine["pid"], mine["host"])
             if (status.get("state"), status.get("pid"), status.get("host")) != wanted:
                 return False
-            write_status(self._folder, "running", str(status.get("why", "")), **mine)
+            write_status(self._folder, "running", str(status.get("why", "")), **self._facts, **mine)
         except (OSError, RunError):
             pass
         return True

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self, TextIO
+from typing import Any, Literal, Self, TextIO
 
 from accelerate import Accelerator
 from torch import Tensor
@@ -26,50 +26,9 @@ from wdtrain.record.gallery import Gallery
 from wdtrain.record.heartbeat import Heartbeat, process_facts
 from wdtrain.record.lock import RunLock, lock_holder
 from wdtrain.record.memory import measure_memory, save_snapshot
+from wdtrain.record.protocols import Ranks, StepNumbers, Waited
 from wdtrain.record.runlog import RunError, RunLog, State, read_status, save_config, write_status
 from wdtrain.record.scores import BASELINE_NAMES, SplitScores
-
-
-class Reading(Protocol):
-    """The numbers of a step, on the host."""
-
-    @property
-    def losses(self) -> dict[str, float]: ...
-    @property
-    def grad_norms(self) -> dict[str, float]: ...
-    @property
-    def seconds(self) -> dict[str, float]: ...
-    @property
-    def skipped(self) -> bool: ...
-
-
-class StepNumbers(Protocol):
-    """What a step did; `read` waits for the device."""
-
-    @property
-    def samples(self) -> int: ...
-    @property
-    def recoveries(self) -> Sequence[object]: ...
-    @property
-    def learning_rates(self) -> dict[str, float]: ...
-    def read(self) -> Reading: ...
-
-
-class Ranks(Protocol):
-    @property
-    def rank(self) -> int: ...
-    def barrier(self, what: str) -> None: ...
-    def gather(self, value: Any, what: str) -> list[Any]: ...
-
-
-class Waited(Protocol):
-    """How long a batch was waited for, and how busy its reader's threads were by stage, 0..1."""
-
-    @property
-    def wait_seconds(self) -> float: ...
-    @property
-    def occupancy(self) -> dict[str, float]: ...
-
 
 _Late = tuple[int, float, StepNumbers, dict[str, float], dict[str, float]]
 """Step, epoch, what it did, seconds of the loop's own parts, occupancy of the reader."""
@@ -110,6 +69,7 @@ class RunRecord:
         self._late: _Late | None = None
         self._passed_over: list[str] = []
         self._is_started = False
+        self._idle: Mapping[str, int] = {}
         self._saved: tuple[int, str] | None = None
         self._metric: float | None = None
         self._since = time.monotonic()
@@ -183,11 +143,15 @@ class RunRecord:
         if path is not None:
             self.console.event(f"memory snapshot: {path}, for https://pytorch.org/memory_viz")
 
-    def start(self, first_step: int, data: Mapping[str, Any], recipe: str) -> None:
+    def start(
+        self, first_step: int, data: Mapping[str, Any], recipe: str, idle: Mapping[str, int]
+    ) -> None:
         """The log is cut back to where the run goes on, and the run's events are told.
 
-        data: what it is trained on, as the manifest says; recipe: YAML.
+        data: what it is trained on, as the manifest says; recipe: YAML; idle: the run's own count
+        of the steps that each task did not take, looked at whenever the status is written.
         """
+        self._idle = idle
         if self.is_main:
             save_config(self.folder, recipe)
         self.log = self._stack.enter_context(RunLog(self.folder, active=self.is_main))
@@ -247,7 +211,8 @@ class RunRecord:
 
     def _status(self, state: State, why: str = "") -> None:
         if self.is_main:
-            self._heartbeat.say(state, why)
+            idle = {task: steps for task, steps in self._idle.items() if steps}
+            self._heartbeat.say(state, why, **({"idle_steps": idle} if idle else {}))
 
     def step(
         self,
@@ -291,6 +256,7 @@ class RunRecord:
             **{f"grad_norm/{task}": norm for task, norm in reading.grad_norms.items()},
             **{f"learning_rate/{task}": rate for task, rate in result.learning_rates.items()},
             "skipped": int(reading.skipped),
+            "idle": len(reading.idle),
             "recoveries": len(result.recoveries),
             "samples": result.samples,
             "seconds": round(seconds, 6),
