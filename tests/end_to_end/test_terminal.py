@@ -249,3 +249,13 @@ def test_a_damaged_line_of_the_log_is_said_on_resume(runs: Runs, reference: Runs
     (folder / "status.json").write_text('{"state": "interrupted", "why": "power"}')
     output = runs.finish("whole")
     assert "warning: whole/metrics.jsonl, line 3 is damaged" in output
+
+
+def test_ranks_that_take_turns_are_told_so_at_the_start(runs: Runs) -> None:
+    output = runs.finish("turns", "train.batch_size=4", "train.steps=2", processes=2)
+    assert output.count("warning: uneven: 2 ranks share 1 chunk of a batch (balance 0.50)") == 1
+    assert "train.batch_size=8 or data.chunk=2" in output
+    lines = (runs.folder / "turns" / "metrics.jsonl").read_text().splitlines()
+    (said,) = [line for line in map(json.loads, lines) if "warning" in line]
+    assert said["step"] == 0
+    assert "would do" in said["warning"]

@@ -19,6 +19,7 @@ import numpy as np
 
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.permutation import Permutation, key_of, keyed_hash
+from wdtrain.stream.shares import balance
 
 ORDER_VERSION = 2
 """Raised whenever the same arguments would give another order: old cursors are then refused."""
@@ -197,16 +198,7 @@ class Order:
 
     def balance(self, batch_size: int, world: int) -> float:
         """Mean over largest share of a batch's chunks on the ranks: 1.0 is even."""
-        chunks = batch_size // self.chunk
-        shares = np.zeros(world)
-        # The lanes of a batch begin anywhere; the mean over all beginnings is what a run sees.
-        worst = 0.0
-        for first in range(self.lanes):
-            shares[:] = 0
-            for number in range(first, first + chunks):
-                shares[number % self.lanes % world] += 1
-            worst += float(shares.max())
-        return chunks / world / (worst / self.lanes)
+        return balance(batch_size // self.chunk, self.lanes, world)
 
 
 def inflated_bytes(manifest: Manifest) -> int:
