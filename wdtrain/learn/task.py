@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wdtrain.learn.compiling import compile_network
 from wdtrain.learn.devices import exact_float32
 from wdtrain.learn.groups import Context
 from wdtrain.learn.late import Late
@@ -60,7 +61,7 @@ class Task:
 
     target: "mask" or "depth"; micro_batch: the most samples that go through the network at once,
     whole norm groups, smaller after each recovery; norm_group: samples that BatchNorm sees as one;
-    max_grad_norm: the gradient is scaled down to this norm, 0 = off.
+    max_grad_norm: the gradient is scaled down to this norm, 0 = off; compiled: by torch.compile.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Task:
     micro_batch: int
     norm_group: int
     max_grad_norm: float = 0.0
+    compiled: bool = False
 
     @property
     def live_parameters(self) -> list[nn.Parameter]:
@@ -130,7 +132,7 @@ def build_task(
     check_network(network, context, size=size)
     live = live_parameters(network, *size)
     if compiled:
-        network.compile()
+        compile_network(network)
     parameters = dict(network.named_parameters())
     chosen_optimizer = build_optimizer(parameters=[parameters[path] for path in live], **optimizer)
     return Task(
@@ -146,6 +148,7 @@ def build_task(
         micro_batch=micro_batch,
         norm_group=norm_group,
         max_grad_norm=max_grad_norm,
+        compiled=compiled,
     )
 
 
