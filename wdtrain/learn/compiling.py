@@ -20,8 +20,10 @@ MOST_GRAPHS = 64
 """Of one network: the halvings of a micro-batch, a few tails, and evaluation are some twenty."""
 
 
-def compile_network(network: nn.Module) -> None:
-    """The network is compiled when it is called, for up to `MOST_GRAPHS` sizes."""
+def compile_network(network: nn.Module, *, when: bool) -> None:
+    """If `when`, the network is compiled when it is called, for up to `MOST_GRAPHS` sizes."""
+    if not when:
+        return
     import torch._dynamo.config as config  # takes seconds to import
 
     config.recompile_limit = max(config.recompile_limit, MOST_GRAPHS)

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from wdtrain.learn.compiling import compile_network
-from wdtrain.learn.devices import exact_float32
 from wdtrain.learn.groups import Context
 from wdtrain.learn.late import Late
 from wdtrain.learn.ledger import Account, Ledger
@@ -127,12 +126,10 @@ def build_task(
     context = prepare_network(network, seed, name=name)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     dtype = torch.float64 if precision == "fp64" else torch.float32
-    exact_float32()
     network.to(device=device, dtype=dtype, memory_format=layout)  # type: ignore[call-overload]
     check_network(network, context, size=size)
     live = live_parameters(network, *size)
-    if compiled:
-        compile_network(network)
+    compile_network(network, when=compiled)
     parameters = dict(network.named_parameters())
     chosen_optimizer = build_optimizer(parameters=[parameters[path] for path in live], **optimizer)
     return Task(
