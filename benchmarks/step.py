@@ -50,6 +50,7 @@ from steps.turn import Contender  # noqa: E402
 from steps.whole import Failed, WholeTraining  # noqa: E402
 from steps.work import Settings, Work, open_work  # noqa: E402
 
+from wdtrain.learn.devices import indexed  # noqa: E402
 from wdtrain.learn.heap import keep_freed_memory  # noqa: E402
 from wdtrain.learn.targets import Target  # noqa: E402
 from wdtrain.scenes.playground import Playground  # noqa: E402
@@ -191,7 +192,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         norm_group=options.norm_group,
         precision=options.precision,
         threads=options.threads,
-        device=torch.device(options.device),
+        device=indexed(options.device),
     )
 
 
