@@ -21,6 +21,7 @@ from wdtrain.learn.losses import Loss, build_loss
 from wdtrain.learn.networks import domain_of
 from wdtrain.learn.optimize import Schedule, build_optimizer, build_schedule, step_if
 from wdtrain.learn.prepare import live_parameters, prepare_network
+from wdtrain.learn.rounding import keep_output_fine
 from wdtrain.learn.shortage import Shortage
 from wdtrain.learn.targets import Target
 from wdtrain.learn.trial import check_network
@@ -116,16 +117,14 @@ def build_task(
     if micro_batch < 1:
         raise ValueError(f"micro_batch of task {name!r} is {micro_batch}; it must be at least 1")
     domain = domain_of(network)
-    chosen_loss = build_loss(loss, domain)
-    if target == "depth" and "dice" in loss:
-        raise ValueError(
-            f"loss {loss!r} compares regions, and a depth has none; choose l1, smooth-l1 or bce"
-        )
+    chosen_loss = _loss_for(target, loss, domain)
     context = prepare_network(network, seed, name=name)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     dtype = torch.float64 if precision == "fp64" else torch.float32
     network.to(device=device, dtype=dtype, memory_format=layout)  # type: ignore[call-overload]
     check_network(network, context, size=size)
+    if precision == "bf16" and domain == "unit":
+        keep_output_fine(network, size=size)
     live = live_parameters(network, *size)
     if compiled:
         network.compile()
@@ -145,6 +144,15 @@ def build_task(
         norm_group=norm_group,
         max_grad_norm=max_grad_norm,
     )
+
+
+def _loss_for(target: Target, loss: str, domain: str) -> Loss:
+    chosen = build_loss(loss, domain)
+    if target == "depth" and "dice" in loss:
+        raise ValueError(
+            f"loss {loss!r} compares regions, and a depth has none; choose l1, smooth-l1 or bce"
+        )
+    return chosen
 
 
 class TaskSet(Sequence[Task]):
