@@ -222,14 +222,17 @@ class Recipe(Section):
     evaluate: Evaluate = Field(Evaluate(), description="validation")
     checkpoint: Checkpoint = Field(Checkpoint(), description="saving")
     log: Log = Field(Log(), description="what is shown and written")
-    precision: Literal["bf16", "fp32", "fp64"] = Field("bf16", description="arithmetic")
+    precision: Literal["bf16", "fp32", "fp64"] = Field(
+        "bf16",
+        description="arithmetic: bf16 under autocast, weights in fp32; fp32: without TF32; fp64",
+    )
     channels_last: bool = Field(True, description="memory layout of pictures; faster for most")
     compile: bool = Field(False, description="torch.compile the networks")
     cpu_threads: int | None = Field(
         None,
         ge=1,
-        description="threads of each process on CPU; null: its share of the cores. Results differ "
-        "by the order of float additions alone",
+        description="threads of each process's arithmetic on CPU; null: its share of the cores, 2 "
+        "where a GPU computes. Results differ by the order of float additions alone",
     )
     memory: float | str = Field(
         0.9, description="CUDA: share of the device, or GiB as '8GiB', that may be used"

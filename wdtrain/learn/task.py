@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wdtrain.learn.devices import exact_float32
 from wdtrain.learn.groups import Context
 from wdtrain.learn.late import Late
 from wdtrain.learn.ledger import Account, Ledger
@@ -110,17 +111,13 @@ def build_task(
     size: height and width of the dry passes that try the network out. Raises ValueError for
     unknown names, a loss on the wrong activation, a network that cannot keep the step's laws.
     """
-    if target not in ("mask", "depth"):
-        raise ValueError(f"task {name!r} has target {target!r}; it must be mask or depth")
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
-    if micro_batch < 1:
-        raise ValueError(f"micro_batch of task {name!r} is {micro_batch}; it must be at least 1")
+    _check_settings(name, target, loss, precision, micro_batch)
     domain = domain_of(network)
-    chosen_loss = _loss_for(target, loss, domain)
+    chosen_loss = build_loss(loss, domain)
     context = prepare_network(network, seed, name=name)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     dtype = torch.float64 if precision == "fp64" else torch.float32
+    exact_float32()
     network.to(device=device, dtype=dtype, memory_format=layout)  # type: ignore[call-overload]
     check_network(network, context, size=size)
     if precision == "bf16" and domain == "unit":
@@ -146,13 +143,17 @@ def build_task(
     )
 
 
-def _loss_for(target: Target, loss: str, domain: str) -> Loss:
-    chosen = build_loss(loss, domain)
+def _check_settings(name: str, target: str, loss: str, precision: str, micro_batch: int) -> None:
+    if target not in ("mask", "depth"):
+        raise ValueError(f"task {name!r} has target {target!r}; it must be mask or depth")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
+    if micro_batch < 1:
+        raise ValueError(f"micro_batch of task {name!r} is {micro_batch}; it must be at least 1")
     if target == "depth" and "dice" in loss:
         raise ValueError(
             f"loss {loss!r} compares regions, and a depth has none; choose l1, smooth-l1 or bce"
         )
-    return chosen
 
 
 class TaskSet(Sequence[Task]):
