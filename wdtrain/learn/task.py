@@ -22,6 +22,7 @@ from wdtrain.learn.losses import Loss, build_loss
 from wdtrain.learn.networks import domain_of
 from wdtrain.learn.optimize import Schedule, build_optimizer, build_schedule, step_if
 from wdtrain.learn.prepare import live_parameters, prepare_network
+from wdtrain.learn.rounding import keep_output_fine
 from wdtrain.learn.shortage import Shortage
 from wdtrain.learn.targets import Target
 from wdtrain.learn.trial import check_network
@@ -119,6 +120,8 @@ def build_task(
     dtype = torch.float64 if precision == "fp64" else torch.float32
     network.to(device=device, dtype=dtype, memory_format=layout)  # type: ignore[call-overload]
     check_network(network, context, size=size)
+    if precision == "bf16" and domain == "unit":
+        keep_output_fine(network, size=size)
     live = live_parameters(network, *size)
     compile_network(network, when=compiled)
     parameters = dict(network.named_parameters())
