@@ -10,23 +10,21 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, Literal, NamedTuple
 
+from wdtrain.store import schema
 from wdtrain.store.errors import StoreError
 from wdtrain.store.files import RandomFile, file_bytes, open_file, read_bytes, sha256_of
 from wdtrain.store.remote import Remote, RemoteAccess
 from wdtrain.store.urls import folder_of, is_url, join, shown
-from wdtrain.triple import DepthFormat, TripleError
+from wdtrain.triple import DepthFormat
 
 NAME: Final = "manifest.json"
 FORMAT: Final = "wdtrain-dataset"
 VERSION: Final = 1
-CHANNELS: Final = 3
-_SHARD_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]*\.tar(\.zst)?")
 
 Encoding = Literal["image", "raw"]
 
@@ -223,21 +221,15 @@ def digest_of(document: dict[str, Any]) -> str:
 
 
 def _parse_shard(entry: dict[str, Any]) -> Shard:
-    name = entry["name"]
-    if not _SHARD_NAME.fullmatch(name):
-        raise StoreError(f"the manifest names a shard {name!r}, which no packer writes")
     blocks, at = [], 0
     for num_bytes, xxh64 in entry.get("blocks", ()):
         blocks.append(Block(at, num_bytes, int(xxh64, 16)))
         at += num_bytes
-    return Shard(name, entry["samples"], entry["bytes"], entry["sha256"], tuple(blocks))
+    return Shard(entry["name"], entry["samples"], entry["bytes"], entry["sha256"], tuple(blocks))
 
 
 def _parse_split(name: str, entry: dict[str, Any]) -> Split:
-    shards = tuple(_parse_shard(shard) for shard in entry["shards"])
-    if sum(shard.samples for shard in shards) != entry["samples"]:
-        raise StoreError(f"the manifest's split {name} does not add up to its samples")
-    return Split(name, entry["samples"], shards)
+    return Split(name, entry["samples"], tuple(map(_parse_shard, entry["shards"])))
 
 
 def parse_manifest(data: bytes, *, url: str, remote: Remote | None = None) -> Manifest:
@@ -245,25 +237,30 @@ def parse_manifest(data: bytes, *, url: str, remote: Remote | None = None) -> Ma
     place = shown(url)
     try:
         document = json.loads(data)
-    except ValueError as error:
+        digest = digest_of(document) if isinstance(document, dict) else ""
+    except (ValueError, RecursionError) as error:
         raise StoreError(f"{NAME} of {place} is not readable JSON ({error})") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise StoreError(f"{NAME} of {place} is not that of a {FORMAT}")
     version = document.get("version")
-    if not isinstance(version, int) or not 1 <= version <= VERSION:
+    if type(version) is not int or not 1 <= version <= VERSION:
         raise StoreError(
             f"{place} is of format version {version}; this version of wdtrain reads up to "
             f"{VERSION}; update wdtrain to read it"
         )
-    if document.get("digest") != digest_of(document):
+    if document.get("digest") != digest:
         raise StoreError(
             f"{NAME} of {place} was changed after it was written (its digest does not fit); "
             "fetch it again or pack the dataset again"
         )
     try:
-        return _build(document, url=url, remote=remote or Remote())
-    except (KeyError, TypeError, TripleError) as error:
-        raise StoreError(f"{NAME} of {place} lacks or garbles {error}") from error
+        schema.check(document)
+    except schema.SchemaError as error:
+        raise StoreError(
+            f"{NAME} of {place} is not one that a packer writes: {error}; pack the dataset again, "
+            "or ask for it where it comes from"
+        ) from error
+    return _build(document, url=url, remote=remote or Remote())
 
 
 def _build(document: dict[str, Any], *, url: str, remote: Remote) -> Manifest:
