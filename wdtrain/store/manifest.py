@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, Literal, NamedTuple
@@ -27,6 +28,10 @@ FORMAT: Final = "wdtrain-dataset"
 VERSION: Final = 1
 
 Encoding = Literal["image", "raw"]
+
+
+class _Garbled(StoreError):
+    """A manifest that is not what was written, perhaps only as it came here."""
 
 
 class Block(NamedTuple):
@@ -93,14 +98,11 @@ class Manifest:
         """
         remote = Remote(RemoteAccess(**access) if isinstance(access, dict) else access)
         url = folder_of(str(url), NAME)
-        try:
-            data = read_bytes(join(url, NAME), remote=remote)
-        except FileNotFoundError as error:
-            raise StoreError(
-                f"{shown(url)} holds no {NAME}, so it is not a packed dataset (or its packing has "
-                "not ended); pack one with tools/pack-shards SOURCE TARGET"
-            ) from error
-        return parse_manifest(data, url=url, remote=remote)
+        tries = remote.access.tries if is_url(url) else 1
+        for _ in range(tries - 1):
+            with suppress(_Garbled):  # on its way here: asked for as often as what fails
+                return parse_manifest(_read(url, remote), url=url, remote=remote)
+        return parse_manifest(_read(url, remote), url=url, remote=remote)
 
     @property
     def samples(self) -> int:
@@ -172,6 +174,20 @@ class Manifest:
                 "dataset again"
             ) from error
 
+    def content_of(self, shard: Shard) -> tuple[int, str]:
+        """The bytes and the SHA-256 (hex) of a shard where it lies: of a remote one that is not as
+        the manifest says, read as often as a request that fails."""
+        url = self.shard_url(shard)
+        found = (-1, "")
+        for _ in range(self.remote.access.tries if is_url(url) else 1):
+            try:
+                found = sha256_of(url, remote=self.remote)
+            except FileNotFoundError as error:
+                raise StoreError(f"shard {shard.name} of {shown(self.url)} is missing") from error
+            if found == (shard.num_bytes, shard.sha256):
+                break
+        return found
+
     def verify(self) -> None:
         """Every shard is there with the size and SHA-256 the manifest names, or StoreError.
 
@@ -180,12 +196,7 @@ class Manifest:
         """
         for split in self.splits.values():
             for shard in split.shards:
-                try:
-                    num_bytes, sha256 = sha256_of(self.shard_url(shard), remote=self.remote)
-                except FileNotFoundError as error:
-                    raise StoreError(
-                        f"shard {shard.name} of {shown(self.url)} is missing"
-                    ) from error
+                num_bytes, sha256 = self.content_of(shard)
                 if (num_bytes, sha256) != (shard.num_bytes, shard.sha256):
                     raise StoreError(
                         f"shard {shard.name} holds {num_bytes:,} bytes with SHA-256 "
@@ -232,6 +243,16 @@ def _parse_split(name: str, entry: dict[str, Any]) -> Split:
     return Split(name, entry["samples"], tuple(map(_parse_shard, entry["shards"])))
 
 
+def _read(url: str, remote: Remote) -> bytes:
+    try:
+        return read_bytes(join(url, NAME), remote=remote)
+    except FileNotFoundError as error:
+        raise StoreError(
+            f"{shown(url)} holds no {NAME}, so it is not a packed dataset (or its packing has not "
+            "ended); pack one with tools/pack-shards SOURCE TARGET"
+        ) from error
+
+
 def parse_manifest(data: bytes, *, url: str, remote: Remote | None = None) -> Manifest:
     """The manifest that these bytes are, read from `url`; StoreError when they are not one."""
     place = shown(url)
@@ -239,7 +260,7 @@ def parse_manifest(data: bytes, *, url: str, remote: Remote | None = None) -> Ma
         document = json.loads(data)
         digest = digest_of(document) if isinstance(document, dict) else ""
     except (ValueError, RecursionError) as error:
-        raise StoreError(f"{NAME} of {place} is not readable JSON ({error})") from error
+        raise _Garbled(f"{NAME} of {place} is not readable JSON ({error})") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise StoreError(f"{NAME} of {place} is not that of a {FORMAT}")
     version = document.get("version")
@@ -249,7 +270,7 @@ def parse_manifest(data: bytes, *, url: str, remote: Remote | None = None) -> Ma
             f"{VERSION}; update wdtrain to read it"
         )
     if document.get("digest") != digest:
-        raise StoreError(
+        raise _Garbled(
             f"{NAME} of {place} was changed after it was written (its digest does not fit); "
             "fetch it again or pack the dataset again"
         )
