@@ -192,7 +192,17 @@ def write_billion(target: Path) -> float:
         "height": SIZE,
         "width": SIZE,
         "samples_per_block": 64,
-        "fields": {"depth": DepthFormat().as_dict()},
+        "fields": {
+            "overlay": {"member": "overlay.jpg", "dtype": "uint8", "shape": [SIZE, SIZE, 3]},
+            "mask": {"member": "mask.png", "dtype": "uint8", "shape": [SIZE, SIZE]},
+            "depth": {
+                "member": "depth.png",
+                "dtype": "uint8",
+                "shape": [SIZE, SIZE],
+                **DepthFormat().as_dict(),
+            },
+            "meta": {"member": "json"},
+        },
         "splits": {"train": {"samples": BILLION, "shards": shards}},
         "overlay": {"pixels": 1, "sum": [0, 0, 0], "square_sum": [0, 0, 0]},
         "settings": {},
