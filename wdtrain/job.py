@@ -168,6 +168,7 @@ def open_run(recipe: Recipe) -> Run:
     common = {**recipe.build_arguments(), "device": device, "weights": weights, "size": size}
     tasks = learn.build_tasks(recipe.task_arguments(steps), **common)
     learn.register(accelerator, tasks)
+    learn.set_up(device, tasks, collective)  # before `fit` looks at what memory is left
     mean, std = manifest.overlay_mean, manifest.overlay_std
     view = learn.plain_view(mean, std, manifest.depth, recipe.precision)
     rest = (Baselines(manifest.depth), Cursor.at(order, 0), steps)

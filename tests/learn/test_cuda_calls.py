@@ -10,9 +10,9 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
 
-from tests.learn.cases import mask_task
 from tests.learn.fake_cuda import FREE_BYTES, HELD_BYTES, TOTAL_BYTES, FakeCuda
 from wdtrain.learn import launch
+from wdtrain.learn.build import build_tasks
 from wdtrain.learn.devices import default_device, indexed
 from wdtrain.learn.fitting import CudaGauge, budget_bytes
 from wdtrain.record.memory import measure_memory
@@ -86,7 +86,9 @@ def test_beside_a_gpu_arithmetic_on_the_cpu_takes_two_threads_at_most(
 
 def test_float32_is_not_rounded_to_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    mask_task()  # and so does whatever else builds or loads a network
+    declared = {"network": "seed-mask", "options": {}, "target": "mask", "loss": "bce"}
+    declared["optimizer"] = {"name": "sgd", "lr": 0.1}
+    build_tasks({"mask": declared}, seed=0, device=torch.device("cpu"))
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32
 

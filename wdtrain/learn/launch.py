@@ -22,10 +22,11 @@ import yaml
 from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration
 
-from wdtrain.learn.devices import indexed
+from wdtrain.learn.collective import Collective, RankLost
+from wdtrain.learn.devices import indexed, warm_up
 from wdtrain.learn.heap import keep_freed_memory
 from wdtrain.learn.join import is_on_cpu, is_one_of_several, join
-from wdtrain.learn.task import Task
+from wdtrain.learn.task import Task, TaskSet
 
 _FOREIGN = {
     "ACCELERATE_USE_FSDP": "FSDP",
@@ -134,6 +135,29 @@ def register(accelerator: Accelerator, tasks: Iterable[Task]) -> None:
     for task in tasks:
         accelerator.prepare_model(task.network, device_placement=False, evaluation_mode=True)
         accelerator.prepare_optimizer(task.optimizer, device_placement=False)
+
+
+def set_up(device: torch.device, tasks: TaskSet, collective: Collective) -> None:
+    """Device and communicator hold all that they take for themselves, before anybody measures what
+    is left: the device by a first small pass, the communicator by the sum that each step makes.
+
+    All ranks call it, at the start. ValueError on all of them where that sum fails: NCCL takes
+    hundreds of MB, and where it does not get them, smaller micro-batches cannot help.
+    """
+    warm_up(device)
+    tasks.open()  # zeros are summed
+    try:
+        collective.flat_sum(tasks.ledger.flat)
+    except RankLost as error:
+        if error.lost:
+            raise
+        why = str(error.__cause__ or error).strip().splitlines()[0]
+        raise ValueError(
+            f"the first sum over all ranks failed ({why}): GPUs cannot exchange gradients here; "
+            "see in nvidia-smi what else fills them, and what NCCL_DEBUG=INFO says"
+        ) from error
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def memory_share(memory: float, total_bytes: int) -> float:

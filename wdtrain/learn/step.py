@@ -20,7 +20,7 @@ from torch import Tensor
 from wdtrain.learn.clock import Stopwatch
 from wdtrain.learn.collective import Collective
 from wdtrain.learn.feed import Fed, Feed
-from wdtrain.learn.groups import plan_micro_batches
+from wdtrain.learn.groups import plan_few_sizes, plan_micro_batches
 from wdtrain.learn.late import Late
 from wdtrain.learn.ledger import Account
 from wdtrain.learn.rows import Rows
@@ -176,7 +176,8 @@ class LocalPass:
         """Add the rows' gradients, statistics and losses to a task's account."""
         task.network.train()
         kept = self.losses[task.name] = []
-        cuts = plan_micro_batches(self.rows.groups, task.micro_batch)
+        plan = plan_few_sizes if task.compiled else plan_micro_batches
+        cuts = plan(self.rows.groups, task.micro_batch)
         arriving = self.feed.micro_batches(self.rows, cuts, task.target)
         for _ in cuts:
             if self.stop_asked():
