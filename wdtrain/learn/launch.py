@@ -14,6 +14,7 @@ import time
 import types
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, Self
 
 import psutil
 import torch
@@ -176,10 +177,12 @@ _STARTED_BY = os.getppid()
 
 
 class StopRequest:
-    """Set by SIGTERM, SIGINT (Ctrl-C), or the launcher's death; read at each step's agreement.
+    """Set by SIGTERM, SIGHUP, SIGINT (Ctrl-C), or the launcher's death; read at each step's
+    agreement. A context manager: signals are taken inside, and given back after.
 
-    A second Ctrl-C interrupts at once, as a person who presses twice expects. The launcher's
-    workers live in a session of their own and outlive it, so they watch who their parent is.
+    A second Ctrl-C interrupts at once, as a person who presses twice expects. SIGHUP is a closed
+    terminal; where it is ignored at the start (nohup), it stays so. The launcher's workers live in
+    a session of their own and outlive it, so they watch who their parent is.
     """
 
     def __init__(self) -> None:
@@ -189,8 +192,19 @@ class StopRequest:
         # Without a launcher the parent is a shell, which may well end before a long training.
         is_launched = bool({"TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION"} & set(os.environ))
         self._launcher = _STARTED_BY if is_launched else None
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        taken = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            taken.append(signal.SIGHUP)
+        self._before = {number: signal.signal(number, self._on_signal) for number in taken}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._before = {}
 
     @property
     def reason(self) -> str:

@@ -75,36 +75,49 @@ class Window:
 class MappedShards:
     """Where the samples of raw shards lie in memory, of the blocks that were looked into.
 
-    All samples of a raw shard are of one size, and its blocks lie one after the other: so a
-    sample's place in a mapped `.tar` is arithmetic, without an object for its block.
+    The samples of a raw block are of one size: so a sample's place in a mapped `.tar` is
+    arithmetic, without an object for its block. Thread-safe.
     """
 
-    def __init__(self, manifest: Manifest, num_shards: int, order: Order) -> None:
-        self._manifest, self._block_rows = manifest, order.block_rows
+    def __init__(self, num_shards: int, order: Order) -> None:
+        self._order, self._num_shards = order, num_shards
+        self._lock = threading.Lock()
         self._seen = np.zeros(order.num_blocks, bool)
-        self._bases = np.zeros(num_shards, np.int64)
-        self._strides = np.zeros(num_shards, np.int64)
-        self._columns = np.zeros((4, num_shards), np.int64)
-        self._mappings: dict[int, bytes | memoryview] = {}  # as long as any window refers to it
+        # Of each block its address, stride and columns; pages of blocks not seen take no memory.
+        self._places = np.zeros((6, order.num_blocks), np.int64)
+        self._held: dict[int, tuple[object, list[int]]] = {}  # by shard: its mapping, those seen
 
-    def note(self, shard: int, number: int, inside: int, block: BlockIndex) -> None:
-        """This block is verified and holds what the manifest says; it stays mapped."""
-        stride = len(block.data) // block.num_samples
-        self._bases[shard] = native.address_of(block.data) - inside * self._block_rows * stride
-        self._strides[shard] = stride
-        self._columns[:, shard] = copied_columns(block)
-        self._mappings[shard] = block.data  # a view of it keeps the whole mapping
-        self._seen[number] = True
+    def note(self, shard: int, number: int, block: BlockIndex) -> None:
+        """This block is verified and holds what the manifest says; its file stays mapped."""
+        mapping = memoryview(block.data).obj
+        place = (native.address_of(block.data), len(block.data) // block.num_samples)
+        with self._lock:
+            if shard in self._held and self._held[shard][0] is not mapping:
+                self._forget(shard)  # opened again, somewhere else
+            if self._seen[number]:
+                return
+            self._held.setdefault(shard, (mapping, []))[1].append(number)
+            self._places[:, number] = *place, *copied_columns(block)
+            self._seen[number] = True
 
-    def rows(
-        self, shards: np.ndarray, inside: np.ndarray, numbers: np.ndarray, rows: np.ndarray
-    ) -> Rows | None:
-        """The rows of these blocks, if all of them were noted."""
-        if not self._seen[numbers].all():
-            return None
-        first = self._bases[shards] + (inside * self._block_rows + rows) * self._strides[shards]
-        addresses = np.ascontiguousarray(first + self._columns[:, shards])
-        return Rows(addresses, None, self._mappings)
+    def forget(self, shard: int) -> None:
+        """The mapping of a shard goes, once no rows refer to it."""
+        with self._lock:
+            self._forget(shard)
+
+    def _forget(self, shard: int) -> None:
+        _, numbers = self._held.pop(shard, (None, []))
+        self._seen[numbers] = False
+
+    def rows(self, numbers: np.ndarray, rows: np.ndarray) -> Rows | None:
+        """Rows of these blocks, one number for each row, if all of them are noted."""
+        with self._lock:
+            if not self._seen[numbers].all():
+                return None
+            address, stride, *columns = self._places[:, numbers]
+            shards = np.bincount(self._order.shard_block(numbers)[0], minlength=self._num_shards)
+            held = [self._held[shard][0] for shard in np.flatnonzero(shards).tolist()]
+        return Rows(np.stack(columns) + (address + rows * stride), None, held)
 
 
 class Blocks:
@@ -126,7 +139,7 @@ class Blocks:
         is_mapped = ShardReader.maps(manifest, manifest.url)
         self._max_open = MAX_SHARDS if self.is_remote or is_mapped else MAX_FILES
         is_mapped &= manifest.encoding == "raw" and native.LIBRARY is not None
-        self._mapped = MappedShards(manifest, len(self._shards), order) if is_mapped else None
+        self._mapped = MappedShards(len(self._shards), order) if is_mapped else None
 
     def known_window(self, key: WindowKey) -> Window | None:
         """The window of a key, where that is arithmetic alone: all of it is mapped and was looked
@@ -134,7 +147,7 @@ class Blocks:
         if self._mapped is None:
             return None
         blocks, rows = self.order.window_samples(key)
-        mapped = self._mapped.rows(*self.order.shard_block(blocks), blocks, rows)
+        mapped = self._mapped.rows(blocks, rows)
         return None if mapped is None else Window({}, (blocks, rows), self.where, mapped)
 
     def open_window(
@@ -229,7 +242,7 @@ class Blocks:
             why = f"{block.num_samples} samples where {packed_samples} were packed"
             return Damage(self.where(number), why)
         if self._mapped is not None:
-            self._mapped.note(shard, number, inside, block)
+            self._mapped.note(shard, number, block)
         return block
 
     def _place(self, number: int) -> tuple[int, int]:
@@ -251,6 +264,9 @@ class Blocks:
                 with self._lock:
                     # One that is dropped closes itself when the last read of it has ended.
                     while len(self._readers) >= self._max_open:
-                        self._readers.pop(next(iter(self._readers)))
+                        dropped = next(iter(self._readers))
+                        del self._readers[dropped]
+                        if self._mapped is not None:
+                            self._mapped.forget(dropped)
                     self._readers[shard] = reader
             return reader
