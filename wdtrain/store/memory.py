@@ -13,8 +13,8 @@ from typing import Final
 import numpy as np
 
 KEPT: Final = 8
-"""Arrays whose memory is kept for the next ones: what lies idle stays small beside what is used,
-however sizes differ."""
+"""Arrays whose memory is kept for the next ones unless told otherwise: what lies idle stays small
+beside what is used, however sizes differ."""
 
 _SPARE: Final = 8
 """An eighth more is asked for than is needed, so that what is of about one size can follow one
@@ -26,10 +26,13 @@ def _ordinary(num_bytes: int) -> np.ndarray:
 
 
 class Recycled:
-    """Thread-safe. allocate: uninitialised uint8 [num_bytes]; None: ordinary memory."""
+    """Thread-safe. allocate: uninitialised uint8 [num_bytes]; None: ordinary memory. kept: arrays
+    whose memory is kept for the next ones."""
 
-    def __init__(self, allocate: Callable[[int], np.ndarray] | None = None) -> None:
-        self._allocate = allocate or _ordinary
+    def __init__(
+        self, allocate: Callable[[int], np.ndarray] | None = None, *, kept: int = KEPT
+    ) -> None:
+        self._allocate, self._kept = allocate or _ordinary, kept
         self._free: list[np.ndarray] = []
         self._lock = threading.Lock()
 
@@ -52,7 +55,7 @@ class Recycled:
             for place, owner in enumerate(self._free):
                 if num_bytes < owner.nbytes <= num_bytes + num_bytes // 2 + 1:
                     return self._free.pop(place)
-            if len(self._free) >= KEPT:
+            if len(self._free) >= self._kept:
                 del self._free[0]
         return None
 
@@ -60,5 +63,5 @@ class Recycled:
         # May run wherever the last reference goes, also while this thread holds the lock above:
         # so no lock here, and nothing but appending, which moves no other; one too many does no
         # harm.
-        if len(self._free) < KEPT:
+        if len(self._free) < self._kept:
             self._free.append(owner)
