@@ -97,7 +97,10 @@ class Train(Section):
 
 class Step(Section):
     micro_batch: int | None = Field(
-        None, ge=1, description="samples through a network at once; null: norm_group"
+        None,
+        ge=1,
+        description="samples through a network at once; null: norm_group. A matter of memory: "
+        "results differ by the order of float additions alone",
     )
     norm_group: int | None = Field(
         None, ge=1, description="samples of one BatchNorm group, divides data.chunk; null: chunk"
@@ -122,6 +125,9 @@ class Optimizer(Section):
     weight_decay: float = Field(
         0.0, ge=0, description="sgd: added to the gradient; adamw: decoupled"
     )
+    decay_norms: bool = Field(
+        False, description="weight decay also on weights of norms and on biases"
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="sgd only")
     betas: tuple[float, float] = Field((0.9, 0.999), description="adamw only")
     clip_norm: float | None = Field(
@@ -131,7 +137,8 @@ class Optimizer(Section):
     def arguments(self) -> dict[str, Any]:
         """What the chosen optimizer is built with."""
         own = {"sgd": ("momentum",), "adamw": ("betas",)}[self.name]
-        return {name: getattr(self, name) for name in ("name", "lr", "weight_decay", *own)}
+        names = ("name", "lr", "weight_decay", "decay_norms", *own)
+        return {name: getattr(self, name) for name in names}
 
 
 class Schedule(Section):
@@ -142,7 +149,10 @@ class Schedule(Section):
     )
     warmup_steps: int = Field(50, ge=0, description="warmup-cosine: steps until the full rate")
     floor: float = Field(
-        0.01, ge=0, le=1, description="warmup-cosine: last rate, as a share of the full one"
+        0.01,
+        ge=0,
+        le=1,
+        description="warmup-cosine: the last step's rate, as a share of the full one",
     )
     constant_epochs: int = Field(150, ge=0, description="seed: epochs before the rate may fall")
     factor: float = Field(0.1, gt=0, lt=1, description="seed: what the rate is multiplied by")
@@ -212,11 +222,17 @@ class Recipe(Section):
     evaluate: Evaluate = Field(Evaluate(), description="validation")
     checkpoint: Checkpoint = Field(Checkpoint(), description="saving")
     log: Log = Field(Log(), description="what is shown and written")
-    precision: Literal["bf16", "fp32", "fp64"] = Field("bf16", description="arithmetic")
+    precision: Literal["bf16", "fp32", "fp64"] = Field(
+        "bf16",
+        description="arithmetic: bf16 under autocast, weights in fp32; fp32: without TF32; fp64",
+    )
     channels_last: bool = Field(True, description="memory layout of pictures; faster for most")
     compile: bool = Field(False, description="torch.compile the networks")
     cpu_threads: int | None = Field(
-        None, ge=1, description="threads of each process on CPU; null: its share of the cores"
+        None,
+        ge=1,
+        description="threads of each process's arithmetic on CPU; null: its share of the cores, 2 "
+        "where a GPU computes. Results differ by the order of float additions alone",
     )
     memory: float | str = Field(
         0.9, description="CUDA: share of the device, or GiB as '8GiB', that may be used"

@@ -18,7 +18,9 @@ sys.path.append(str(Path.cwd()))  # networks of the user's own are found from wh
 
 from wdtrain import learn
 from wdtrain.job import Run, command_line, open_run
+from wdtrain.record.durable import described
 from wdtrain.record.gallery import Gallery
+from wdtrain.record.outlet import speak_without_waiting
 from wdtrain.record.run import RunRecord
 from wdtrain.record.scores import SplitScores, check_splits
 from wdtrain.stream import Cursor
@@ -75,7 +77,8 @@ def look(run: Run, record: RunRecord) -> float:
     """A validation in mid-training: schedules take note of it; returns the skill shown in it."""
     lead = validate(run, record, limit=run.recipe.evaluate.max_samples or sys.maxsize)[0]
     for task in run.tasks:
-        task.schedule.observe(lead.tasks[task.name].loss, run.cursor.epoch)
+        if lead.tasks[task.name].is_scored:
+            task.schedule.observe(lead.tasks[task.name].loss, run.cursor.epoch)
     run.validated = run.tasks.steps
     return lead.skill()
 
@@ -126,7 +129,7 @@ def go(run: Run) -> int:
         first = resume(run, record)
         if record.is_finished(first, run.total_steps):
             return 0
-        record.start(first, run.manifest.source, recipe.as_yaml())
+        record.start(first, run.manifest.source, recipe.as_yaml(), run.tasks.idle)
         try:
             with record.aside("fitting to memory"):
                 run.fit()
@@ -157,14 +160,16 @@ def show_plan(run: Run, on: str | None) -> int:
 
 
 def main() -> int:
+    speak_without_waiting()
     try:
         asked = command_line(sys.argv[1:])
         run = open_run(asked.recipe)
-        return show_plan(run, asked.on) if asked.only_plan else go(run)
+        with run.stop:
+            return show_plan(run, asked.on) if asked.only_plan else go(run)
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and not learn.is_out_of_memory(error):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {described(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -18,10 +18,9 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 
-from wdtrain.commands import run_command
+from wdtrain.commands import Output, run_command
 from wdtrain.store import native
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.memory import Recycled
@@ -58,8 +57,7 @@ class Rate:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code of `bench-stream` with these arguments (default: the command line's)."""
-    options = _parser().parse_args(arguments)
-    return run_command(lambda: _bench(options))
+    return run_command(lambda: _bench(_parser().parse_args(arguments)))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -243,7 +241,7 @@ def _show(
     rates: list[Rate],
     stages: dict[str, float | None],
 ) -> None:
-    console = Console()
+    console = Output()
     form = f"{manifest.encoding} {manifest.compression}"
     compiled = "compiled" if native.LIBRARY is not None else "NOT compiled (see troubleshooting)"
     console.print(

@@ -20,7 +20,8 @@ from PIL import Image, ImageDraw, ImageFont
 from wdtrain.commands.inspect_order import check_cursor, manifest_of
 from wdtrain.commands.pack_shards import long_work
 from wdtrain.config import Augment, Data, Recipe, Run, load_recipe
-from wdtrain.record.pictures import colour_depth, colour_mask, save_png
+from wdtrain.record.outputs import OVERWRITE_HELP, Outputs
+from wdtrain.record.pictures import colour_depth, colour_mask, png_of
 from wdtrain.store.errors import StoreError
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.samples import BlockIndex, decode_row, parse_block
@@ -91,6 +92,7 @@ def add_augment(actions: Any) -> None:
         "where a run or recipe names it; the key of a sample")  # fmt: skip
     add("--epoch", required=True, metavar="N[,N...]", help="epochs, counted from 0")
     add("--out", type=Path, default=Path("augment.png"), metavar="FILE", help="default augment.png")
+    add("--overwrite", action="store_true", help=OVERWRITE_HELP)
     where = action.add_mutually_exclusive_group()
     where.add_argument("--run", dest="run_folder", type=Path, metavar="FOLDER",
                        help="what this run saw, by its config.yaml")  # fmt: skip
@@ -116,6 +118,9 @@ def show_augment(options: argparse.Namespace) -> int:
             f"{' '.join(options.words)!r} is more than TARGET and KEY; name one sample"
         )
     options.target = target[0] if target else None
+    out = Outputs.for_file(
+        options.out, "inspect-shards augment", overwrite=options.overwrite, ending=".png"
+    )
     manifest = manifest_of(options, recipe)
     data = Data(url=manifest.url) if recipe is None else recipe.data
     split = options.split or data.train_split
@@ -127,7 +132,7 @@ def show_augment(options: argparse.Namespace) -> int:
     sample = find_sample(manifest, split, options.key, side=data.size)
     sights = [see(sample, epoch, view) for epoch in epochs]
     picture = sheet(sample, sights, view)
-    save_png(options.out, picture)
+    out.write(options.out.name, png_of(picture))
     for sight in sights:
         print(f"epoch {sight.epoch}: {', '.join(told(sight.drawn, sample.mask.shape))}")
     print(f"wrote {options.out} ({picture.shape[1]} x {picture.shape[0]})")

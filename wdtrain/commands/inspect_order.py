@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -123,16 +122,12 @@ def show_order(options: argparse.Namespace) -> int:
     question = _question(options)
     keys = KeysOfBlocks(question.manifest, question.order.split)
     widths = _column_widths(question)
-    try:
-        if not options.json:
-            print(question.title)
-            print(_aligned({name: name for name in widths}, widths))
-        for place in places(question, keys):
-            values = {name: getattr(place, name) for name in widths}
-            print(json.dumps(values) if options.json else _aligned(values, widths))
-        sys.stdout.flush()
-    except BrokenPipeError:  # what reads us (head, less) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if not options.json:
+        print(question.title)
+        print(_aligned({name: name for name in widths}, widths))
+    for place in places(question, keys):
+        values = {name: getattr(place, name) for name in widths}
+        print(json.dumps(values) if options.json else _aligned(values, widths))
     for problem in keys.damaged.values():
         print(f"{problem}; its samples have no key here", file=sys.stderr)
     return 1 if keys.damaged else 0

@@ -18,6 +18,7 @@ import psutil
 import torch
 
 from wdtrain.learn.collective import Collective
+from wdtrain.learn.devices import indexed
 from wdtrain.learn.estimate import footprint
 from wdtrain.learn.evaluate import evaluate
 from wdtrain.learn.planner import CannotFit, Choice, Probe, choose_micro_batch
@@ -53,7 +54,7 @@ class CudaGauge:
     """Of the allocator: what it holds is what its limit is about, not what tensors use of it."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
+        self._device = device = indexed(device)
         total = torch.cuda.get_device_properties(device).total_memory
         allowed = torch.cuda.get_per_process_memory_fraction(device) * total
         # Others may hold a part of the device; what this process holds is its own to use again.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
@@ -44,8 +46,7 @@ class Rows:
 
     def part(self, first_group: int, last_group: int) -> Rows:
         """The rows of groups first..last - 1: views, no copies."""
-        start = sum(self.groups[:first_group])
-        rows = slice(start, start + sum(self.groups[first_group:last_group]))
+        rows = slice(self._starts[first_group], self._starts[last_group])
         return Rows(
             overlay=self.overlay[rows],
             mask=self.mask[rows],
@@ -56,10 +57,14 @@ class Rows:
             group_ids=self.group_ids[first_group:last_group],
         )
 
+    @cached_property
+    def _starts(self) -> list[int]:
+        """The first row of each group, and of the one that would come after the last."""
+        return list(accumulate(self.groups, initial=0))
+
     @property
     def group_epochs(self) -> list[int]:
-        starts = [sum(self.groups[:index]) for index in range(len(self.groups))]
-        return [self.epochs[start] for start in starts]
+        return [self.epochs[start] for start in self._starts[:-1]]
 
 
 class StoredBatch(Protocol):

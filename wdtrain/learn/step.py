@@ -2,10 +2,10 @@
 
 begin (the batch stays on the host), local (task by task and micro-batch by micro-batch: copy,
 augment, forward, sum of per-sample losses, backward; no collective), agree (a few host numbers),
-then commit (one flat reduction, divide by the samples of the whole batch, clip, optimize, BatchNorm
-statistics) or, for the tasks that ran out of memory on some rank, the local part once more with
-smaller micro-batches. Until commit nothing outside the ledger has changed, and no exception crosses
-the agreement: so no rank waits for another that has given up.
+then commit (one flat reduction, divide by the samples of the whole batch that the task could learn
+from, clip, optimize, BatchNorm statistics) or, for the tasks that ran out of memory on some rank,
+the local part once more with smaller micro-batches. Until commit nothing outside the ledger has
+changed, and no exception crosses the agreement: so no rank waits for another that has given up.
 """
 
 from __future__ import annotations
@@ -34,13 +34,15 @@ Losses = dict[str, list[tuple[Sequence[str], Tensor]]]
 
 @dataclass(frozen=True, kw_only=True)
 class StepReading:
-    """The numbers of a step, on the host. Losses: means over the whole batch and all ranks;
-    skipped: the gradient was not finite."""
+    """The numbers of a step, on the host. Losses: means over those samples of the whole batch that
+    have a valid pixel for the task, on all ranks; a task without any took no step and is `idle`: it
+    has neither loss nor gradient. skipped: the gradient was not finite."""
 
     losses: dict[str, float]
     grad_norms: dict[str, float]
     seconds: dict[str, float]
     skipped: bool = False
+    idle: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +63,14 @@ class StepResult:
     stopwatch: Stopwatch | None = field(default=None, repr=False)
 
     def read(self) -> StepReading:
-        names = list(self.learning_rates)
-        numbers = self.late.read() if self.late else [1.0]
+        finite, *numbers = self.late.read() if self.late else [1.0]
+        told = list(zip(self.learning_rates, *(numbers[n::3] for n in range(3)), strict=True))
         return StepReading(
-            losses=dict(zip(names, numbers[1::2], strict=True)),
-            grad_norms=dict(zip(names, numbers[2::2], strict=True)),
+            losses={name: loss for name, samples, loss, _ in told if samples},
+            grad_norms={name: norm for name, samples, _, norm in told if samples},
             seconds=self.stopwatch.read() if self.stopwatch else {},
-            skipped=not numbers[0],
+            skipped=not finite,
+            idle=tuple(name for name, samples, _, _ in told if not samples),
         )
 
 
@@ -119,7 +122,7 @@ def train_step(
     with local.watch.part("sync"):
         collective.flat_sum(tasks.ledger.flat)
     with local.watch.part("optimizer"):
-        late = commit(tasks, int(total), partial(suspects, local.losses))
+        late = commit(tasks, partial(suspects, local.losses))
     rates = {task.name: task.optimizer.param_groups[0]["lr"] for task in tasks}
     return StepResult(
         samples=int(total),
@@ -184,12 +187,10 @@ class LocalPass:
                 return
             with self.watch.part("copy"):
                 fed = next(arriving)
-            losses = self._forward_backward(task, fed)
-            account.loss_sum.add_(losses.sum())
-            kept.append((fed.rows.keys, losses))
+            kept.append((fed.rows.keys, self._forward_backward(task, account, fed)))
 
-    def _forward_backward(self, task: Task, fed: Fed) -> Tensor:
-        """Loss of each sample [n] of a micro-batch, detached; gradients go to the ledger."""
+    def _forward_backward(self, task: Task, account: Account, fed: Fed) -> Tensor:
+        """Loss of each sample [n] of a micro-batch, detached; all else goes to the ledger."""
         with self.watch.part("augment"):
             prepared = self.view.prepare(fed.overlay, fed.stored, task.target, fed.rows, self.memo)
         with self.watch.part("forward_backward"):
@@ -200,9 +201,11 @@ class LocalPass:
                     output = task.network(prepared.picture).to(prepared.target.dtype)
                 losses = task.loss(output, prepared.target, prepared.valid)
                 torch.autograd.backward(losses.sum())
+                losses = losses.detach()
+                account.add_losses(losses, prepared.valid)
             finally:
                 task.context.close()
-        return losses.detach()
+        return losses
 
 
 def suspects(losses: Losses) -> list[str]:
@@ -214,28 +217,31 @@ def suspects(losses: Losses) -> list[str]:
 
 
 @torch.no_grad()
-def commit(tasks: TaskSet, total: int, suspected: Callable[[], list[str]]) -> Late:
+def commit(tasks: TaskSet, suspected: Callable[[], list[str]]) -> Late:
     """The reduced ledger becomes a step of every optimizer, or of none if it is not finite.
 
-    The host is told of that one step late: nothing here waits for the device, or allocates more
-    than a few numbers. Returns finite (1 or 0), then loss and gradient norm of each task.
+    A task that no sample of the batch has anything for is left as it is: no decay, no momentum. The
+    host is told one step late: nothing here waits for the device, or allocates more than a few
+    numbers. Returns finite (1 or 0), then samples, loss and gradient norm of each task.
     """
     numbers, checks = [], []
     for task in tasks:
         account = tasks.account(task)
-        account.gradients.div_(total)
+        divisor = account.samples.clamp(min=1)
+        account.gradients.div_(divisor)
         norm = torch.linalg.vector_norm(account.gradients)
-        numbers += [account.loss_sum[0] / total, norm]
+        numbers += [account.samples, account.loss_sum / divisor, norm]
         checks += [*numbers[-2:], account.statistics.sum()]
     finite = torch.isfinite(torch.stack(checks)).all()
     for index, task in enumerate(tasks):
         account = tasks.account(task)
         if task.max_grad_norm:
-            scale = task.max_grad_norm / (numbers[2 * index + 1] + 1e-6)
+            scale = task.max_grad_norm / (numbers[3 * index + 2] + 1e-6)
             account.gradients.mul_(scale.clamp(max=1.0))
         task.schedule.step(tasks.steps)
-        task.move(finite)
-        account.commit_statistics(finite)
+        moves = finite & (account.samples > 0)
+        task.move(moves)
+        account.commit_statistics(moves)
     late = Late([finite, *numbers])
     tasks.steps += 1
     tasks.committed(late, suspected)

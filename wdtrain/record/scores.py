@@ -98,6 +98,12 @@ class Truth:
         unit = depth_format.to_unit(codes).clamp(min=0.0)
         return cls(batch.overlay, is_foreground(batch.mask), unit, codes > 0)
 
+    def has(self, target: str) -> Tensor:
+        """bool [n]: which samples have a pixel of which the mask, or the depth, is known."""
+        if target == "mask":
+            return torch.ones(len(self.known), dtype=torch.bool)
+        return self.known.flatten(1).any(1)
+
 
 class Baselines:
     """The colour threshold and the mean depth picture, fitted on training samples."""
@@ -162,8 +168,10 @@ class TaskScores:
         """Adds a batch: unit predictions [n, 1, h, w] and the loss of each sample [n]."""
         values = _add(self._network, prediction, truth)
         _add(self._baseline, baselines.predict(self.target, truth), truth)
-        self._loss += torch.tensor([float(losses.double().sum()), len(keys)], dtype=torch.float64)
-        self.samples += zip(keys, values[self.sample_metric].tolist(), strict=True)
+        scored = truth.has(self.target)
+        self._loss += torch.stack([losses.double()[scored].sum(), scored.sum()])
+        named = zip(keys, values[self.sample_metric].tolist(), scored.tolist(), strict=True)
+        self.samples += [(key, value) for key, value, counts in named if counts]
 
     def reduce(self, total: Total) -> None:
         """Sums over all ranks."""
@@ -174,9 +182,14 @@ class TaskScores:
         self._baseline.from_tensor(baseline)
 
     @property
+    def is_scored(self) -> bool:
+        """Whether there was a sample with a known pixel."""
+        return bool(self._loss[1])
+
+    @property
     def loss(self) -> float:
-        """Mean loss a sample; NaN without one."""
-        return float(self._loss[0] / self._loss[1]) if self._loss[1] else float("nan")
+        """Mean loss of the samples that have a known pixel, as in training; NaN without one."""
+        return float(self._loss[0] / self._loss[1]) if self.is_scored else float("nan")
 
     def result(self) -> dict[str, Any]:
         """{"loss", "metrics", "baseline"}: metrics by name of the network and of the baseline."""
@@ -224,8 +237,9 @@ class SplitScores:
             scores.reduce(total)
 
     def skill(self) -> float:
-        """The mean skill of the tasks: what the best checkpoint is chosen by."""
-        return sum(scores.skill() for scores in self.tasks.values()) / len(self.tasks)
+        """The mean skill of the tasks that were scored: what the best checkpoint is chosen by."""
+        skills = [scores.skill() for scores in self.tasks.values() if scores.is_scored]
+        return sum(skills) / len(skills) if skills else float("nan")
 
 
 def _add(sums: MaskSums | DepthSums, prediction: Tensor, truth: Truth) -> dict[str, Tensor]:

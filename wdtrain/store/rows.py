@@ -142,10 +142,8 @@ class Filler:
         calls = None if is_raw else native.jpeg_calls()
         # PNGs of a `.tar` are deflated; those of a `.tar.zst` lie there pixel by pixel.
         is_deflated = not is_raw and not manifest.is_compressed
-        uncompress = native.zlib_uncompress() if is_deflated else None
-        self._is_compiled = is_raw or (
-            calls is not None and is_deflated == (uncompress is not None)
-        )
+        zlib = native.zlib_calls() if is_deflated else None
+        self._is_compiled = is_raw or (calls is not None and is_deflated == (zlib is not None))
         self._form = native.Form(
             None if calls is None else ctypes.addressof(calls),
             *stored,
@@ -154,7 +152,7 @@ class Filler:
             self._decoded,
             _png_prefix(*stored, "|u1"),
             _png_prefix(*stored, self._depth_dtype.str),
-            uncompress,
+            None if zlib is None else ctypes.addressof(zlib),
         )
 
     def fill(self, parts: Sequence[Part], target: Target) -> Filled:
@@ -216,9 +214,9 @@ class Filler:
         """The pixels are brought to the size of `into`."""
         try:
             for png, row in zip(pngs, into, strict=True):
-                pixels = triple.decode_png(png, name="", dtype=into.dtype)
-                if pixels.shape != self._stored:
+                if triple.png_shape(png, name="") != self._stored:
                     return False
+                pixels = triple.decode_png(png, name="", dtype=into.dtype)
                 bring(pixels[None], row[None])
         except triple.TripleError:
             return False

@@ -16,6 +16,7 @@ import xxhash
 from wdtrain.store import frames
 from wdtrain.store.errors import DamagedBlock, StoreError
 from wdtrain.store.files import LocalFile
+from wdtrain.store.limits import most_sample_bytes
 from wdtrain.store.manifest import Manifest, Shard
 from wdtrain.store.mapped import MappedFile
 from wdtrain.store.memory import Recycled
@@ -60,6 +61,8 @@ class ShardReader:
         self.shard = shard
         self._samples_per_block = manifest.samples_per_block
         self._is_compressed = manifest.is_compressed
+        code_bytes = manifest.depth.dtype.itemsize
+        self._most_sample_bytes = most_sample_bytes(manifest.height, manifest.width, code_bytes)
         self.num_blocks = -(-shard.samples // manifest.samples_per_block)
         self._verified: set[int] = set()
         self._is_remote = is_url(url)
@@ -121,11 +124,13 @@ class ShardReader:
 
     def read_packed(self, index: int) -> bytes | memoryview:
         """A block as it lies in the file; StoreError or DamagedBlock where it cannot be read."""
-        self._check(index)
+        self._check_size(index)
         return self._read(index, *self._extent(index))
 
     def frame(self, index: int) -> Frame:
-        """Where a compressed block lies in its local file, and what it inflates to."""
+        """Where a compressed block lies in its local file, and what it inflates to; DamagedBlock
+        where that is more than a block may be."""
+        self._check_size(index)
         assert isinstance(self._file, LocalFile), "only a local file has a descriptor"
         table = self._table
         return Frame(
@@ -198,6 +203,20 @@ class ShardReader:
             return self._file.read(offset, count)
         data = self._memory.take(count).data
         return data[: self._file.read_into(offset, data)]
+
+    def _check_size(self, index: int) -> None:
+        """No block is larger than its samples may be: judged before memory is taken for it."""
+        samples = self.block_samples(index)
+        most = samples * self._most_sample_bytes
+        packed = self._extent(index)[1]
+        size = int(self._table.inflated[index]) if self._is_compressed else packed
+        if size > most or packed > frames.most_packed_bytes(most):
+            raise DamagedBlock(
+                self.shard.name,
+                index,
+                f"it takes {packed:,} bytes and {size:,} inflated; {samples:,} samples of this "
+                f"dataset take at most {most:,}",
+            )
 
     def _check(self, index: int) -> None:
         if not 0 <= index < self.num_blocks:
