@@ -130,8 +130,8 @@ def test_a_job_of_a_simulated_dataset_visits_the_same_places_in_the_same_order(
 def places_of(order: Order, piece: Piece) -> list[tuple[int, Place]]:
     """Each position of a piece with its place, found as the reader does: through its window."""
     places: list[Place] = []
-    for key, at, rows in order.fragments(piece):
-        blocks, row = (part[at : at + rows] for part in order.window_samples(key))
+    for fragment in order.fragments(piece):
+        blocks, row = order.samples_of(fragment)
         shards, inside = order.shard_block(blocks)
         places += zip(shards.tolist(), inside.tolist(), row.tolist(), strict=True)
     return list(enumerate(places, piece.position))

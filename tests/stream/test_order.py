@@ -205,9 +205,9 @@ def meetings(order: Order, epochs: int) -> float:
     for epoch in range(epochs):
         at = 0
         for piece in order.pieces(epoch * order.samples, (epoch + 1) * order.samples):
-            for key, inside, rows in order.fragments(piece):
-                blocks[0, at : at + rows] = order._located(key)[0][inside : inside + rows]
-                at += rows
+            for fragment in order.fragments(piece):
+                blocks[0, at : at + fragment.rows] = order.samples_of(fragment)[0]
+                at += fragment.rows
         blocks[1] = np.arange(order.samples) // order.chunk
         together = np.unique(blocks, axis=1, return_counts=True)[1]
         alone = np.unique(blocks[0], return_counts=True)[1]

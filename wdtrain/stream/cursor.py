@@ -40,16 +40,20 @@ class Cursor:
             raise ValueError(f"{text[:80]!r} is not a cursor ({error})") from error
         return cursor
 
-    def check(self, order: Order) -> None:
-        """Raises ValueError, with both versions or digests named, unless the cursor was saved for
-        `order`."""
+    def check_version(self) -> None:
+        """Raises ValueError, with both versions named, for a cursor of another wdtrain's order."""
         if self.version != ORDER_VERSION:
             raise ValueError(
                 f"cursor was saved for order {self.digest} of order version {self.version}, this "
-                f"wdtrain reads in order {order.digest} of version {ORDER_VERSION}: samples come "
-                "in another order, so an exact resume is impossible; finish the run with the "
-                "wdtrain that began it, or start a new run from its weights"
+                f"wdtrain reads in that of version {ORDER_VERSION}: samples come in "
+                "another order, so an exact resume is impossible; finish the run with the wdtrain "
+                "that began it, or start a new run from its weights (tasks.NAME.weights)"
             )
+
+    def check(self, order: Order) -> None:
+        """Raises ValueError, with both versions or digests named, unless the cursor was saved for
+        `order`."""
+        self.check_version()
         if (self.digest, self.samples) != (order.digest, order.samples):
             raise ValueError(
                 f"cursor was saved for order {self.digest}, this one is {order.digest} (version "

@@ -146,7 +146,7 @@ class Order:
         facts = [ORDER_VERSION, manifest.digest, split, seed, lanes, chunk, shuffle_bytes]
         self.digest = hashlib.blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()
         self._epoch_layouts = lru_cache(maxsize=4)(self._lay_out_epoch)
-        self._located = lru_cache(maxsize=2)(self.window_samples)
+        self._windows = lru_cache(maxsize=lanes + 1)(self.window_samples)  # of each lane, one
 
     # ------------------------------------------------------------------ positions to lanes
 
@@ -253,17 +253,29 @@ class Order:
         few = np.arange(places[0], places[-1] + 1)
         return layout.permutation.forward(few)[places - places[0]], rows
 
+    def block_sizes(self) -> np.ndarray:
+        """int64 [blocks]: the samples of each block of the split."""
+        sizes = np.full(self.num_blocks, self.block_rows)
+        sizes[self._short_blocks] -= self._deficits
+        return sizes
+
     def shard_block(self, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(shard, block in that shard) of block numbers that run over the whole split."""
         shards = np.searchsorted(self._block_start, blocks, side="right") - 1
         return shards, blocks - self._block_start[shards]
 
+    def samples_of(self, fragment: Fragment) -> tuple[np.ndarray, np.ndarray]:
+        """(block, row) of a fragment's samples, int64 [rows] each."""
+        blocks, rows = self._windows(fragment.window)
+        part = slice(fragment.at, fragment.at + fragment.rows)
+        return blocks[part], rows[part]
+
     def locate(self, position: int) -> tuple[int, int, int]:
         """(shard, block, row) of one position."""
         (fragment,) = self.fragments(next(self.pieces(position, position + 1)))
-        blocks, rows = self._located(fragment.window)
-        shards, in_shard = self.shard_block(blocks[fragment.at : fragment.at + 1])
-        return int(shards[0]), int(in_shard[0]), int(rows[fragment.at])
+        blocks, rows = self.samples_of(fragment)
+        shards, in_shard = self.shard_block(blocks)
+        return int(shards[0]), int(in_shard[0]), int(rows[0])
 
     # ------------------------------------------------------------------ batches over ranks
 

@@ -357,8 +357,8 @@ def open_stream(
     `batch_size` is that of all ranks together, a multiple of `chunk`; this rank gets the chunks
     whose lane is its own (lane mod world). `size`: side, or (height, width), to decode at instead
     of the dataset's own. `threads`: None takes the cores this process may use. `shuffle_bytes`:
-    what samples are shuffled among, in bytes of memory over all lanes; it is held here, by each
-    rank its share (all of it where a split is no larger, and shuffled as a whole). `on_damage`:
+    of what samples are shuffled among, over all lanes; a rank holds those of its own, or of a split
+    that is no larger and so shuffled as a whole, all. `on_damage`:
     "fatal" raises at a damaged block or sample, "skip" leaves its rows out and notes them in
     `damaged`, a dict that several streams may share. `pin_memory`: batches lie in page-locked
     memory, from which copies to a GPU overlap its work. `give_up`: asked now and then while a batch
@@ -370,18 +370,11 @@ def open_stream(
     order = Order(manifest, split, seed=seed, lanes=lanes, chunk=chunk, shuffle_bytes=shuffle_bytes)
     _check_counts(batch_size=batch_size, world=world, threads=threads, epochs=epochs)
     order.check_batch(batch_size, world)
-    check_count("rank", rank, least=0)
-    if rank >= world:
-        raise ValueError(f"rank {rank} is not in a world of {world}; ranks count from 0")
+    _check_rank(rank, world)
     if on_damage not in get_args(DamagePolicy):
-        known = " or ".join(map(repr, get_args(DamagePolicy)))
-        raise ValueError(f"on_damage is {on_damage!r}; it must be {known}")
+        raise ValueError(f"on_damage is {on_damage!r}; it must be 'fatal' or 'skip'")
     if cursor is not None:
-        if not isinstance(cursor, Cursor):
-            raise ValueError(
-                f"cursor is of type {type(cursor).__name__}; read one with Cursor.loads(text)"
-            )
-        cursor.check(order)
+        _check_cursor(cursor, order)
     return Stream(
         manifest,
         order,
@@ -404,6 +397,19 @@ def _check_counts(**counts: int | None) -> None:
     for name, value in counts.items():
         if value is not None or name in ("batch_size", "world"):
             check_count(name, value)
+
+
+def _check_rank(rank: int, world: int) -> None:
+    check_count("rank", rank, least=0)
+    if rank >= world:
+        raise ValueError(f"rank {rank} is not in a world of {world}; ranks count from 0")
+
+
+def _check_cursor(cursor: object, order: Order) -> None:
+    if not isinstance(cursor, Cursor):
+        kind = type(cursor).__name__
+        raise ValueError(f"cursor is of type {kind}; read one with Cursor.loads(text)")
+    cursor.check(order)
 
 
 def _checked_size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
