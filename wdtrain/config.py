@@ -19,6 +19,8 @@ from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from wdtrain.sizes import Size, parse_bytes
+
 _FREE_KEYS = (
     "run.folder", "run.resume", "run.timeout_seconds", "log.", "checkpoint.", "cpu_threads",
     "memory", "data.url", "data.cache", "data.threads", "step.micro_batch",
@@ -43,6 +45,9 @@ class Data(Section):
     size: int | None = Field(
         None, ge=16, description="side in pixels to decode at; null: as stored"
     )
+    shuffle_bytes: Size = Field(
+        "1GiB", description="memory of what samples are shuffled among: bytes, '512MiB' or '1GiB'"
+    )
     threads: int | None = Field(None, ge=1, description="reader threads; null: one a core")
     on_damage: Literal["fatal", "skip"] = Field(
         "fatal", description="what a damaged sample does: stop the run, or be left out and counted"
@@ -50,25 +55,25 @@ class Data(Section):
     cache: str | None = Field(
         None, description="local folder to keep what is read of a remote url; null: nothing is kept"
     )
-    cache_bytes: int | str = Field(
+    cache_bytes: Size = Field(
         "20GiB", description="how large that folder may grow: bytes, '20GiB' or '512MiB'"
     )
 
     def stream_arguments(self) -> dict[str, Any]:
         """What a stream over this data is opened with, whatever its split."""
-        return self.model_dump(exclude={"url", "train_split", "cache", "cache_bytes"})
+        how = self.model_dump(exclude={"url", "train_split", "cache", "cache_bytes"})
+        return {**how, "shuffle_bytes": parse_bytes(self.shuffle_bytes)}
+
+    def order_arguments(self) -> dict[str, Any]:
+        """What the order of a split is made with, beside dataset and split."""
+        how = self.stream_arguments()
+        return {name: how[name] for name in ("seed", "lanes", "chunk", "shuffle_bytes")}
 
     def manifest_arguments(self) -> dict[str, Any]:
         """What the dataset's manifest is loaded with: where it is, and how it is reached."""
-        size = re.fullmatch(r"(\d+(?:\.\d+)?)(MiB|GiB|)", str(self.cache_bytes))
-        if size is None:
-            raise ValueError(
-                f"data.cache_bytes is {self.cache_bytes!r}; it must be bytes, or like 20GiB"
-            )
-        cache_bytes = int(float(size[1]) * {"": 1, "MiB": 2**20, "GiB": 2**30}[size[2]])
         return {
             "url": self.url,
-            "access": {"cache_folder": self.cache, "cache_bytes": cache_bytes},
+            "access": {"cache_folder": self.cache, "cache_bytes": parse_bytes(self.cache_bytes)},
         }
 
 

@@ -23,6 +23,10 @@ from wdtrain.record.scores import Baselines, check_splits
 from wdtrain.store.manifest import Manifest
 from wdtrain.stream import Batch, Cursor, Order, open_stream
 
+EVALUATION_BYTES = 256 * 2**20
+"""What samples of an evaluation are shuffled among, at most: those of training lie in memory beside
+it, and no number depends on their order."""
+
 
 @dataclass
 class Run:
@@ -68,7 +72,8 @@ class Run:
         self, split: str, limit: int | None = None, keys: Set[str] | None = None
     ) -> Iterator[learn.Answered]:
         """The batches of a split, each with every task's predictions and losses."""
-        batches = self.stream(split, self.recipe.evaluation_batch)
+        shuffle_bytes = min(self.order.shuffle_bytes, EVALUATION_BYTES)
+        batches = self.stream(split, self.recipe.evaluation_batch, shuffle_bytes=shuffle_bytes)
         return learn.evaluate_batches(self.tasks, batches, view=self.view, limit=limit, keys=keys)
 
     def plan(self, first_step: int = 0) -> RunPlan:
@@ -148,7 +153,7 @@ def open_run(recipe: Recipe) -> Run:
     manifest.check_shards(data.train_split, *splits)
     accelerator = learn.start_accelerator(**recipe.launch_arguments())
     collective = learn.open_collective(recipe.run.timeout_seconds)
-    order = Order(manifest, data.train_split, seed=data.seed, lanes=data.lanes, chunk=data.chunk)
+    order = Order(manifest, data.train_split, **data.order_arguments())
     order.check_batch(recipe.train.batch_size, collective.world)
     steps, device = recipe.total_steps(order.samples), accelerator.device
     weights = {name: load_weights(t.weights) for name, t in recipe.tasks.items() if t.weights}

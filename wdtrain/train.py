@@ -34,8 +34,9 @@ def resume(run: Run, record: RunRecord) -> int:
     found = record.newest(refuse=run.recipe.run.resume == "never")
     if found is None:
         return 0
-    run.recipe.check_resumes(found.extra["recipe"])
     run.cursor = Cursor.loads(found.extra["cursor"])
+    run.cursor.check_version()
+    run.recipe.check_resumes(found.extra["recipe"])
     run.cursor.check(run.order)
     run.accelerator.load_state(str(found.path))
     run.tasks.load_state_dict(found.extra["tasks"])

@@ -181,8 +181,7 @@ def _check_run(folder: Path, data: Data, manifest: Manifest) -> None:
     """ValueError where the run's newest checkpoint tells that it was trained on another dataset."""
     from wdtrain.stream.order import Order
 
-    how = {"seed": data.seed, "lanes": data.lanes, "chunk": data.chunk}
-    check_cursor(folder, Order(manifest, data.train_split, **how))
+    check_cursor(folder, Order(manifest, data.train_split, **data.order_arguments()))
 
 
 def _augmentation(options: argparse.Namespace, recipe: Recipe | None) -> Augmentation:
