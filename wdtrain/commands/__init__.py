@@ -6,6 +6,8 @@ import errno
 import sys
 from collections.abc import Callable
 
+from wdtrain.store.urls import without_secrets
+
 
 def run_command(main: Callable[[], int | None]) -> int:
     """The exit code of a command: 2 and one `error:` line for bad input, 130 after Ctrl-C.
@@ -16,7 +18,7 @@ def run_command(main: Callable[[], int | None]) -> int:
     try:
         return main() or 0
     except (ValueError, OSError) as error:
-        print(f"error: {describe(error)}", file=sys.stderr)
+        print(f"error: {without_secrets(describe(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

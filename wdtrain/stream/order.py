@@ -19,6 +19,7 @@ import numpy as np
 
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.permutation import Permutation, key_of, keyed_hash
+from wdtrain.store.urls import shown
 
 ORDER_VERSION = 2
 """Raised whenever the same arguments would give another order: old cursors are then refused."""
@@ -75,9 +76,8 @@ class Order:
         self, manifest: Manifest, split: str, *, seed: int, lanes: int = 32, chunk: int = 32
     ) -> None:
         if split not in manifest.splits:
-            raise ValueError(
-                f"split {split!r} is not in {manifest.url}; it holds {', '.join(manifest.splits)}"
-            )
+            held = ", ".join(manifest.splits)
+            raise ValueError(f"split {split!r} is not in {shown(manifest.url)}; it holds {held}")
         if lanes < 1 or chunk < 1:
             raise ValueError(f"lanes is {lanes} and chunk is {chunk}; both must be at least 1")
         sizes = np.array([shard.samples for shard in manifest.splits[split].shards], np.int64)
