@@ -354,9 +354,12 @@ class Recipe(Section):
             free += ["train.steps", "train.epochs"]
         return {key: value for key, value in facts.items() if not key.startswith(tuple(free))}
 
-    def as_yaml(self) -> str:
-        """The resolved recipe: every key, also those that were left at their default."""
-        return OmegaConf.to_yaml(OmegaConf.create(self.model_dump(mode="json")))
+    def as_yaml(self, url: str) -> str:
+        """The resolved recipe: every key, also those that were left at their default. url: what
+        stands there as data.url, whose own may hold secrets."""
+        values = self.model_dump(mode="json")
+        values["data"]["url"] = url
+        return OmegaConf.to_yaml(OmegaConf.create(values))
 
     def check_resumes(self, saved: dict[str, Any]) -> None:
         """Raises RecipeError, naming the keys, unless a run of `saved` can go on with this one.

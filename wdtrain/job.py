@@ -21,6 +21,7 @@ from wdtrain.record.plan import RunPlan, plan_run, plan_text
 from wdtrain.record.plans import KeptPlan, device_facts
 from wdtrain.record.scores import Baselines, check_splits
 from wdtrain.store.manifest import Manifest
+from wdtrain.store.urls import shown
 from wdtrain.stream import Batch, Cursor, Order, open_stream
 
 EVALUATION_BYTES = 256 * 2**20
@@ -47,6 +48,11 @@ class Run:
     choices: dict[str, Choice] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
     stop: learn.StopRequest = field(default_factory=learn.StopRequest)
+
+    @property
+    def recipe_text(self) -> str:
+        """The resolved recipe as YAML, as it may be kept: without what is secret in data.url."""
+        return self.recipe.as_yaml(shown(self.recipe.data.url))
 
     @property
     def training_view(self) -> learn.View:
@@ -204,7 +210,7 @@ def command_line(arguments: list[str]) -> Asked:
         parser.error("--on says for which device to plan; give --plan with it")
     recipe = load_recipe(flags.config, flags.overrides)
     if flags.print_config:
-        parser.exit(message=recipe.as_yaml())
+        parser.exit(message=recipe.as_yaml(shown(recipe.data.url)))
     return Asked(recipe, flags.plan, flags.on)
 
 

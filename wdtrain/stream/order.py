@@ -20,6 +20,7 @@ import numpy as np
 
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.permutation import Permutation, key_of, keyed_hash
+from wdtrain.store.urls import shown
 
 ORDER_VERSION = 3
 """Raised whenever the same arguments would give another order: old cursors are then refused."""
@@ -119,9 +120,8 @@ class Order:
         shuffle_bytes: int = SHUFFLE_BYTES,
     ) -> None:
         if split not in manifest.splits:
-            raise ValueError(
-                f"split {split!r} is not in {manifest.url}; it holds {', '.join(manifest.splits)}"
-            )
+            held = ", ".join(manifest.splits)
+            raise ValueError(f"split {split!r} is not in {shown(manifest.url)}; it holds {held}")
         check_count("seed", seed, least=0)
         for name, value in (("lanes", lanes), ("chunk", chunk), ("shuffle_bytes", shuffle_bytes)):
             check_count(name, value)
