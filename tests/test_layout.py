@@ -19,10 +19,10 @@ MAY_IMPORT = {
     "store": set(),
     "learn": set(),
     "record": set(),
-    "config": {"sizes"},
-    "sizes": set(),
+    "config": {"settings"},
+    "settings": set(),
     "triple": set(),
-    "commands": ROOMS | {"config", "commands", "sizes"},
+    "commands": ROOMS | {"config", "commands", "settings"},
     "job": ROOMS | {"config"},
     "train": ROOMS | {"job"},
 }
@@ -98,7 +98,7 @@ def test_the_package_holds_only_rooms_and_five_modules() -> None:
     # named like one of the standard library would shadow it.
     files = {path.name for path in PACKAGE.glob("*.py")}
     folders = {path.name for path in PACKAGE.iterdir() if path.is_dir()} - {"__pycache__"}
-    assert files == {"__init__.py", "config.py", "triple.py", "job.py", "sizes.py", "train.py"}
+    assert files == {"__init__.py", "config.py", "triple.py", "job.py", "settings.py", "train.py"}
     assert folders == ROOMS | {"commands"}
     assert not folders & set(sys.stdlib_module_names)
 

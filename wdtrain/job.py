@@ -22,7 +22,7 @@ from wdtrain.record.plans import KeptPlan, device_facts
 from wdtrain.record.scores import Baselines, check_splits
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.urls import shown
-from wdtrain.stream import Batch, Cursor, Order, open_stream
+from wdtrain.stream import Batch, Cursor, Order, advice, fullest_share, open_stream
 
 EVALUATION_BYTES = 256 * 2**20
 """What samples of an evaluation are shuffled among, at most: those of training lie in memory beside
@@ -94,6 +94,18 @@ class Run:
         return plan_run(self.tasks, {**self.recipe.plan_arguments(), **facts})
 
     @property
+    def dealt(self) -> dict[str, int]:
+        """How samples are dealt to ranks."""
+        return {"lanes": self.recipe.data.lanes, "chunk": self.recipe.data.chunk}
+
+    def advice(self) -> str:
+        """What would give every rank work in every step; "" where that is so."""
+        group = self.recipe.step.norm_group
+        return advice(
+            self.recipe.train.batch_size, self.collective.world, norm_group=group, **self.dealt
+        )
+
+    @property
     def fitting(self) -> learn.Fitting:
         """What micro-batches are fitted to: pictures, device, and the fullest rank's share."""
         batch_size, world = self.recipe.train.batch_size, self.collective.world
@@ -104,7 +116,7 @@ class Run:
             view=self.training_view,
             height=side or height,
             width=side or width,
-            share=round(batch_size / world / self.order.balance(batch_size, world)),
+            share=fullest_share(batch_size, world, samples=self.order.samples, **self.dealt),
             device=self.accelerator.device,
             collective=self.collective,
             asked=self.stop.asked,
@@ -138,9 +150,9 @@ class Run:
             except learn.DoesNotFit as error:
                 raise self.explained(error) from None
         balance = self.order.balance(self.recipe.train.batch_size, self.collective.world)
-        text = plan_text(self.plan(), balance=balance, lanes=self.recipe.data.lanes)
+        text = plan_text(self.plan(), balance=balance, advice=self.advice())
         if on is not None:
-            more = learn.estimate_lines(self.fitting, on, self.recipe.memory)
+            more = learn.estimate_lines(self.fitting, on, self.recipe.launch_arguments()["memory"])
         else:
             more = learn.explain(self.choices) if self.choices else [_NOT_MEASURED]
         return "\n".join([text, *more])

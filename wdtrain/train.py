@@ -136,6 +136,7 @@ def go(run: Run) -> int:
             with record.aside("fitting to memory"):
                 run.fit()
             record.show(run.plan(first))
+            record.warn(first, run.advice())
             with record.aside("fitting the baselines"):
                 training = run.stream(recipe.data.train_split, recipe.evaluation_batch)
                 targets = {str(task.target) for task in run.tasks}

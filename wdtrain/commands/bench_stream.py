@@ -21,7 +21,7 @@ import torch
 from rich.table import Table
 
 from wdtrain.commands import Output, run_command
-from wdtrain.sizes import parse_bytes
+from wdtrain.settings import parse_bytes
 from wdtrain.store import native
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.memory import Recycled

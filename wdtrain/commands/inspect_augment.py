@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from wdtrain.commands.inspect_order import check_cursor, manifest_of
 from wdtrain.commands.pack_shards import long_work
+from wdtrain.commands.trust import add_trust, load_run_recipe
 from wdtrain.config import Augment, Data, Recipe, Run, load_recipe
 from wdtrain.record.outputs import OVERWRITE_HELP, Outputs
 from wdtrain.record.pictures import colour_depth, colour_mask, png_of
@@ -97,6 +98,7 @@ def add_augment(actions: Any) -> None:
     where = action.add_mutually_exclusive_group()
     where.add_argument("--run", dest="run_folder", type=Path, metavar="FOLDER",
                        help="what this run saw, by its config.yaml")  # fmt: skip
+    add_trust(action)
     where.add_argument("--config", type=Path, metavar="FILE", help="what this recipe would show")
     split = Data.model_fields["train_split"].default
     add("--split", metavar="NAME", help=f"default: the recipe's, else {split}")
@@ -145,15 +147,14 @@ def _recipe(options: argparse.Namespace) -> Recipe | None:
     folder = options.run_folder
     if folder is None:
         return None if options.config is None else load_recipe(options.config, [])
-    if not (folder / "config.yaml").is_file():
-        raise ValueError(f"{folder} is not a run: it holds no config.yaml; name a run's folder")
+    recipe = load_run_recipe(folder, trust=options.trust)
     twice = [name for name in _GIVEN if getattr(options, name) is not None]
     if twice:
         raise ValueError(
             f"--{twice[0].replace('_', '-')} stands in the recipe of {folder} already, and what "
             "the run saw is asked; leave it out, or name the recipe by --config to try others"
         )
-    return load_recipe(folder / "config.yaml", [])
+    return recipe
 
 
 def _epochs(text: str, recipe: Recipe | None, manifest: Manifest) -> list[int]:

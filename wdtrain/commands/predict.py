@@ -30,7 +30,7 @@ from wdtrain.commands.predict_inputs import (
     split_names,
     split_stream,
 )
-from wdtrain.config import load_recipe
+from wdtrain.commands.trust import add_trust, load_run_recipe
 from wdtrain.learn.build import load_state
 from wdtrain.learn.devices import default_device, exact_float32
 from wdtrain.learn.evaluate import predict
@@ -142,12 +142,10 @@ def resized(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR))
 
 
-def load_trained(folder: Path, which: str, side: int | None) -> Trained:
+def load_trained(folder: Path, which: str, side: int | None, *, trust: bool = False) -> Trained:
     """The networks of the run in `folder`, at its last or best checkpoint."""
-    if not (folder / "config.yaml").is_file():
-        raise ValueError(f"{folder} is not a run: it holds no config.yaml; name a run's folder")
+    recipe = load_run_recipe(folder, trust=trust)
     sys.path.append(str(Path.cwd()))  # networks of the user's own, as in training
-    recipe = load_recipe(folder / "config.yaml", [])
     found = _checkpoint(folder, which)
     exact_float32()
     device = default_device()
@@ -262,11 +260,11 @@ class Work:
 
 def _predict(options: argparse.Namespace) -> int:
     _check_options(options)
-    trained = load_trained(options.run, options.checkpoint, options.size)
+    trained = load_trained(options.run, options.checkpoint, options.size, trust=options.trust)
     outputs = Outputs(options.out, "predict", overwrite=options.overwrite)
     work = Work(trained, outputs, [])
     if options.split:
-        recipe = load_recipe(options.run / "config.yaml", [])
+        recipe = load_run_recipe(options.run, trust=options.trust)
         stream = split_stream(recipe, options.split, {})
         work.names = split_names(stream, options.count)
         stream = split_stream(recipe, options.split, work.damaged)
@@ -328,6 +326,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--size", type=int, metavar="S", help="shorter side the networks see; as in training")
     add("--split", metavar="NAME", help="a split of the run's dataset, instead of pictures")
     add("--count", type=int, default=8, metavar="N", help="pictures of the split; default: 8")
+    add_trust(parser)
     options = parser.parse_intermixed_args(arguments)
     return run_command(lambda: _predict(options))
 

@@ -92,13 +92,14 @@ def start_accelerator(
     trackers: list[str],
     folder: str,
     cpu_threads: int | None,
-    memory: float | str,
+    memory: float,
     timeout_seconds: float = 600.0,
 ) -> Accelerator:
     """The accelerator of this process, on its device, with its CPU threads and memory limit set.
 
-    timeout_seconds: how long ranks wait for one another. ValueError if not all ranks come in that
-    time, and the minute that processes may take to start.
+    memory: what may be used of a GPU, a share (float) or bytes (int); timeout_seconds: how long
+    ranks wait for one another. ValueError if not all ranks come in that time, and the minute that
+    processes may take to start.
     """
     check_launcher(precision)
     # Longer than the collective's own limit, which can say who is missing and so has to come first.
@@ -159,13 +160,9 @@ def set_up(device: torch.device, tasks: TaskSet, collective: Collective) -> None
         torch.cuda.synchronize(device)
 
 
-def memory_share(memory: float | str, total_bytes: int) -> float:
-    """The share of a device of `total_bytes` that `memory` allows: 0.9, or "8GiB"."""
-    size = re.fullmatch(r"([0-9.]+)(GiB|MiB)", str(memory))
-    if size:
-        allowed = float(size[1]) * 2 ** (30 if size[2] == "GiB" else 20)
-        return min(1.0, allowed / total_bytes)
-    return float(memory)
+def memory_share(memory: float, total_bytes: int) -> float:
+    """The share of a device of `total_bytes` that `memory` allows: a float is one, an int bytes."""
+    return min(1.0, memory / total_bytes) if isinstance(memory, int) else memory
 
 
 _ONE_PRESS_SECONDS = 0.5
