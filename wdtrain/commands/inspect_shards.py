@@ -20,6 +20,7 @@ from wdtrain.record.pictures import png_of
 from wdtrain.store.errors import StoreError
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.sheet import contact_sheet
+from wdtrain.store.urls import shown
 from wdtrain.store.verify import audit, verify
 
 EXAMPLES: Final = """\
@@ -92,7 +93,7 @@ def show(manifest: Manifest, options: argparse.Namespace) -> int:
     depth = manifest.depth
     limits = f" {depth.near_m:g} to {depth.far_m:g} m" if depth.is_logarithmic else ""
     console.print(
-        f"[bold]{manifest.url}[/]: {manifest.samples:,} triples of {manifest.height} x "
+        f"[bold]{shown(manifest.url)}[/]: {manifest.samples:,} triples of {manifest.height} x "
         f"{manifest.width}, {manifest.encoding}, {manifest.compression}, "
         f"{manifest.samples_per_block} a block, digest {manifest.digest[:12]}"
     )
@@ -130,7 +131,8 @@ def verify_all(manifest: Manifest, options: argparse.Namespace) -> int:
     with long_work("verifying") as progress:
         problems = verify(manifest, progress)
     if not problems:
-        print(f"{manifest.url} is whole: {manifest.samples:,} samples decoded, all sums right")
+        count = f"{manifest.samples:,} samples decoded"
+        print(f"{shown(manifest.url)} is whole: {count}, all sums right")
     return _print_problems(problems)
 
 
