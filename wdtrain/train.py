@@ -18,7 +18,9 @@ sys.path.append(str(Path.cwd()))  # networks of the user's own are found from wh
 
 from wdtrain import learn
 from wdtrain.job import Run, command_line, open_run
+from wdtrain.record.durable import described
 from wdtrain.record.gallery import Gallery
+from wdtrain.record.outlet import speak_without_waiting
 from wdtrain.record.run import RunRecord
 from wdtrain.record.scores import SplitScores, check_splits
 from wdtrain.store.urls import without_secrets
@@ -33,8 +35,9 @@ def resume(run: Run, record: RunRecord) -> int:
     found = record.newest(refuse=run.recipe.run.resume == "never")
     if found is None:
         return 0
-    run.recipe.check_resumes(found.extra["recipe"])
     run.cursor = Cursor.loads(found.extra["cursor"])
+    run.cursor.check_version()
+    run.recipe.check_resumes(found.extra["recipe"])
     run.cursor.check(run.order)
     run.accelerator.load_state(str(found.path))
     run.tasks.load_state_dict(found.extra["tasks"])
@@ -76,7 +79,8 @@ def look(run: Run, record: RunRecord) -> float:
     """A validation in mid-training: schedules take note of it; returns the skill shown in it."""
     lead = validate(run, record, limit=run.recipe.evaluate.max_samples or sys.maxsize)[0]
     for task in run.tasks:
-        task.schedule.observe(lead.tasks[task.name].loss, run.cursor.epoch)
+        if lead.tasks[task.name].is_scored:
+            task.schedule.observe(lead.tasks[task.name].loss, run.cursor.epoch)
     run.validated = run.tasks.steps
     return lead.skill()
 
@@ -127,11 +131,12 @@ def go(run: Run) -> int:
         first = resume(run, record)
         if record.is_finished(first, run.total_steps):
             return 0
-        record.start(first, run.manifest.source, run.recipe_text)
+        record.start(first, run.manifest.source, run.recipe_text, run.tasks.idle)
         try:
             with record.aside("fitting to memory"):
                 run.fit()
             record.show(run.plan(first))
+            record.warn(first, run.advice())
             with record.aside("fitting the baselines"):
                 training = run.stream(recipe.data.train_split, recipe.evaluation_batch)
                 targets = {str(task.target) for task in run.tasks}
@@ -158,14 +163,16 @@ def show_plan(run: Run, on: str | None) -> int:
 
 
 def main() -> int:
+    speak_without_waiting()
     try:
         asked = command_line(sys.argv[1:])
         run = open_run(asked.recipe)
-        return show_plan(run, asked.on) if asked.only_plan else go(run)
+        with run.stop:
+            return show_plan(run, asked.on) if asked.only_plan else go(run)
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and not learn.is_out_of_memory(error):
             raise
-        print(f"error: {without_secrets(str(error))}", file=sys.stderr)
+        print(f"error: {without_secrets(described(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
