@@ -17,10 +17,11 @@ import pytest
 from tests.store.material import Disks, write_folder, write_triple
 from wdtrain import triple
 from wdtrain.store import listing
+from wdtrain.store.audit import audit
 from wdtrain.store.errors import StoreError
 from wdtrain.store.folder import FolderSource
 from wdtrain.store.packing import pack
-from wdtrain.store.verify import audit, walk_blocks
+from wdtrain.store.verify import walk_blocks
 from wdtrain.triple import TripleError
 
 COUNT = 40

@@ -12,11 +12,12 @@ import pytest
 
 from tests.store.conftest import FORMS
 from tests.store.material import Disks
+from wdtrain.store.audit import audit
 from wdtrain.store.manifest import Manifest, digest_of
 from wdtrain.store.packing import pack
 from wdtrain.store.sheet import colour_depth, contact_sheet
 from wdtrain.store.splits import SPLITS, Splitter
-from wdtrain.store.verify import audit, verify
+from wdtrain.store.verify import verify
 
 Packed = Callable[..., Manifest]
 
