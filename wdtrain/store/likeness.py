@@ -16,10 +16,12 @@ import cv2
 import numpy as np
 import xxhash
 
-COARSE_BITS: Final = 6
+COARSE_BITS: Final = 8
 """Of 64: candidates differ in at most so many bits of the small hash."""
-FINE_BITS: Final = 24
-"""Of 256: pictures that look alike differ in at most so many bits of the large hash (9 %)."""
+FINE_BITS: Final = 32
+"""Of 256: pictures that look alike differ in at most so many bits of the large hash. Encoded again,
+resized, brighter or moved by a pixel they do; of 4,000 playground scenes of different backgrounds
+no two differed in less than 48."""
 COLOUR_LEVELS: Final = 12.0
 """Of 255: and in their colours by at most so much, on average over 4 x 4 places."""
 FLAT_LEVELS: Final = 4.0

@@ -25,6 +25,7 @@ from wdtrain.store.errors import StoreError
 from wdtrain.store.folder import FolderSource
 from wdtrain.store.jobs import Rejects, ShardRunner, TooManyRejects, mended_meanwhile
 from wdtrain.store.manifest import Manifest
+from wdtrain.store.options import check_options
 from wdtrain.store.parts import Part, PartDone
 from wdtrain.store.plan import Job, Plan, make_plan, notes_on
 from wdtrain.store.processes import ProcessEngine
@@ -117,8 +118,7 @@ def pack(
     Packing again what is packed changes nothing; after a kill it goes on where it was. StoreError
     for a source or target that cannot be used, or files that changed since they were packed.
     """
-    if not 0 <= max_rejects <= 1:
-        raise StoreError(f"max_rejects is {max_rejects}; it is a share from 0 to 1")
+    check_options(locals())
     share = None if part is None else Part(*part)
     with _engine(engine, processes) as running:
         if isinstance(source, str | Path) and not (Path(target) / manifests.NAME).exists():

@@ -51,7 +51,7 @@ class Holdout:
 
     def __post_init__(self) -> None:
         for name, share in vars(self).items():
-            if not 0 <= share < 1:
+            if not isinstance(share, int | float) or not 0 <= share < 1:
                 raise ValueError(f"the share of held-out {name} is {share}; it must be in [0, 1)")
 
 
