@@ -173,11 +173,14 @@ def _source(text: str) -> Source | Path:
 
 
 @contextmanager
-def long_work(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Gives a function of (done, total) that shows progress: a bar on a terminal, else lines."""
+def long_work(what: str, unit: str = "samples") -> Iterator[Callable[[int, int], None]]:
+    """Gives a function of (done, total) that shows progress: a bar on a terminal, else lines.
+
+    what: "packing"; unit: what is counted.
+    """
     console = Output(stderr=True)
     if not console.is_terminal:
-        yield _plain_progress(what)
+        yield _plain_progress(what, unit)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
@@ -185,7 +188,7 @@ def long_work(what: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _plain_progress(what: str) -> Callable[[int, int], None]:
+def _plain_progress(what: str, unit: str) -> Callable[[int, int], None]:
     started = last = time.perf_counter()
 
     def show(done: int, total: int) -> None:
@@ -194,6 +197,6 @@ def _plain_progress(what: str) -> Callable[[int, int], None]:
         if now - last >= _PLAIN_EVERY_SECONDS:
             last = now
             rate = done / (now - started)
-            print(f"{what}: {done:,} of {total:,} samples, {rate:,.0f} a second", file=sys.stderr)
+            print(f"{what}: {done:,} of {total:,} {unit}, {rate:,.0f} a second", file=sys.stderr)
 
     return show

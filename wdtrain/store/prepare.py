@@ -6,26 +6,17 @@ will decode, that is of the decoded stored JPEG and not of the picture before it
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import cv2
 import numpy as np
 
 from wdtrain import triple
-from wdtrain.store import tar
+from wdtrain.store.limits import KEY, MAX_KEY, most_free_bytes
 from wdtrain.store.plan import Settings
 from wdtrain.store.source import Source
 from wdtrain.triple import FOREGROUND, DepthFormat, Triple, TripleError
-
-_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
-_LONGEST_SUFFIX: Final = max(
-    len(f".{suffix}")
-    for names in (triple.IMAGE_MEMBERS, triple.RAW_MEMBERS)
-    for suffix in names.values()
-)
-_MAX_KEY: Final = tar.MAX_NAME - _LONGEST_SUFFIX
 
 
 @dataclass(frozen=True)
@@ -53,18 +44,29 @@ def prepare(source: Source, index: int, settings: Settings) -> Prepared:
     overlay, mask, depth = (np.ascontiguousarray(array) for array in arrays)
     if mask.max() < FOREGROUND:
         raise TripleError(f"empty mask: no pixel of it is {FOREGROUND} or above")
-    return Prepared(sample.key, jpeg, overlay, mask, depth, triple.encode_meta(sample.meta))
+    meta = triple.encode_meta(sample.meta)
+    _check_room(len(jpeg) + len(meta), settings)
+    return Prepared(sample.key, jpeg, overlay, mask, depth, meta)
+
+
+def _check_room(num_bytes: int, settings: Settings) -> None:
+    most = most_free_bytes(settings.height, settings.width)
+    if num_bytes > most:
+        raise TripleError(
+            f"too large: its JPEG and JSON take {num_bytes:,} bytes, of which a reader takes "
+            f"{most:,} at this size; leave out metadata that training does not need"
+        )
 
 
 def check_key(key: str) -> None:
     """TripleError for a key that a reader of WebDataset would not give back as it is."""
-    if not _KEY.fullmatch(key):
+    if not KEY.fullmatch(key):
         raise TripleError(
             f"key: {key!r} may hold only letters, digits, - and _ (a name in a WebDataset is cut "
             "at its first dot)"
         )
-    if len(key) > _MAX_KEY:
-        raise TripleError(f"key: {key!r} is longer than {_MAX_KEY} characters")
+    if len(key) > MAX_KEY:
+        raise TripleError(f"key: {key!r} is longer than {MAX_KEY} characters")
 
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
