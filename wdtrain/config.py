@@ -200,7 +200,9 @@ class Evaluate(Section):
     every_steps: int | None = Field(
         None, ge=1, description="steps between validations; null: an epoch; always at the end"
     )
-    splits: list[str] | None = Field(None, description="splits to validate on; null: all but train")
+    splits: list[str] | None = Field(
+        None, description="to validate on; null: all but train and test"
+    )
     batch_size: int | None = Field(
         None, ge=1, description="samples at once; null: train.batch_size"
     )

@@ -14,11 +14,12 @@ from tests.store.blocks import block_of, samples_of
 from tests.store.conftest import FORMS
 from tests.store.material import Disks
 from tests.stream.spoiling import rewrite
+from wdtrain.store.audit import audit
 from wdtrain.store.manifest import Manifest, digest_of
 from wdtrain.store.packing import pack
 from wdtrain.store.sheet import colour_depth, contact_sheet
 from wdtrain.store.splits import SPLITS, Splitter
-from wdtrain.store.verify import audit, verify
+from wdtrain.store.verify import verify
 
 Packed = Callable[..., Manifest]
 
