@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from wdtrain.store.duplicates import key_hash
 from wdtrain.store.errors import DamagedBlock, DamagedSample, StoreError
 from wdtrain.store.manifest import Manifest, Shard, Split
 from wdtrain.store.prepare import OverlaySums
