@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from wdtrain.config import Recipe, RecipeError, fields_of, help_text, load_recipe
-from wdtrain.fields import parse_bytes
+from wdtrain.settings import parse_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 PLAYGROUND = ROOT / "recipes" / "playground.yaml"

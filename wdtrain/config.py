@@ -22,8 +22,8 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from wdtrain.fields import Memory, Size, flatten, parse_bytes, parse_memory
-from wdtrain.fields import fields_of as fields_of
+from wdtrain.settings import Memory, Size, flatten, parse_bytes, parse_memory
+from wdtrain.settings import fields_of as fields_of
 
 _TEXTS = ("run.folder", "data.url", "data.cache")
 """Keys whose value on a command line is a text, also where it looks like a number."""
@@ -53,6 +53,9 @@ class Data(Section):
     size: int | None = Field(
         None, ge=16, description="side in pixels to decode at; null: as stored"
     )
+    shuffle_bytes: Size = Field(
+        "1GiB", description="memory of what samples are shuffled among: bytes, '512MiB' or '1GiB'"
+    )
     threads: int | None = Field(None, ge=1, description="reader threads; null: one a core")
     on_damage: Literal["fatal", "skip"] = Field(
         "fatal", description="what a damaged sample does: stop the run, or be left out and counted"
@@ -66,7 +69,13 @@ class Data(Section):
 
     def stream_arguments(self) -> dict[str, Any]:
         """What a stream over this data is opened with, whatever its split."""
-        return self.model_dump(exclude={"url", "train_split", "cache", "cache_bytes"})
+        how = self.model_dump(exclude={"url", "train_split", "cache", "cache_bytes"})
+        return {**how, "shuffle_bytes": parse_bytes(self.shuffle_bytes)}
+
+    def order_arguments(self) -> dict[str, Any]:
+        """What the order of a split is made with, beside dataset and split."""
+        how = self.stream_arguments()
+        return {name: how[name] for name in ("seed", "lanes", "chunk", "shuffle_bytes")}
 
     def manifest_arguments(self) -> dict[str, Any]:
         """What the dataset's manifest is loaded with: where it is, and how it is reached."""
@@ -191,7 +200,9 @@ class Evaluate(Section):
     every_steps: int | None = Field(
         None, ge=1, description="steps between validations; null: an epoch; always at the end"
     )
-    splits: list[str] | None = Field(None, description="splits to validate on; null: all but train")
+    splits: list[str] | None = Field(
+        None, description="to validate on; null: all but train and test"
+    )
     batch_size: int | None = Field(
         None, ge=1, description="samples at once; null: train.batch_size"
     )
@@ -349,9 +360,12 @@ class Recipe(Section):
             free += ["train.steps", "train.epochs"]
         return {key: value for key, value in facts.items() if not key.startswith(tuple(free))}
 
-    def as_yaml(self) -> str:
-        """The resolved recipe: every key, also those that were left at their default."""
-        return OmegaConf.to_yaml(OmegaConf.create(self.model_dump(mode="json")))
+    def as_yaml(self, url: str) -> str:
+        """The resolved recipe: every key, also those that were left at their default. url: what
+        stands there as data.url, whose own may hold secrets."""
+        values = self.model_dump(mode="json")
+        values["data"]["url"] = url
+        return OmegaConf.to_yaml(OmegaConf.create(values))
 
     def check_resumes(self, saved: dict[str, Any]) -> None:
         """Raises RecipeError, naming the keys, unless a run of `saved` can go on with this one.

@@ -21,7 +21,12 @@ from wdtrain.record.plan import RunPlan, plan_run, plan_text
 from wdtrain.record.plans import KeptPlan, device_facts
 from wdtrain.record.scores import Baselines, check_splits
 from wdtrain.store.manifest import Manifest
+from wdtrain.store.urls import shown
 from wdtrain.stream import Batch, Cursor, Order, advice, fullest_share, open_stream
+
+EVALUATION_BYTES = 256 * 2**20
+"""What samples of an evaluation are shuffled among, at most: those of training lie in memory beside
+it, and no number depends on their order."""
 
 
 @dataclass
@@ -43,6 +48,11 @@ class Run:
     choices: dict[str, Choice] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
     stop: learn.StopRequest = field(default_factory=learn.StopRequest)
+
+    @property
+    def recipe_text(self) -> str:
+        """The resolved recipe as YAML, as it may be kept: without what is secret in data.url."""
+        return self.recipe.as_yaml(shown(self.recipe.data.url))
 
     @property
     def training_view(self) -> learn.View:
@@ -68,7 +78,8 @@ class Run:
         self, split: str, limit: int | None = None, keys: Set[str] | None = None
     ) -> Iterator[learn.Answered]:
         """The batches of a split, each with every task's predictions and losses."""
-        batches = self.stream(split, self.recipe.evaluation_batch)
+        shuffle_bytes = min(self.order.shuffle_bytes, EVALUATION_BYTES)
+        batches = self.stream(split, self.recipe.evaluation_batch, shuffle_bytes=shuffle_bytes)
         return learn.evaluate_batches(self.tasks, batches, view=self.view, limit=limit, keys=keys)
 
     def plan(self, first_step: int = 0) -> RunPlan:
@@ -160,7 +171,7 @@ def open_run(recipe: Recipe) -> Run:
     manifest.check_shards(data.train_split, *splits)
     accelerator = learn.start_accelerator(**recipe.launch_arguments())
     collective = learn.open_collective(recipe.run.timeout_seconds)
-    order = Order(manifest, data.train_split, seed=data.seed, lanes=data.lanes, chunk=data.chunk)
+    order = Order(manifest, data.train_split, **data.order_arguments())
     order.check_batch(recipe.train.batch_size, collective.world)
     steps, device = recipe.total_steps(order.samples), accelerator.device
     weights = {name: load_weights(t.weights) for name, t in recipe.tasks.items() if t.weights}
@@ -211,7 +222,7 @@ def command_line(arguments: list[str]) -> Asked:
         parser.error("--on says for which device to plan; give --plan with it")
     recipe = load_recipe(flags.config, flags.overrides)
     if flags.print_config:
-        parser.exit(message=recipe.as_yaml())
+        parser.exit(message=recipe.as_yaml(shown(recipe.data.url)))
     return Asked(recipe, flags.plan, flags.on)
 
 

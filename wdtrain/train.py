@@ -23,6 +23,7 @@ from wdtrain.record.gallery import Gallery
 from wdtrain.record.outlet import speak_without_waiting
 from wdtrain.record.run import RunRecord
 from wdtrain.record.scores import SplitScores, check_splits
+from wdtrain.store.urls import without_secrets
 from wdtrain.stream import Cursor
 
 COLLECT_EVERY_STEPS = 50
@@ -34,8 +35,9 @@ def resume(run: Run, record: RunRecord) -> int:
     found = record.newest(refuse=run.recipe.run.resume == "never")
     if found is None:
         return 0
-    run.recipe.check_resumes(found.extra["recipe"])
     run.cursor = Cursor.loads(found.extra["cursor"])
+    run.cursor.check_version()
+    run.recipe.check_resumes(found.extra["recipe"])
     run.cursor.check(run.order)
     run.accelerator.load_state(str(found.path))
     run.tasks.load_state_dict(found.extra["tasks"])
@@ -105,7 +107,7 @@ def save(run: Run, record: RunRecord, skill: float | None) -> None:
     plan = {name: choice.as_dict() for name, choice in run.choices.items()}
     looked = {"validated": run.validated, "plan": plan}
     side = run.recipe.data.size or min(run.manifest.height, run.manifest.width)
-    recipe = {"recipe": run.recipe.decisive(), "config": run.recipe.as_yaml()}
+    recipe = {"recipe": run.recipe.decisive(), "config": run.recipe_text}
     about = {**recipe, "view": run.view.as_dict(), "side": side}
     record.save(run.tasks.steps, weights, {**state, **looked, **about}, metric=skill)
 
@@ -117,7 +119,7 @@ def finish(run: Run, record: RunRecord) -> None:
         gallery = Gallery(scores[0], run.collective.gather)
         gallery.fill(run.answers(gallery.split, keys=gallery.keys))
     if record.is_main:
-        record.report(scores, gallery, run.plan(), run.manifest.source, run.recipe.as_yaml())
+        record.report(scores, gallery, run.plan(), run.manifest.source, run.recipe_text)
     learn.check_stop(run.collective, run.stop.asked)
     record.finished()
 
@@ -129,7 +131,7 @@ def go(run: Run) -> int:
         first = resume(run, record)
         if record.is_finished(first, run.total_steps):
             return 0
-        record.start(first, run.manifest.source, recipe.as_yaml(), run.tasks.idle)
+        record.start(first, run.manifest.source, run.recipe_text, run.tasks.idle)
         try:
             with record.aside("fitting to memory"):
                 run.fit()
@@ -170,7 +172,7 @@ def main() -> int:
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and not learn.is_out_of_memory(error):
             raise
-        print(f"error: {described(error)}", file=sys.stderr)
+        print(f"error: {without_secrets(described(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -21,6 +21,7 @@ import torch
 from rich.table import Table
 
 from wdtrain.commands import Output, run_command
+from wdtrain.settings import parse_bytes
 from wdtrain.store import native
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.memory import Recycled
@@ -74,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--batch-size", type=int, default=256, metavar="B", help="default 256")
     add("--threads", type=_counts, default=threads, metavar="N,...", help=f"default {threads}")
     add("--size", type=int, metavar="S", help="decode to S x S; default: as stored")
+    add("--shuffle-bytes", default="1GiB", metavar="SIZE", help="data.shuffle_bytes; default 1GiB")
     add("--samples", type=int, metavar="N", help="of each round; default: an epoch, at most 100000")
     add("--rounds", type=int, default=5, metavar="N", help="the median counts; default 5")
     add("--json", action="store_true", help="print one JSON object")
@@ -91,10 +93,11 @@ def _counts(text: str) -> list[int]:
 
 
 def _bench(options: argparse.Namespace) -> int:
+    for name in ("batch_size", "size", "samples", "rounds"):
+        if (count := getattr(options, name)) is not None and count < 1:
+            raise ValueError(f"--{name.replace('_', '-')} is {count}; it must be 1 or more")
     manifest = Manifest.load(options.target)
     samples = options.samples or min(manifest.split(options.split).samples, 100_000)
-    if min(samples, options.rounds) < 1:
-        raise ValueError("--samples and --rounds must be 1 or more")
     floor = _Floor(manifest, options)
     rates: list[Rate] = []
     stages: dict[str, float | None] = {}
@@ -120,6 +123,7 @@ def _stream(manifest: Manifest, options: argparse.Namespace, threads: int) -> St
         threads=threads,
         epochs=None,
         size=options.size,
+        shuffle_bytes=parse_bytes(options.shuffle_bytes),
     )
 
 

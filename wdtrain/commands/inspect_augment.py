@@ -27,6 +27,7 @@ from wdtrain.store.errors import StoreError
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.samples import BlockIndex, decode_row, parse_block
 from wdtrain.store.shards import ShardReader
+from wdtrain.store.urls import shown
 
 if TYPE_CHECKING:  # the networks' room brings torch along, which the other actions do without
     from wdtrain.learn.augment import Augmentation, Drawn
@@ -182,8 +183,7 @@ def _check_run(folder: Path, data: Data, manifest: Manifest) -> None:
     """ValueError where the run's newest checkpoint tells that it was trained on another dataset."""
     from wdtrain.stream.order import Order
 
-    how = {"seed": data.seed, "lanes": data.lanes, "chunk": data.chunk}
-    check_cursor(folder, Order(manifest, data.train_split, **how))
+    check_cursor(folder, Order(manifest, data.train_split, **data.order_arguments()))
 
 
 def _augmentation(options: argparse.Namespace, recipe: Recipe | None) -> Augmentation:
@@ -217,7 +217,7 @@ def find_sample(manifest: Manifest, split: str, key: str, *, side: int | None = 
             progress(done := done + block.num_samples, total)
     others = [name for name in manifest.splits if name != split]
     raise StoreError(
-        f"split {split} of {manifest.url} holds no sample {key!r}; most like it are "
+        f"split {split} of {shown(manifest.url)} holds no sample {key!r}; most like it are "
         f"{', '.join(near) or 'none'}; inspect-shards order prints keys"
         + (f"; other splits (--split) are {', '.join(others)}" if others else "")
         + "".join(f"; {problem}, so it was not looked into" for problem in damaged[:1])

@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import isqrt
 from pathlib import Path
 
 import cv2
@@ -153,10 +154,22 @@ def load_trained(folder: Path, which: str, side: int | None, *, trust: bool = Fa
         network = build(declared.network, **declared.options)
         load_state(network, load_weights(found.path / f"{task}.safetensors"))
         networks[task] = network.to(device).eval()
-    saved = found.extra["view"]
-    view = plain_view(saved["mean"], saved["std"], DepthFormat(**saved["depth"]), "fp32")
+    view, trained_side = _seen_in_training(found)
     targets = {task: recipe.target_of(task) for task in recipe.tasks}
-    return Trained(networks, targets, view, side or found.extra["side"], device)
+    return Trained(networks, targets, view, side or trained_side, device)
+
+
+def _seen_in_training(found: Checkpoint) -> tuple[View, int]:
+    """How pictures were prepared, and their shorter side, as the checkpoint says."""
+    try:
+        saved, side = found.extra["view"], int(found.extra["side"])
+        depth = DepthFormat(**saved["depth"])
+        return plain_view(saved["mean"], saved["std"], depth, "fp32"), side
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"checkpoint {found.path} does not say how pictures were prepared ({error!r}), so "
+            "networks would see others than in training; take one that train.py has saved"
+        ) from error
 
 
 def _checkpoint(folder: Path, which: str) -> Checkpoint:
@@ -282,11 +295,19 @@ def _check_options(options: argparse.Namespace) -> None:
     if options.count < 1:
         raise ValueError(f"--count is {options.count}; it must be at least 1")
     side = options.size
-    if side is not None and (side < STRIDE or side % STRIDE):
-        near = max(STRIDE, round(side / STRIDE) * STRIDE)
+    if side is not None and (side < STRIDE or side % STRIDE or side * side > MOST_PIXELS):
+        near = min(max(STRIDE, round(side / STRIDE) * STRIDE), isqrt(MOST_PIXELS))
         raise ValueError(
-            f"--size is {side}; networks take sides that are multiples of {STRIDE}; give {near}"
+            f"--size is {side}; networks take sides that are multiples of {STRIDE}, up to "
+            f"{isqrt(MOST_PIXELS):,}; give {near}"
         )
+
+
+def _path(text: str) -> Path:
+    """The path; an empty one, as an unset variable of a shell gives, would be this folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty; name a file or folder, or . for here")
+    return Path(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -297,9 +318,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("run", type=Path, metavar="RUN", help="the folder of a run")
-    add("pictures", type=Path, nargs="*", metavar="PICTURE", help="files, or folders of them")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
+    add("run", type=_path, metavar="RUN", help="the folder of a run")
+    add("pictures", type=_path, nargs="*", metavar="PICTURE", help="files, or folders of them")
+    add("--out", type=_path, required=True, metavar="DIR", help="folder for the results")
     add("--overwrite", action="store_true", help=OVERWRITE_HELP)
     add("--checkpoint", choices=("last", "best"), default="last", help="default: last")
     add("--size", type=int, metavar="S", help="shorter side the networks see; as in training")

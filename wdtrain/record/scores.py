@@ -40,11 +40,12 @@ def check_splits(chosen: Sequence[str] | None, stored: Iterable[str]) -> list[st
         raise ValueError(
             f"evaluate.splits names {', '.join(missing)}; the dataset holds {', '.join(stored)}"
         )
-    found = chosen or [name for name in stored if name != "train"]
+    found = chosen or [name for name in stored if name not in ("train", "test")]
     if not found:
         raise ValueError(
             "the dataset has no validation split, so nothing would tell whether a network learns; "
-            "pack more samples, or set evaluate.splits to [train]"
+            "pack more samples, or set evaluate.splits to [train] (or to [test], which is kept for "
+            "the end otherwise)"
         )
     return list(chosen) if chosen else sorted(found, key=lambda n: (n != "val-new-new", n))
 

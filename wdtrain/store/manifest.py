@@ -71,7 +71,7 @@ class Manifest:
     `remote` is how its shards are reached where it is a URL; it is no part of what the dataset is.
     """
 
-    url: str
+    url: str = field(repr=False)  # may hold secrets: told by `shown` alone
     version: int
     encoding: Encoding
     compression: str
@@ -98,6 +98,11 @@ class Manifest:
         """
         remote = Remote(RemoteAccess(**access) if isinstance(access, dict) else access)
         url = folder_of(str(url), NAME)
+        if url.endswith("=..."):
+            raise StoreError(
+                f"{url} is a URL as it is told, without what is secret in it, and so cannot be "
+                "read; give the whole one (a run's folder does not keep it)"
+            )
         tries = remote.access.tries if is_url(url) else 1
         for _ in range(tries - 1):
             with suppress(_Garbled):  # on its way here: asked for as often as what fails

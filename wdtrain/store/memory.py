@@ -15,8 +15,8 @@ from typing import Final, Protocol
 import numpy as np
 
 KEPT: Final = 8
-"""Arrays whose memory is kept for the next ones: what lies idle stays small beside what is used,
-however sizes differ."""
+"""Arrays whose memory is kept for the next ones unless told otherwise: what lies idle stays small
+beside what is used, however sizes differ."""
 
 _SPARE: Final = 8
 """An eighth more is asked for than is needed, so that what is of about one size can follow one
@@ -55,14 +55,17 @@ def _ordinary(num_bytes: int) -> np.ndarray:
 
 class Recycled:
     """Thread-safe. allocate: uninitialised uint8 [num_bytes]; None: ordinary memory. released: told
-    of each lease when nothing shows its memory any more, to add what may still read it."""
+    of each lease when nothing shows its memory any more, to add what may still read it. kept:
+    arrays whose memory is kept for the next ones."""
 
     def __init__(
         self,
         allocate: Callable[[int], np.ndarray] | None = None,
         released: Callable[[Lease], None] | None = None,
+        *,
+        kept: int = KEPT,
     ) -> None:
-        self._allocate = allocate or _ordinary
+        self._allocate, self._kept = allocate or _ordinary, kept
         self._released = released
         self._free: list[np.ndarray] = []
         self._read: list[tuple[np.ndarray, Lease]] = []
@@ -90,7 +93,7 @@ class Recycled:
             for place, owner in enumerate(self._free):
                 if num_bytes < owner.nbytes <= num_bytes + num_bytes // 2 + 1:
                     return self._free.pop(place)
-            if len(self._free) >= KEPT:
+            if len(self._free) >= self._kept:
                 del self._free[0]
         return None
 
@@ -112,7 +115,7 @@ class Recycled:
             self._read.append((owner, lease))
 
     def _keep(self, owner: np.ndarray) -> None:
-        if len(self._free) < KEPT:  # one too many, from another thread, does no harm
+        if len(self._free) < self._kept:  # one too many, from another thread, does no harm
             self._free.append(owner)
 
 

@@ -85,6 +85,11 @@ class Rows:
             starts = _copied_starts(starts, sizes, manifest)
         return cls(np.ascontiguousarray(starts), sizes, list(blocks))
 
+    def put(self, places: np.ndarray, rows: Rows) -> None:
+        """Rows at these places lie where `rows` says; who calls holds what they point into."""
+        assert self.sizes is not None, "rows without sizes are all known"
+        self.addresses[:, places], self.sizes[:, places] = rows.addresses, rows.sizes
+
     def piece(self, start: int, rows: int, at: int) -> tuple[int, int, int, int, int]:
         """Rows [start, start + rows), to go to a batch's rows from `at` on, for `native.fill`."""
         count = self.addresses.shape[1]
