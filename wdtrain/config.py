@@ -1,8 +1,10 @@
 """The schema of a recipe: every key with its unit or a sentence, checked before anything starts.
 
 A recipe is YAML, merged with `key=value` from the command line. A mistyped key, a value out of
-range or an impossible pair is refused here with the key's name. Frozen: what a run was started with
-cannot change under it; the digest of what decides its numbers is kept in each checkpoint.
+range or an impossible pair is refused here with the key's name. It is code, as a script is: it may
+name classes to import and read the environment (`commands/trust.py`). Frozen: what a run was
+started with cannot change under it; the digest of what decides its numbers is kept in each
+checkpoint.
 """
 
 from __future__ import annotations
@@ -10,17 +12,21 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Self, get_args, get_origin
+from typing import Any, Literal, Self
 
 import omegaconf
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from wdtrain.sizes import Size, parse_bytes
+from wdtrain.settings import Memory, Size, flatten, parse_bytes, parse_memory
+from wdtrain.settings import fields_of as fields_of
 
+_TEXTS = ("run.folder", "data.url", "data.cache")
+"""Keys whose value on a command line is a text, also where it looks like a number."""
 _FREE_KEYS = (
     "run.folder", "run.resume", "run.timeout_seconds", "log.", "checkpoint.", "cpu_threads",
     "memory", "data.url", "data.cache", "data.threads", "step.micro_batch",
@@ -33,7 +39,9 @@ class RecipeError(ValueError):
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), coerce_numbers_to_str=True
+    )
 
 
 class Data(Section):
@@ -192,7 +200,9 @@ class Evaluate(Section):
     every_steps: int | None = Field(
         None, ge=1, description="steps between validations; null: an epoch; always at the end"
     )
-    splits: list[str] | None = Field(None, description="splits to validate on; null: all but train")
+    splits: list[str] | None = Field(
+        None, description="to validate on; null: all but train and test"
+    )
     batch_size: int | None = Field(
         None, ge=1, description="samples at once; null: train.batch_size"
     )
@@ -239,7 +249,7 @@ class Recipe(Section):
         description="threads of each process's arithmetic on CPU; null: its share of the cores, 2 "
         "where a GPU computes. Results differ by the order of float additions alone",
     )
-    memory: float | str = Field(
+    memory: Memory = Field(
         0.9, description="CUDA: share of the device, or GiB as '8GiB', that may be used"
     )
 
@@ -261,14 +271,9 @@ class Recipe(Section):
                 f"step.micro_batch is {self.micro_batch}, which must be a multiple of "
                 f"step.norm_group ({group}): a group goes through a network whole"
             )
-        self.data.manifest_arguments()
         for name, task in self.tasks.items():
             if task.target is None and name not in ("mask", "depth"):
                 raise ValueError(f"tasks.{name} needs a target: mask or depth")
-        if not re.fullmatch(r"0?\.\d*[1-9]\d*|1(\.0*)?|[0-9.]+(GiB|MiB)", str(self.memory)):
-            raise ValueError(
-                f"memory is {self.memory!r}; it must be a share above 0 up to 1, or like 8GiB"
-            )
         return self
 
     @property
@@ -297,7 +302,8 @@ class Recipe(Section):
 
     def launch_arguments(self) -> dict[str, Any]:
         """What the accelerator is started with."""
-        own = {name: getattr(self, name) for name in ("precision", "cpu_threads", "memory")}
+        own: dict[str, Any] = {"precision": self.precision, "cpu_threads": self.cpu_threads}
+        own["memory"] = parse_memory(self.memory)
         run = {"folder": self.run.folder, "timeout_seconds": self.run.timeout_seconds}
         return {**own, **run, "trackers": self.log.trackers}
 
@@ -354,9 +360,12 @@ class Recipe(Section):
             free += ["train.steps", "train.epochs"]
         return {key: value for key, value in facts.items() if not key.startswith(tuple(free))}
 
-    def as_yaml(self) -> str:
-        """The resolved recipe: every key, also those that were left at their default."""
-        return OmegaConf.to_yaml(OmegaConf.create(self.model_dump(mode="json")))
+    def as_yaml(self, url: str) -> str:
+        """The resolved recipe: every key, also those that were left at their default. url: what
+        stands there as data.url, whose own may hold secrets."""
+        values = self.model_dump(mode="json")
+        values["data"]["url"] = url
+        return OmegaConf.to_yaml(OmegaConf.create(values))
 
     def check_resumes(self, saved: dict[str, Any]) -> None:
         """Raises RecipeError, naming the keys, unless a run of `saved` can go on with this one.
@@ -378,21 +387,16 @@ class Recipe(Section):
             )
 
 
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} as {"a.b": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def load_recipe(path: str | Path, overrides: list[str]) -> Recipe:
+def load_recipe(
+    path: str | Path,
+    overrides: list[str],
+    *,
+    inspect: Callable[[dict[str, Any]], None] | None = None,
+) -> Recipe:
     """The recipe of a YAML file with `key=value` overrides merged in, checked.
 
-    Raises RecipeError naming the key, what was found, and the nearest key there is.
+    inspect: is shown the file's keys, flat, with their values as written, and may raise before any
+    is worked out. Raises RecipeError naming the key, what was found, and the nearest key there is.
     """
     try:
         loaded = OmegaConf.load(path)
@@ -401,11 +405,11 @@ def load_recipe(path: str | Path, overrides: list[str]) -> Recipe:
         raise RecipeError(f"recipe {path} does not exist; beside it: {near}") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise RecipeError(f"recipe {path} is not YAML that can be read: {error}") from error
-    for override in overrides:
-        if not re.fullmatch(r"[\w.\-]+=.*", override, re.DOTALL):
-            raise RecipeError(f"{override!r} is not of the form key=value, as in train.steps=100")
+    if inspect is not None:
+        written: Any = OmegaConf.to_container(loaded)
+        inspect(flatten(written) if isinstance(written, dict) else {"": written})
     try:
-        merged = OmegaConf.merge(loaded, OmegaConf.from_dotlist(overrides))
+        merged = OmegaConf.merge(loaded, _given(overrides))
         values = OmegaConf.to_container(merged, resolve=True)
     except omegaconf.errors.OmegaConfBaseException as error:
         raise RecipeError(f"recipe {path}: {error}") from error
@@ -414,6 +418,18 @@ def load_recipe(path: str | Path, overrides: list[str]) -> Recipe:
     except ValidationError as error:
         problems = "; ".join(_problem(detail) for detail in error.errors())
         raise RecipeError(f"recipe {path}: {problems}") from None
+
+
+def _given(overrides: list[str]) -> DictConfig:
+    for override in overrides:
+        if not re.fullmatch(r"[\w.\-]+=.*", override, re.DOTALL):
+            raise RecipeError(f"{override!r} is not of the form key=value, as in train.steps=100")
+    given = OmegaConf.from_dotlist(overrides)
+    for key, text in (override.split("=", 1) for override in overrides):
+        read = OmegaConf.select(given, key) if key in _TEXTS else None
+        if isinstance(read, bool | int | float):  # 007, 1e3 and yes are folders too
+            OmegaConf.update(given, key, text)
+    return given
 
 
 def _problem(detail: ErrorDetails) -> str:
@@ -428,22 +444,6 @@ def _problem(detail: ErrorDetails) -> str:
         return f"{key} is missing"
     message = detail["msg"].removeprefix("Value error, ")
     return f"{key}: {message}, found {detail['input']!r}" if key else message
-
-
-def fields_of(section: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str]]:
-    """(key, default, description) of every field, tasks as `tasks.NAME`."""
-    rows = []
-    for name, field in section.model_fields.items():
-        key = prefix + name
-        inner = field.annotation
-        if get_origin(inner) is dict and get_args(inner)[1] is TaskRecipe:
-            key, inner = f"{key}.NAME", get_args(inner)[1]
-        if isinstance(inner, type) and issubclass(inner, Section):
-            rows += fields_of(inner, key + ".")
-            continue
-        default = "needed" if field.is_required() else json.dumps(field.default)
-        rows.append((key, default, field.description or ""))
-    return rows
 
 
 def help_text() -> str:

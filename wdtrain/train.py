@@ -23,6 +23,7 @@ from wdtrain.record.gallery import Gallery
 from wdtrain.record.outlet import speak_without_waiting
 from wdtrain.record.run import RunRecord
 from wdtrain.record.scores import SplitScores, check_splits
+from wdtrain.store.urls import without_secrets
 from wdtrain.stream import Cursor
 
 COLLECT_EVERY_STEPS = 50
@@ -106,7 +107,7 @@ def save(run: Run, record: RunRecord, skill: float | None) -> None:
     plan = {name: choice.as_dict() for name, choice in run.choices.items()}
     looked = {"validated": run.validated, "plan": plan}
     side = run.recipe.data.size or min(run.manifest.height, run.manifest.width)
-    recipe = {"recipe": run.recipe.decisive(), "config": run.recipe.as_yaml()}
+    recipe = {"recipe": run.recipe.decisive(), "config": run.recipe_text}
     about = {**recipe, "view": run.view.as_dict(), "side": side}
     record.save(run.tasks.steps, weights, {**state, **looked, **about}, metric=skill)
 
@@ -118,7 +119,7 @@ def finish(run: Run, record: RunRecord) -> None:
         gallery = Gallery(scores[0], run.collective.gather)
         gallery.fill(run.answers(gallery.split, keys=gallery.keys))
     if record.is_main:
-        record.report(scores, gallery, run.plan(), run.manifest.source, run.recipe.as_yaml())
+        record.report(scores, gallery, run.plan(), run.manifest.source, run.recipe_text)
     learn.check_stop(run.collective, run.stop.asked)
     record.finished()
 
@@ -130,11 +131,12 @@ def go(run: Run) -> int:
         first = resume(run, record)
         if record.is_finished(first, run.total_steps):
             return 0
-        record.start(first, run.manifest.source, recipe.as_yaml(), run.tasks.idle)
+        record.start(first, run.manifest.source, run.recipe_text, run.tasks.idle)
         try:
             with record.aside("fitting to memory"):
                 run.fit()
             record.show(run.plan(first))
+            record.warn(first, run.advice())
             with record.aside("fitting the baselines"):
                 training = run.stream(recipe.data.train_split, recipe.evaluation_batch)
                 targets = {str(task.target) for task in run.tasks}
@@ -170,7 +172,7 @@ def main() -> int:
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and not learn.is_out_of_memory(error):
             raise
-        print(f"error: {described(error)}", file=sys.stderr)
+        print(f"error: {without_secrets(described(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

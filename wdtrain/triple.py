@@ -340,14 +340,27 @@ def decode_npy(data: bytes | memoryview, *, name: str) -> np.ndarray:
 
 
 def encode_meta(meta: dict[str, Any], *, pad_to: int = 0) -> bytes:
-    """Canonical JSON, padded with spaces up to `pad_to` bytes."""
-    text = json.dumps(meta, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    """Canonical JSON, padded with spaces up to `pad_to` bytes; TripleError for what JSON has no
+    word for, NaN and infinity among it."""
+    try:
+        text = json.dumps(
+            meta, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+        )
+    except (ValueError, TypeError, RecursionError) as error:
+        raise TripleError(f"json cannot be written ({error})") from error
     return text.encode().ljust(pad_to)
 
 
 def decode_meta(data: bytes | memoryview) -> dict[str, Any]:
+    """The object that JSON bytes hold. Numbers that JSON does not know (`NaN`, `Infinity`, which
+    Python writes, and those beyond a float) become None; a name that stands twice is refused."""
     try:
-        meta = json.loads(bytes(data))
+        meta = json.loads(
+            bytes(data),
+            parse_constant=lambda name: None,
+            parse_float=_finite,
+            object_pairs_hook=_each_name_once,
+        )
     except RecursionError as error:
         raise TripleError("json is not readable (it is nested too deeply)") from error
     except ValueError as error:
@@ -355,6 +368,20 @@ def decode_meta(data: bytes | memoryview) -> dict[str, Any]:
     if not isinstance(meta, dict):
         raise TripleError(f"json holds a {type(meta).__name__}; an object is needed")
     return meta
+
+
+def _finite(text: str) -> float | None:
+    value = float(text)
+    return value if math.isfinite(value) else None
+
+
+def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {twice!r} stands twice in an object")
+    return found
 
 
 # ---------------------------------------------------------------------------- size

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -28,6 +30,7 @@ from wdtrain.commands import predict as module
 from wdtrain.commands import predict_inputs
 from wdtrain.commands.predict import load_trained, main, resized
 from wdtrain.commands.predict_inputs import Picture, list_pictures, result_names
+from wdtrain.record.checkpoint import Checkpoints
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.packing import pack
 
@@ -401,14 +404,17 @@ def test_probabilities_are_scaled_before_any_threshold(run: Path, tmp_path: Path
     assert np.array_equal(mask, np.rint(found["mask"] * 255))
 
 
-@pytest.mark.parametrize(("size", "near"), [(100, 96), (8, 16), (0, 16), (-5, 16), (200, 192)])
+@pytest.mark.parametrize(
+    ("size", "near"), [(100, 96), (8, 16), (0, 16), (-5, 16), (200, 192), (10**8, 4096)]
+)
 def test_a_size_that_networks_cannot_take_is_refused(
     predict: Predict, tmp_path: Path, size: int, near: int
 ) -> None:
     picture = write_picture(tmp_path / "x.png")
     code, _, error = predict(picture, "--size", size, "--out", tmp_path / "out")
     assert code == 2
-    assert f"--size is {size}; networks take sides that are multiples of 16; give {near}" in error
+    assert f"--size is {size}; networks take sides that are multiples of 16, up to" in error
+    assert error.endswith(f"; give {near}\n")
 
 
 # ---------------------------------------------------------------------------- refusals
@@ -445,6 +451,53 @@ def test_bad_input_is_one_clear_error_and_leaves_nothing(
     assert words in error
     assert error.splitlines()[-1].startswith("error: ")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("arguments", [["RUN", ""], ["", "x.png"], ["RUN", "x.png", "--out", ""]])
+def test_an_unset_variable_is_not_taken_for_this_folder(
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_picture(tmp_path / "x.png")
+    given = [str(run) if word == "RUN" else word for word in ["--out", "out", *arguments]]
+    with pytest.raises(SystemExit) as ended:
+        main(given)
+    assert ended.value.code == 2
+    assert "the path is empty" in capsys.readouterr().err
+    assert below(tmp_path) == {"x.png"}
+
+
+def test_a_checkpoint_that_does_not_say_how_it_was_trained_is_refused(
+    predict: Predict, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newest = Checkpoints(run / "checkpoints").latest()
+    assert newest is not None
+    for extra in ({}, {**newest.extra, "side": "big"}, {**newest.extra, "view": []}):
+        monkeypatch.setattr(
+            Checkpoints, "latest", lambda _, extra=extra: replace(newest, extra=extra)
+        )
+        code, _, error = predict(write_picture(tmp_path / "x.png"), "--out", tmp_path / "out")
+        assert code == 2
+        assert "does not say how pictures were prepared" in error
+
+
+def test_two_tasks_of_one_target_have_results_of_their_own(
+    manifest: Manifest, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run", manifest.url)
+    weights = next(run.rglob("mask.safetensors"))
+    recipe = (run / "config.yaml").read_text()
+    other = "other: {network: seed-mask, loss: bce, target: mask}, depth"
+    (run / "config.yaml").write_text(recipe.replace("depth", other, 1))
+    shutil.copy(weights, weights.with_name("other.safetensors"))
+    write_picture(tmp_path / "x.png")
+    assert main([str(run), str(tmp_path / "x.png"), "--out", str(tmp_path / "out")]) == 0
+    kinds = ("mask", "other", "depth", "preview")
+    assert below(tmp_path / "out") == {f"x.{kind}.png" for kind in kinds}
 
 
 def test_a_folder_is_listed_by_name(tmp_path: Path) -> None:

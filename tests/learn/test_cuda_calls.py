@@ -10,10 +10,10 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
 
-from tests.learn.cases import mask_task
 from tests.learn.fake_cuda import FREE_BYTES, HELD_BYTES, TOTAL_BYTES, FakeCuda
 from wdtrain.learn import launch
-from wdtrain.learn.devices import default_device, indexed
+from wdtrain.learn.build import build_tasks
+from wdtrain.learn.devices import default_device, indexed, warm_up
 from wdtrain.learn.fitting import CudaGauge, budget_bytes
 from wdtrain.record.memory import measure_memory
 from wdtrain.record.plans import device_facts
@@ -74,6 +74,23 @@ def test_the_device_of_a_run_without_a_launcher_serves_every_call(
     assert device_facts(device)["bytes"] == TOTAL_BYTES
 
 
+def test_a_device_is_warm_after_a_small_pass_that_was_waited_for(
+    fake_cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, ones = [], torch.ones
+
+    def on_host(*size: int, device: torch.device, **more: bool) -> torch.Tensor:
+        made.append(ones(*size, **more))
+        return made[-1]
+
+    monkeypatch.setattr(torch, "ones", on_host)
+    warm_up(torch.device("cpu"))
+    assert (made, fake_cuda.calls) == ([], [])
+    warm_up(torch.device("cuda:2"))
+    assert made[0].grad is not None
+    assert fake_cuda.calls == [("set_device", 2), ("synchronize", 2)]
+
+
 def test_beside_a_gpu_arithmetic_on_the_cpu_takes_two_threads_at_most(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -86,7 +103,9 @@ def test_beside_a_gpu_arithmetic_on_the_cpu_takes_two_threads_at_most(
 
 def test_float32_is_not_rounded_to_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    mask_task()  # and so does whatever else builds or loads a network
+    declared = {"network": "seed-mask", "options": {}, "target": "mask", "loss": "bce"}
+    declared["optimizer"] = {"name": "sgd", "lr": 0.1}
+    build_tasks({"mask": declared}, seed=0, device=torch.device("cpu"))
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32
 

@@ -23,6 +23,7 @@ def test_a_batch_is_cut_into_groups_that_know_their_epoch_and_place():
         chunks=[4, 5, 2],
         positions=positions,
         epochs=list(positions // 130),
+        copy=lambda part, device: part,
     )
     rows = rows_of(batch, 4)
     assert rows.groups == [4, 4, 1, 2]

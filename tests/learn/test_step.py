@@ -392,23 +392,6 @@ def test_a_dropped_step_leaves_nothing_behind():
     assert furthest(weights(interrupted), weights(straight)) == 0
 
 
-def test_ranks_that_run_out_at_different_steps_do_not_hang():
-    lengths = [1, 3]
-
-    def work(collective):
-        tasks, seen = TaskSet([mask_task()]), []
-        for seed in range(4):
-            ended = seed >= lengths[collective.rank]
-            rows = make_rows(0 if ended else 4, seed=10 * collective.rank + seed)
-            result = one_step(tasks, rows, collective=collective, exhausted=ended)
-            seen.append((result.samples, result.exhausted))
-        return seen, weights(tasks)
-
-    (first, one), (second, other) = run_ranks(2, work)
-    assert first == second == [(8, False), (4, False), (4, False), (0, True)]
-    assert furthest(one, other) == 0
-
-
 def test_a_rank_without_rows_takes_part():
     def work(collective):
         tasks = TaskSet([mask_task()])

@@ -119,6 +119,7 @@ def test_composes_a_kit_and_keeps_its_lift(kit: tuple[Path, Path], tmp_path: Pat
     [
         (("playground", "--count", 0), "at least 1 scene"),
         (("playground", "--count", 3, "--difficulty", 7), "difficulty is 7.0"),
+        (("playground", "--count", 3, "--placements", 0), "placements is 0"),
         (("compose", "--backgrounds", "none", "--cutouts", "none"), "does not exist"),
         (("import-seed", "."), "has no folder fg/"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,69 @@ def test_keys_are_valid_and_groups_come_from_names(folder: Path) -> None:
     backgrounds, cutouts = source.parts(np.arange(3))
     assert backgrounds.tolist() == [1, 1, -1]
     assert sorted(cutouts.tolist()) == [-1, 2, 3]
+
+
+def names_of(tmp_path: Path, *names: str) -> SeedFolder:
+    """A source of this layout whose files are of these names, and empty."""
+    for part, prefix in (("fg", ""), ("mask", "mask_"), ("depth", "depth_")):
+        (tmp_path / part).mkdir(exist_ok=True)
+        for name in names:
+            (tmp_path / part / f"{prefix}{name}.jpg").touch()
+    return SeedFolder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"fg_bg_{number}" for number in range(1, 30)],  # numbered composites
+        [f"bg{number}" for number in range(9)] + ["bg3b"],  # one part alone: the other is not known
+        [f"fg{number % 3}_{number}" for number in range(9)],
+        [f"fg{number}_bg{number}" for number in range(9)],  # a number that only counts, twice
+        [f"abg{number % 3}_xfg{number % 2}_{number}" for number in range(9)],  # within other words
+    ],
+)
+def test_numbers_that_name_no_part_are_not_made_into_one(tmp_path: Path, names: list[str]) -> None:
+    source = names_of(tmp_path, *names)
+    assert [part.tolist() for part in source.parts(np.arange(len(source)))] == [
+        [-1] * len(source)
+    ] * 2
+
+
+def test_numbers_that_come_again_are_parts(tmp_path: Path) -> None:
+    source = names_of(tmp_path, *(f"bg{n // 3}_fg-{n % 3}_{n}" for n in range(9)))
+    backgrounds, cutouts = source.parts(np.arange(9))
+    assert backgrounds.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert cutouts.tolist() == [0, 1, 2] * 3
+
+
+@pytest.mark.parametrize("ending", [".JPG", ".jpeg", ".Jpe", ".JFIF"])
+def test_files_are_read_under_the_endings_they_are_listed_by(folder: Path, ending: str) -> None:
+    before = SeedFolder(folder)
+    for path in folder.glob("*/*.jpg"):
+        path.rename(path.with_suffix(ending))
+    source = SeedFolder(folder)
+    assert source.names == before.names
+    assert source.load(0).overlay == (folder / "fg" / f"bg1_fg2_7{ending}").read_bytes()
+    assert source.passed_over.count == 0
+    (folder / "mask" / "mask_bg1_fg2_7.jpg").touch()
+    with pytest.raises(TripleError, match=f"more than one mask: .*and mask_bg1_fg2_7{ending}"):
+        SeedFolder(folder).load(0)
+
+
+def test_pipes_and_dead_links_are_rejected_and_the_rest_is_counted(folder: Path) -> None:
+    (folder / "mask" / "mask_x.y.jpg").unlink()
+    os.mkfifo(folder / "mask" / "mask_x.y.jpg")
+    (folder / "fg" / "bg1_fg2_7.jpg").unlink()
+    (folder / "fg" / "bg1_fg2_7.jpg").symlink_to("gone")
+    for name in ("notes.txt", ".DS_Store", "mask/mask_x.y.png", "depth/x.jpg", "fg/Thumbs.db"):
+        (folder / name).touch()
+    source = SeedFolder(folder)
+    with pytest.raises(TripleError, match=r"mask is unreadable: .*it is a pipe or a device"):
+        source.load(source.names.index("x.y"))
+    with pytest.raises(TripleError, match=r"overlay is missing: .* is a link, and what it"):
+        source.load(0)
+    assert source.passed_over.first == ["depth/x.jpg", "mask/mask_x.y.png", "notes.txt"]
+    assert source.passed_over.count == 3
 
 
 @pytest.mark.parametrize(

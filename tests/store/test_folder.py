@@ -16,11 +16,13 @@ import pytest
 
 from tests.store.material import Disks, write_folder, write_triple
 from wdtrain import triple
+from wdtrain.sourcefiles import PassedOver
 from wdtrain.store import listing
+from wdtrain.store.audit import audit
 from wdtrain.store.errors import StoreError
 from wdtrain.store.folder import FolderSource
 from wdtrain.store.packing import pack
-from wdtrain.store.verify import audit, walk_blocks
+from wdtrain.store.verify import walk_blocks
 from wdtrain.triple import TripleError
 
 COUNT = 40
@@ -97,8 +99,13 @@ def test_a_moved_folder_is_the_same_source_and_a_changed_one_another(folder: Pat
     before = FolderSource(folder).description
     moved = folder.rename(folder.with_name("moved"))
     assert FolderSource(moved).description == before
+    source = FolderSource(moved)
+    seen = source.signal(2), source.content(2)
     with (moved / "disk-000002.mask.png").open("ab") as file:
         file.write(b"\0")
+    assert source.signal(2) != seen[0]
+    assert source.content(2) != seen[1]
+    (moved / "disk-000002.mask.png").unlink()
     assert FolderSource(moved).description != before
 
 
@@ -256,9 +263,9 @@ def test_listing_takes_at_most_100_bytes_a_triple(
     count = 20_000
     suffixes = (b"overlay.jpg", b"mask.png", b"depth.png", b"json")
 
-    def files(folder: bytes, prefix: bytes) -> Iterator[tuple[bytes, int]]:
+    def files(folder: bytes, passed_over: PassedOver) -> Iterator[bytes]:
         for index in range(count):
-            yield from ((b"playground-%09d.%s" % (index, suffix), 100) for suffix in suffixes)
+            yield from (b"playground-%09d.%s" % (index, suffix) for suffix in suffixes)
 
     monkeypatch.setattr(listing, "_files", files)
     tracemalloc.start()

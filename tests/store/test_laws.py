@@ -28,11 +28,12 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from tests.store.material import Disks
+from wdtrain.store.audit import audit
 from wdtrain.store.errors import StoreError
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.packing import pack
 from wdtrain.store.splits import Holdout
-from wdtrain.store.verify import audit, verify
+from wdtrain.store.verify import verify
 from wdtrain.triple import TripleError, decode_overlay
 
 law = settings(max_examples=15, deadline=None, derandomize=True)

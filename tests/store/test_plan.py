@@ -44,6 +44,32 @@ def test_options_that_cannot_be_met_are_refused_before_anything_is_written(
 
 
 @pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("size", value) for value in ((64,), 64.0, "64", True, [64, 64], (64, 1.5))),
+        *(("seed", value) for value in (1.5, "a", None)),
+        *(("max_rejects", value) for value in ("1", None, float("nan"))),
+        *(("shard_samples", value) for value in (1.5, "9")),
+        *(("samples_per_block", value) for value in (2.0, "9")),
+        *(("jpeg_quality", value) for value in (90.5, None)),
+        *(("encoding", value) for value in (None, ["raw"], "Raw")),
+        *(("compression", value) for value in (9, "lz4")),
+        *(("engine", value) for value in (None, "Ray")),
+        *(("processes", value) for value in (1.5, "2", 0)),
+        *(("part", value) for value in ((1,), "1/2", (1.0, 2), (3, 2))),
+        *(("holdout", value) for value in (0.1, {"pairs": 0})),
+        *(("splits", value) for value in (None, "keep")),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_by_the_options_name(
+    tmp_path: Path, name: str, value: Any
+) -> None:
+    with pytest.raises(ValueError, match=f"^{name} "):
+        pack(target=tmp_path / "set", **{"source": Disks()} | SMALL | {name: value})
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize(
     ("samples", "size", "encoding", "expected"),
     [
         (400_000, 64, "image", 64),

@@ -21,7 +21,7 @@ import torch
 from rich.table import Table
 
 from wdtrain.commands import Output, run_command
-from wdtrain.sizes import parse_bytes
+from wdtrain.settings import parse_bytes
 from wdtrain.store import native
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.memory import Recycled
@@ -93,10 +93,11 @@ def _counts(text: str) -> list[int]:
 
 
 def _bench(options: argparse.Namespace) -> int:
+    for name in ("batch_size", "size", "samples", "rounds"):
+        if (count := getattr(options, name)) is not None and count < 1:
+            raise ValueError(f"--{name.replace('_', '-')} is {count}; it must be 1 or more")
     manifest = Manifest.load(options.target)
     samples = options.samples or min(manifest.split(options.split).samples, 100_000)
-    if min(samples, options.rounds) < 1:
-        raise ValueError("--samples and --rounds must be 1 or more")
     floor = _Floor(manifest, options)
     rates: list[Rate] = []
     stages: dict[str, float | None] = {}

@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from wdtrain.commands.inspect_order import check_cursor, manifest_of
 from wdtrain.commands.pack_shards import long_work
+from wdtrain.commands.trust import add_trust, load_run_recipe
 from wdtrain.config import Augment, Data, Recipe, Run, load_recipe
 from wdtrain.record.outputs import OVERWRITE_HELP, Outputs
 from wdtrain.record.pictures import colour_depth, colour_mask, png_of
@@ -26,6 +27,7 @@ from wdtrain.store.errors import StoreError
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.samples import BlockIndex, decode_row, parse_block
 from wdtrain.store.shards import ShardReader
+from wdtrain.store.urls import shown
 
 if TYPE_CHECKING:  # the networks' room brings torch along, which the other actions do without
     from wdtrain.learn.augment import Augmentation, Drawn
@@ -96,6 +98,7 @@ def add_augment(actions: Any) -> None:
     where = action.add_mutually_exclusive_group()
     where.add_argument("--run", dest="run_folder", type=Path, metavar="FOLDER",
                        help="what this run saw, by its config.yaml")  # fmt: skip
+    add_trust(action)
     where.add_argument("--config", type=Path, metavar="FILE", help="what this recipe would show")
     split = Data.model_fields["train_split"].default
     add("--split", metavar="NAME", help=f"default: the recipe's, else {split}")
@@ -144,15 +147,14 @@ def _recipe(options: argparse.Namespace) -> Recipe | None:
     folder = options.run_folder
     if folder is None:
         return None if options.config is None else load_recipe(options.config, [])
-    if not (folder / "config.yaml").is_file():
-        raise ValueError(f"{folder} is not a run: it holds no config.yaml; name a run's folder")
+    recipe = load_run_recipe(folder, trust=options.trust)
     twice = [name for name in _GIVEN if getattr(options, name) is not None]
     if twice:
         raise ValueError(
             f"--{twice[0].replace('_', '-')} stands in the recipe of {folder} already, and what "
             "the run saw is asked; leave it out, or name the recipe by --config to try others"
         )
-    return load_recipe(folder / "config.yaml", [])
+    return recipe
 
 
 def _epochs(text: str, recipe: Recipe | None, manifest: Manifest) -> list[int]:
@@ -215,7 +217,7 @@ def find_sample(manifest: Manifest, split: str, key: str, *, side: int | None = 
             progress(done := done + block.num_samples, total)
     others = [name for name in manifest.splits if name != split]
     raise StoreError(
-        f"split {split} of {manifest.url} holds no sample {key!r}; most like it are "
+        f"split {split} of {shown(manifest.url)} holds no sample {key!r}; most like it are "
         f"{', '.join(near) or 'none'}; inspect-shards order prints keys"
         + (f"; other splits (--split) are {', '.join(others)}" if others else "")
         + "".join(f"; {problem}, so it was not looked into" for problem in damaged[:1])

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from wdtrain.commands.inspect_shuffle import show_shuffle
+from wdtrain.commands.trust import add_trust, load_run_recipe
 from wdtrain.config import Data, Recipe, Train, load_recipe
-from wdtrain.sizes import parse_bytes
+from wdtrain.settings import parse_bytes
 from wdtrain.store.errors import DamagedBlock, StoreError
 from wdtrain.store.files import is_url
 from wdtrain.store.manifest import Manifest
@@ -102,6 +103,7 @@ def add_order(actions: Any) -> None:
     add("target", metavar="TARGET", nargs="?", help="a dataset's folder or URL; or --run alone")
     add("--run", dest="run_folder", type=Path, metavar="FOLDER", help="take the dataset and the "
         "options of the order from this run's config.yaml")  # fmt: skip
+    add_trust(action)
     which = action.add_mutually_exclusive_group(required=True)
     which.add_argument("--position", type=int, metavar="P", help="from this position on, from 0")
     which.add_argument("--step", type=int, metavar="S", help="this step, counted from 1")
@@ -198,13 +200,12 @@ def _how(recipe: Recipe) -> dict[str, Any]:
 def _recipe(options: argparse.Namespace) -> Recipe:
     """The recipe of the run that was named; ValueError if there is none, or for a second answer."""
     folder = options.run_folder
-    if not (folder / "config.yaml").is_file():
-        raise ValueError(f"{folder} is not a run: it holds no config.yaml; name a run's folder")
+    recipe = load_run_recipe(folder, trust=options.trust)
     twice = [name for name in _DEFAULTS if getattr(options, name) is not None]
     if twice:
         flag = f"--{twice[0].replace('_', '-')}"
         raise ValueError(f"{flag} stands in the recipe of {folder} already; leave out one of them")
-    return load_recipe(folder / "config.yaml", [])
+    return recipe
 
 
 def manifest_of(options: argparse.Namespace, recipe: Recipe | None) -> Manifest:

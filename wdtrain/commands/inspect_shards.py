@@ -17,21 +17,25 @@ from wdtrain.commands.inspect_order import add_order
 from wdtrain.commands.pack_shards import long_work
 from wdtrain.record.outputs import OVERWRITE_HELP, Outputs
 from wdtrain.record.pictures import png_of
+from wdtrain.store.audit import audit
 from wdtrain.store.errors import StoreError
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.sheet import contact_sheet
-from wdtrain.store.verify import audit, verify
+from wdtrain.store.urls import shown
+from wdtrain.store.verify import verify
 
 EXAMPLES: Final = """\
 examples:
   inspect-shards show shards/mine
   inspect-shards verify shards/mine          # reads every byte, decodes every sample
-  inspect-shards audit shards/mine           # proves that nothing held out is trained on
+  inspect-shards audit shards/mine           # is something held out trained on?
   inspect-shards grid shards/mine --out sheet.png --split train --count 24
   inspect-shards order shards/mine --position 1000 --count 32
   inspect-shards order --run runs/mine --step 1200 --world 8 --rank 3
   inspect-shards augment --run runs/mine playground-000000017 --epoch 0,1,2
 
+audit says `proven`, `found leaks`, or `not known` where samples do not name what they are made of;
+pictures are compared by their bytes and by a perceptual hash, too.
 TARGET is a dataset's folder or URL. The exit code is 0, 1 where a dataset is damaged or leaks, and
 2 after an error.
 """
@@ -61,7 +65,11 @@ def _parser() -> argparse.ArgumentParser:
     for name, act, text in (
         ("show", show, "what the manifest says: splits, sizes, depth, rejects"),
         ("verify", verify_all, "read every block, check every checksum, decode every sample"),
-        ("audit", audit_all, "prove from the samples that no held-out part is trained on"),
+        (
+            "audit",
+            audit_all,
+            "is something held out trained on? By names and by looks",
+        ),
         ("grid", grid, "write a contact sheet: overlay, mask and depth of some samples"),
     ):
         action = actions.add_parser(name, help=text, description=text)
@@ -92,7 +100,7 @@ def show(manifest: Manifest, options: argparse.Namespace) -> int:
     depth = manifest.depth
     limits = f" {depth.near_m:g} to {depth.far_m:g} m" if depth.is_logarithmic else ""
     console.print(
-        f"[bold]{manifest.url}[/]: {manifest.samples:,} triples of {manifest.height} x "
+        f"[bold]{shown(manifest.url)}[/]: {manifest.samples:,} triples of {manifest.height} x "
         f"{manifest.width}, {manifest.encoding}, {manifest.compression}, "
         f"{manifest.samples_per_block} a block, digest {manifest.digest[:12]}"
     )
@@ -130,7 +138,8 @@ def verify_all(manifest: Manifest, options: argparse.Namespace) -> int:
     with long_work("verifying") as progress:
         problems = verify(manifest, progress)
     if not problems:
-        print(f"{manifest.url} is whole: {manifest.samples:,} samples decoded, all sums right")
+        count = f"{manifest.samples:,} samples decoded"
+        print(f"{shown(manifest.url)} is whole: {count}, all sums right")
     return _print_problems(problems)
 
 
@@ -145,8 +154,14 @@ def audit_all(manifest: Manifest, options: argparse.Namespace) -> int:
         counts = (parts.samples, len(parts.backgrounds), len(parts.cutouts), len(parts.pairs))
         table.add_row(name, *(f"{count:,}" for count in counts))
     Output().print(table)
-    if not found.problems:
-        print("no leak: no split shares what it must not, and no key comes twice")
+    if found.verdict == "proven":
+        print("proven: no leak: no split shares what it must not, and no key comes twice")
+    elif found.verdict == "not known":
+        print(f"not known: nothing was found, but {'; '.join(found.unknown)}")
+    else:
+        print("found leaks:")
+    for note in found.notes:
+        print(f"({note})")
     return _print_problems(found.problems)
 
 

@@ -23,6 +23,8 @@ from wdtrain.scenes.compose import Composition
 from wdtrain.scenes.lift import lifts_json
 from wdtrain.scenes.playground import Playground
 from wdtrain.scenes.seedfolder import SeedFolder
+from wdtrain.sourcefiles import is_clutter
+from wdtrain.store.contents import FromFiles, all_contents
 from wdtrain.store.folder import TRIPLES, UNFINISHED
 from wdtrain.store.source import Source
 from wdtrain.triple import (
@@ -46,6 +48,9 @@ def _main() -> int:
     rejects = write_triples(source, arguments.out)
     if lifts is not None:
         print(_keep_lifts(lifts(), lift_path(arguments.out)))
+    passed_over = getattr(source, "passed_over", None)
+    if passed_over is not None and passed_over.count:
+        print(f"note: {passed_over}", file=sys.stderr)
     print(f"{len(source) - len(rejects)} triples in {arguments.out}, {len(rejects)} rejected")
     for reject in rejects[:10]:
         print(f"rejected {reject['key']}: {reject['reason']}", file=sys.stderr)
@@ -76,7 +81,10 @@ def write_triples(source: Source, out: Path) -> list[dict[str, str]]:
 
     An interrupted run of the same source is finished: what is whole in it is not made again.
     """
-    description = {"depth": source.depth_format.as_dict(), "source": source.description}
+    about = dict(source.description)
+    if isinstance(source, FromFiles):
+        about["contents"] = all_contents(source, len(source))
+    description = {"depth": source.depth_format.as_dict(), "source": about}
     spec = json.dumps(description, sort_keys=True)
     if (whole := _open(out, spec)) is not None:
         return whole
@@ -134,7 +142,7 @@ def _open(out: Path, spec: str) -> list[dict[str, str]] | None:
                 f"{out} holds an interrupted run of another specification; choose another --out or "
                 "remove it"
             )
-    elif any(not path.name.startswith(ASIDE_PREFIX) for path in out.iterdir()):
+    elif any(not _is_ours_or_nobodys(path.name) for path in out.iterdir()):
         raise ValueError(f"{out} is not empty; choose another --out, or empty it")
     else:
         _write(started, spec.encode())
@@ -148,6 +156,10 @@ def _read_index(path: Path) -> dict[str, Any]:
     except ValueError:
         return {}
     return index if isinstance(index, dict) else {}
+
+
+def _is_ours_or_nobodys(name: str) -> bool:
+    return name.startswith(ASIDE_PREFIX) or is_clutter(name)
 
 
 def _remove_leftovers(out: Path) -> None:

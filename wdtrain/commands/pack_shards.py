@@ -20,6 +20,7 @@ from wdtrain.store.folder import declaration
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.packing import ENGINES, pack
 from wdtrain.store.parts import Part, PartDone
+from wdtrain.store.plan import SPLIT_BY
 from wdtrain.store.source import Source
 from wdtrain.store.splits import Holdout
 
@@ -50,6 +51,11 @@ ENGINE_HELP: Final = (
     "processes of this machine (default), or ray: tasks of the cluster that RAY_ADDRESS names, "
     "else of a Ray started here"
 )
+SPLITS_HELP: Final = (
+    "own: keep the folders train/, val/ (valid/, validation/, dev/) and test/ of SOURCE as splits; "
+    "deal: divide it by its backgrounds and cut-outs; auto (default): own where all triples lie in "
+    "such folders"
+)
 _PLAIN_EVERY_SECONDS: Final = 5.0
 
 
@@ -78,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-rejects", type=float, default=0.001, metavar="P", help=MAX_REJECTS)
     add("--shard-samples", type=int, metavar="N", help="default 8192, fewer for a small source")
     add("--quality", type=int, default=90, metavar="Q", help="of JPEGs encoded here; default 90")
+    add("--splits", choices=SPLIT_BY, default="auto", help=SPLITS_HELP)
     _add_shares(parser.add_argument_group("shares held out of training, 0 to 1"))
     return parser
 
@@ -126,7 +133,9 @@ def _pack(options: argparse.Namespace) -> int:
             ),
             part=None if part is None else (part.number, part.count),
             engine=options.engine,
+            splits=options.splits,
             progress=progress,
+            say=_say,
         )
     if isinstance(source, Path) and "depth" not in declaration(source):
         print(
@@ -141,6 +150,10 @@ def _pack(options: argparse.Namespace) -> int:
     else:
         _report(packed, options.target, time.perf_counter() - started)
     return 0
+
+
+def _say(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
 
 
 def _report(manifest: Manifest, target: str, seconds: float) -> None:

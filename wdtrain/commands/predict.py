@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import isqrt
 from pathlib import Path
 
 import cv2
@@ -29,7 +30,7 @@ from wdtrain.commands.predict_inputs import (
     split_names,
     split_stream,
 )
-from wdtrain.config import load_recipe
+from wdtrain.commands.trust import add_trust, load_run_recipe
 from wdtrain.learn.build import load_state
 from wdtrain.learn.devices import default_device, exact_float32
 from wdtrain.learn.evaluate import predict
@@ -141,12 +142,10 @@ def resized(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR))
 
 
-def load_trained(folder: Path, which: str, side: int | None) -> Trained:
+def load_trained(folder: Path, which: str, side: int | None, *, trust: bool = False) -> Trained:
     """The networks of the run in `folder`, at its last or best checkpoint."""
-    if not (folder / "config.yaml").is_file():
-        raise ValueError(f"{folder} is not a run: it holds no config.yaml; name a run's folder")
+    recipe = load_run_recipe(folder, trust=trust)
     sys.path.append(str(Path.cwd()))  # networks of the user's own, as in training
-    recipe = load_recipe(folder / "config.yaml", [])
     found = _checkpoint(folder, which)
     exact_float32()
     device = default_device()
@@ -155,10 +154,22 @@ def load_trained(folder: Path, which: str, side: int | None) -> Trained:
         network = build(declared.network, **declared.options)
         load_state(network, load_weights(found.path / f"{task}.safetensors"))
         networks[task] = network.to(device).eval()
-    saved = found.extra["view"]
-    view = plain_view(saved["mean"], saved["std"], DepthFormat(**saved["depth"]), "fp32")
+    view, trained_side = _seen_in_training(found)
     targets = {task: recipe.target_of(task) for task in recipe.tasks}
-    return Trained(networks, targets, view, side or found.extra["side"], device)
+    return Trained(networks, targets, view, side or trained_side, device)
+
+
+def _seen_in_training(found: Checkpoint) -> tuple[View, int]:
+    """How pictures were prepared, and their shorter side, as the checkpoint says."""
+    try:
+        saved, side = found.extra["view"], int(found.extra["side"])
+        depth = DepthFormat(**saved["depth"])
+        return plain_view(saved["mean"], saved["std"], depth, "fp32"), side
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"checkpoint {found.path} does not say how pictures were prepared ({error!r}), so "
+            "networks would see others than in training; take one that train.py has saved"
+        ) from error
 
 
 def _checkpoint(folder: Path, which: str) -> Checkpoint:
@@ -249,11 +260,11 @@ class Work:
 
 def _predict(options: argparse.Namespace) -> int:
     _check_options(options)
-    trained = load_trained(options.run, options.checkpoint, options.size)
+    trained = load_trained(options.run, options.checkpoint, options.size, trust=options.trust)
     outputs = Outputs(options.out, "predict", overwrite=options.overwrite)
     work = Work(trained, outputs, [])
     if options.split:
-        recipe = load_recipe(options.run / "config.yaml", [])
+        recipe = load_run_recipe(options.run, trust=options.trust)
         stream = split_stream(recipe, options.split, {})
         work.names = split_names(stream, options.count)
         stream = split_stream(recipe, options.split, work.damaged)
@@ -284,11 +295,19 @@ def _check_options(options: argparse.Namespace) -> None:
     if options.count < 1:
         raise ValueError(f"--count is {options.count}; it must be at least 1")
     side = options.size
-    if side is not None and (side < STRIDE or side % STRIDE):
-        near = max(STRIDE, round(side / STRIDE) * STRIDE)
+    if side is not None and (side < STRIDE or side % STRIDE or side * side > MOST_PIXELS):
+        near = min(max(STRIDE, round(side / STRIDE) * STRIDE), isqrt(MOST_PIXELS))
         raise ValueError(
-            f"--size is {side}; networks take sides that are multiples of {STRIDE}; give {near}"
+            f"--size is {side}; networks take sides that are multiples of {STRIDE}, up to "
+            f"{isqrt(MOST_PIXELS):,}; give {near}"
         )
+
+
+def _path(text: str) -> Path:
+    """The path; an empty one, as an unset variable of a shell gives, would be this folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty; name a file or folder, or . for here")
+    return Path(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -299,14 +318,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("run", type=Path, metavar="RUN", help="the folder of a run")
-    add("pictures", type=Path, nargs="*", metavar="PICTURE", help="files, or folders of them")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
+    add("run", type=_path, metavar="RUN", help="the folder of a run")
+    add("pictures", type=_path, nargs="*", metavar="PICTURE", help="files, or folders of them")
+    add("--out", type=_path, required=True, metavar="DIR", help="folder for the results")
     add("--overwrite", action="store_true", help=OVERWRITE_HELP)
     add("--checkpoint", choices=("last", "best"), default="last", help="default: last")
     add("--size", type=int, metavar="S", help="shorter side the networks see; as in training")
     add("--split", metavar="NAME", help="a split of the run's dataset, instead of pictures")
     add("--count", type=int, default=8, metavar="N", help="pictures of the split; default: 8")
+    add_trust(parser)
     options = parser.parse_intermixed_args(arguments)
     return run_command(lambda: _predict(options))
 

@@ -22,10 +22,11 @@ import yaml
 from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration
 
-from wdtrain.learn.devices import indexed
+from wdtrain.learn.collective import Collective, RankLost
+from wdtrain.learn.devices import indexed, warm_up
 from wdtrain.learn.heap import keep_freed_memory
 from wdtrain.learn.join import is_on_cpu, is_one_of_several, join
-from wdtrain.learn.task import Task
+from wdtrain.learn.task import Task, TaskSet
 
 _FOREIGN = {
     "ACCELERATE_USE_FSDP": "FSDP",
@@ -91,13 +92,14 @@ def start_accelerator(
     trackers: list[str],
     folder: str,
     cpu_threads: int | None,
-    memory: float | str,
+    memory: float,
     timeout_seconds: float = 600.0,
 ) -> Accelerator:
     """The accelerator of this process, on its device, with its CPU threads and memory limit set.
 
-    timeout_seconds: how long ranks wait for one another. ValueError if not all ranks come in that
-    time, and the minute that processes may take to start.
+    memory: what may be used of a GPU, a share (float) or bytes (int); timeout_seconds: how long
+    ranks wait for one another. ValueError if not all ranks come in that time, and the minute that
+    processes may take to start.
     """
     check_launcher(precision)
     # Longer than the collective's own limit, which can say who is missing and so has to come first.
@@ -135,13 +137,32 @@ def register(accelerator: Accelerator, tasks: Iterable[Task]) -> None:
         accelerator.prepare_optimizer(task.optimizer, device_placement=False)
 
 
-def memory_share(memory: float | str, total_bytes: int) -> float:
-    """The share of a device of `total_bytes` that `memory` allows: 0.9, or "8GiB"."""
-    size = re.fullmatch(r"([0-9.]+)(GiB|MiB)", str(memory))
-    if size:
-        allowed = float(size[1]) * 2 ** (30 if size[2] == "GiB" else 20)
-        return min(1.0, allowed / total_bytes)
-    return float(memory)
+def set_up(device: torch.device, tasks: TaskSet, collective: Collective) -> None:
+    """Device and communicator hold all that they take for themselves, before anybody measures what
+    is left: the device by a first small pass, the communicator by the sum that each step makes.
+
+    All ranks call it, at the start. ValueError on all of them where that sum fails: NCCL takes
+    hundreds of MB, and where it does not get them, smaller micro-batches cannot help.
+    """
+    warm_up(device)
+    tasks.open()  # zeros are summed
+    try:
+        collective.flat_sum(tasks.ledger.flat)
+    except RankLost as error:
+        if error.lost:
+            raise
+        why = str(error.__cause__ or error).strip().splitlines()[0]
+        raise ValueError(
+            f"the first sum over all ranks failed ({why}): GPUs cannot exchange gradients here; "
+            "see in nvidia-smi what else fills them, and what NCCL_DEBUG=INFO says"
+        ) from error
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def memory_share(memory: float, total_bytes: int) -> float:
+    """The share of a device of `total_bytes` that `memory` allows: a float is one, an int bytes."""
+    return min(1.0, memory / total_bytes) if isinstance(memory, int) else memory
 
 
 _ONE_PRESS_SECONDS = 0.5

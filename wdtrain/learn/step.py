@@ -20,7 +20,7 @@ from torch import Tensor
 from wdtrain.learn.clock import Stopwatch
 from wdtrain.learn.collective import Collective
 from wdtrain.learn.feed import Fed, Feed
-from wdtrain.learn.groups import plan_micro_batches
+from wdtrain.learn.groups import plan_few_sizes, plan_micro_batches
 from wdtrain.learn.late import Late
 from wdtrain.learn.ledger import Account
 from wdtrain.learn.rows import Rows
@@ -50,14 +50,13 @@ class StepResult:
     """What a step did. `read` it one step late, so that the device is not waited for.
 
     samples: of the whole batch, over all ranks, 0 if the step was dropped; stop: some rank asked to
-    stop, and the step was dropped; exhausted: no rank has data; recoveries: from running out of
+    stop, and the step was dropped; recoveries: from running out of
     memory, on any rank.
     """
 
     samples: int
     learning_rates: dict[str, float] = field(default_factory=dict)
     stop: bool = False
-    exhausted: bool = False
     recoveries: tuple[Recovery, ...] = ()
     late: Late | None = field(default=None, repr=False)
     stopwatch: Stopwatch | None = field(default=None, repr=False)
@@ -86,15 +85,13 @@ def train_step(
     view: View,
     collective: Collective,
     stop_asked: Callable[[], bool] = never,
-    exhausted: bool = False,
 ) -> StepResult:
     """One optimizer step of every task on one batch; all ranks call it, an empty rank with no rows.
 
     stop_asked: looked at before each micro-batch and once at the end; if any rank says yes, every
-    rank drops the step. exhausted: this rank's data has ended. A task that runs out of memory on
-    any rank is done again on all, by the half of its micro-batch, which stays. Raises StepError
-    after three steps in a row whose gradient was not finite, DoesNotFit where a single norm group
-    is too much.
+    rank drops the step. A task that runs out of memory on any rank is done again on all, by the
+    half of its micro-batch, which stays. Raises StepError after three steps in a row whose gradient
+    was not finite, DoesNotFit where a single norm group is too much.
     """
     local = LocalPass(rows=rows, device=device, view=view, stop_asked=stop_asked)
     undone, recoveries = list(tasks), []
@@ -102,10 +99,9 @@ def train_step(
         shortages = {task.name: local.attempt(task, tasks.account(task)) for task in undone}
         lacking = [shortages.get(task.name) is not None for task in tasks]
         with local.watch.part("sync"):
-            said = collective.host_sum([stop_asked(), exhausted, len(rows), *lacking])
-        (stop, ended, total), lacking_ranks = said[:3], said[3:]
-        if stop or ended == collective.world:
-            return StepResult(samples=0, stop=stop > 0, exhausted=not stop, stopwatch=local.watch)
+            stop, total, *lacking_ranks = collective.host_sum([stop_asked(), len(rows), *lacking])
+        if stop:
+            return StepResult(samples=0, stop=True, stopwatch=local.watch)
         undone = [task for task, ranks in zip(tasks, lacking_ranks, strict=True) if ranks]
         if not undone:
             break
@@ -180,7 +176,8 @@ class LocalPass:
         """Add the rows' gradients, statistics and losses to a task's account."""
         task.network.train()
         kept = self.losses[task.name] = []
-        cuts = plan_micro_batches(self.rows.groups, task.micro_batch)
+        plan = plan_few_sizes if task.compiled else plan_micro_batches
+        cuts = plan(self.rows.groups, task.micro_batch)
         arriving = self.feed.micro_batches(self.rows, cuts, task.target)
         for _ in cuts:
             if self.stop_asked():

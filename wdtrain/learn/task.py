@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wdtrain.learn.devices import exact_float32
+from wdtrain.learn.compiling import compile_network
 from wdtrain.learn.groups import Context
 from wdtrain.learn.late import Late
 from wdtrain.learn.ledger import Account, Ledger
@@ -22,6 +22,7 @@ from wdtrain.learn.losses import Loss, build_loss
 from wdtrain.learn.networks import domain_of
 from wdtrain.learn.optimize import Schedule, build_optimizer, build_schedule, step_if
 from wdtrain.learn.prepare import live_parameters, prepare_network
+from wdtrain.learn.rounding import keep_output_fine
 from wdtrain.learn.shortage import Shortage
 from wdtrain.learn.targets import Target
 from wdtrain.learn.trial import check_network
@@ -60,7 +61,7 @@ class Task:
 
     target: "mask" or "depth"; micro_batch: the most samples that go through the network at once,
     whole norm groups, smaller after each recovery; norm_group: samples that BatchNorm sees as one;
-    max_grad_norm: the gradient is scaled down to this norm, 0 = off.
+    max_grad_norm: the gradient is scaled down to this norm, 0 = off; compiled: by torch.compile.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Task:
     micro_batch: int
     norm_group: int
     max_grad_norm: float = 0.0
+    compiled: bool = False
 
     @property
     def live_parameters(self) -> list[nn.Parameter]:
@@ -116,12 +118,12 @@ def build_task(
     context = prepare_network(network, seed, name=name)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     dtype = torch.float64 if precision == "fp64" else torch.float32
-    exact_float32()
     network.to(device=device, dtype=dtype, memory_format=layout)  # type: ignore[call-overload]
     check_network(network, context, size=size)
+    if precision == "bf16" and domain == "unit":
+        keep_output_fine(network, size=size)
     live = live_parameters(network, *size)
-    if compiled:
-        network.compile()
+    compile_network(network, when=compiled)
     parameters = dict(network.named_parameters())
     chosen_optimizer = build_optimizer(parameters=[parameters[path] for path in live], **optimizer)
     return Task(
@@ -137,6 +139,7 @@ def build_task(
         micro_batch=micro_batch,
         norm_group=norm_group,
         max_grad_norm=max_grad_norm,
+        compiled=compiled,
     )
 
 

@@ -18,6 +18,7 @@ from wdtrain.record.metrics import label
 
 PARTS = ("data", "copy", "augment", "forward_backward", "sync", "optimizer")
 _MIN_SHOWN_SHARE = 0.005
+UNKNOWN = "not scored, for no sample of the split has a known pixel"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,16 +75,22 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """The latest validation of a task: its leading metric beside the baseline's."""
+    """The latest validation of a task: its leading metric beside the baseline's.
+
+    is_known: whether any sample had a pixel to score; where none had, there is no value.
+    """
 
     task: str
     metric: str
     value: float
     baseline: float | None = None
     baseline_name: str = ""
+    is_known: bool = True
 
     def sentence(self) -> str:
         """mask IoU 0.6120 (colour threshold 0.1430)"""
+        if not self.is_known:
+            return f"{self.task}: {UNKNOWN}"
         text = f"{self.task} {label(self.metric)} {number(self.value)}"
         if self.baseline is None:
             return text

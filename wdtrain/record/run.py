@@ -174,6 +174,12 @@ class RunRecord:
         self.console.start(plan)
         self._since = time.monotonic()
 
+    def warn(self, step: int, text: str) -> None:
+        """Something that a person should know of is shown, and stands in the log; "": nothing."""
+        if text:
+            self.console.event(f"warning: {text}")
+            self.log.append({"step": step, "warning": text})
+
     def newest(self, *, refuse: bool) -> Checkpoint | None:
         """The newest checkpoint that all ranks find whole and the same, on all of them, or None;
         ValueError if there is one and `refuse` is set."""

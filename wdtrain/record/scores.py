@@ -1,7 +1,7 @@
 """The scores of one validation split: every task's metrics beside those of its baseline.
 
-Owns which metric leads, how a split's sums travel between ranks, and the score of each sample, so
-that the best and the worst can be named. The baselines are what a network has to beat: the best
+Owns which metric leads, and how a split's sums travel between ranks. The best and the worst samples
+are named (`ranking.py`). The baselines are what a network has to beat: the best
 linear colour threshold for a mask, the mean depth picture for a depth.
 """
 
@@ -19,6 +19,8 @@ from wdtrain.record.baselines import ColourHistogram, ColourThreshold, MeanDepth
 from wdtrain.record.console_base import Score
 from wdtrain.record.depths import DepthSums
 from wdtrain.record.masks import MaskSums
+from wdtrain.record.metrics import is_higher_better
+from wdtrain.record.ranking import Ranking
 from wdtrain.record.sums import is_foreground
 from wdtrain.triple import DepthFormat
 
@@ -38,11 +40,12 @@ def check_splits(chosen: Sequence[str] | None, stored: Iterable[str]) -> list[st
         raise ValueError(
             f"evaluate.splits names {', '.join(missing)}; the dataset holds {', '.join(stored)}"
         )
-    found = chosen or [name for name in stored if name != "train"]
+    found = chosen or [name for name in stored if name not in ("train", "test")]
     if not found:
         raise ValueError(
             "the dataset has no validation split, so nothing would tell whether a network learns; "
-            "pack more samples, or set evaluate.splits to [train]"
+            "pack more samples, or set evaluate.splits to [train] (or to [test], which is kept for "
+            "the end otherwise)"
         )
     return list(chosen) if chosen else sorted(found, key=lambda n: (n != "val-new-new", n))
 
@@ -155,7 +158,7 @@ class TaskScores:
         make = MaskSums if target == "mask" else lambda: DepthSums(depth_format)
         self._network, self._baseline = make(), make()
         self._loss = torch.zeros(2, dtype=torch.float64)
-        self.samples: list[tuple[str, float]] = []
+        self.ranking = Ranking(higher_is_better=is_higher_better(self.sample_metric))
 
     def update(
         self,
@@ -171,7 +174,7 @@ class TaskScores:
         scored = truth.has(self.target)
         self._loss += torch.stack([losses.double()[scored].sum(), scored.sum()])
         named = zip(keys, values[self.sample_metric].tolist(), scored.tolist(), strict=True)
-        self.samples += [(key, value) for key, value, counts in named if counts]
+        self.ranking.add((key, value) for key, value, counts in named if counts)
 
     def reduce(self, total: Total) -> None:
         """Sums over all ranks."""
@@ -207,6 +210,7 @@ class TaskScores:
             value=self._network.result().get(self.metric, float("nan")),
             baseline=self._baseline.result().get(self.metric, float("nan")),
             baseline_name=BASELINE_NAMES[self.target],
+            is_known=self.is_scored,
         )
 
     def skill(self) -> float:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import Any
+from typing import Any, Final
 
 from wdtrain.store import manifest as manifests
+from wdtrain.store.contents import FromFiles, contents_digest
 from wdtrain.store.errors import StoreError
 from wdtrain.store.plan import Job, Plan
 from wdtrain.store.prepare import OverlaySums
 from wdtrain.store.samples import member_suffixes
 from wdtrain.store.workplace import Workplace
 
+FOUND: Final = ("contents", "passed_over")
+"""What stands in the manifest of a source and is not known before it is packed."""
 _SHARD_FIELDS = ("name", "samples", "bytes", "sha256", "blocks")
 
 
@@ -56,8 +59,20 @@ def manifest_document(plan: Plan, work: Workplace, jobs: list[Job]) -> dict[str,
         "rejects": _rejects(rejects),
         **plan.identity(),
     }
+    document["source"] = {**document["source"], **_found(plan, work, jobs)}
     _check_complete(plan, document)
     return {**document, "digest": manifests.digest_of(document)}
+
+
+def _found(plan: Plan, work: Workplace, jobs: list[Job]) -> dict[str, Any]:
+    """What packing found in the files of a source: it tells what was packed, not what to pack."""
+    found: dict[str, Any] = {}
+    if isinstance(plan.source, FromFiles):
+        found["contents"] = contents_digest(work.files(job.edition)[2] for job in jobs)
+    passed_over = getattr(plan.source, "passed_over", None)
+    if passed_over is not None:
+        found["passed_over"] = {"count": passed_over.count, "first": passed_over.first}
+    return found
 
 
 def _check_complete(plan: Plan, document: dict[str, Any]) -> None:

@@ -18,6 +18,8 @@ import numpy as np
 import xxhash
 
 from wdtrain import triple
+from wdtrain.sourcefiles import bytes_or_none, content_of, read_regular, signal_of
+from wdtrain.store.division import Division, division_of
 from wdtrain.store.errors import StoreError
 from wdtrain.store.expecting import expecting
 from wdtrain.store.listing import OVERLAY_SUFFIXES, list_folder
@@ -30,22 +32,21 @@ UNFINISHED: Final = ".triples-started.json"
 _PNG_BITS_AT: Final = 24
 _MASK_DTYPE: Final = np.dtype(np.uint8)
 _NUM_PROBES: Final = 100
-_READ_BYTES: Final = 1 << 16
+_MEMBERS: Final = ("overlay", "mask", "depth", "json")
+_OVERLAYS: Final = tuple(OVERLAY_SUFFIXES.values())
+_JPEGS: Final = (".overlay.jpg", ".overlay.jpeg", ".overlay.jpe", ".overlay.jfif")
 _CAN_ADVISE: Final = hasattr(os, "posix_fadvise")
 
 
 def declaration(folder: Path) -> dict[str, Any]:
     """What a folder's `triples.json` says; {} where there is none, StoreError if unreadable."""
     path = folder / TRIPLES
-    if not path.exists():
-        return {}
     try:
-        declared = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise StoreError(f"{path} is not readable JSON ({error})") from error
-    if not isinstance(declared, dict):
-        raise StoreError(f"{path} holds no JSON object; mend or remove it")
-    return declared
+        return triple.decode_meta(read_regular(path))
+    except FileNotFoundError:
+        return {}
+    except TripleError as error:
+        raise StoreError(f"{path} is not readable JSON: {error}; mend or remove it") from error
 
 
 class FolderSource:
@@ -66,7 +67,8 @@ class FolderSource:
                 "nothing says what their depth is; run the same make-triples command again first"
             )
         listing = list_folder(self._folder)
-        self._names = listing.names
+        self._names, self._unusual = listing.names, listing.unusual
+        self.passed_over = listing.passed_over
         if not len(self._names):
             raise StoreError(
                 f"{folder} holds no triples: no file in it is named KEY.overlay.jpg (with "
@@ -79,6 +81,13 @@ class FolderSource:
         if "source" in declared:
             self.description["made_from"] = declared["source"]
         self._backgrounds, self._cutouts = self._read_parts(listing.has_json)
+        self.description["parts"] = _digest(self._backgrounds, self._cutouts)
+        self._loaded = (-1, 0)
+
+    @property
+    def division(self) -> Division | None:
+        """The split that the names of its folders are, if they are one."""
+        return division_of(self._names)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -93,51 +102,102 @@ class FolderSource:
 
     def load(self, index: int) -> Triple:
         """The triple of an index; TripleError where a file is missing or cannot be decoded."""
-        suffix = OVERLAY_SUFFIXES.get(self._names[index][-1:])
-        if suffix is None:
-            raise TripleError("missing overlay: there is a mask or depth without it")
-        overlay: bytes | np.ndarray = self._read(index, suffix, "overlay")
-        if suffix.endswith(".png"):
-            overlay = _decode_overlay_png(bytes(overlay))
-        mask = self._read(index, ".mask.png", "mask")
-        depth = self._read(index, ".depth.png", "depth")
+        overlay, mask, depth = (self._read(index, member) for member in _MEMBERS[:3])
+        meta = self._read_meta(index)
+        self._loaded = index, content_of((overlay, mask, depth, meta))
+        usual = OVERLAY_SUFFIXES[self._names[index][-1:]]
         return Triple(
             key=self.key(index),
-            overlay=overlay,
+            overlay=_overlay(overlay, usual),
             mask=decode_png(mask, name="mask", dtype=_MASK_DTYPE),
             depth=decode_png(depth, name="depth", dtype=self.depth_format.dtype),
-            meta=self._meta(index),
+            meta={} if meta is None else triple.decode_meta(meta),
         )
 
     def expect(self, index: int) -> None:
         """Begins to read the files of a sample that is loaded soon, without waiting for them."""
-        suffix = OVERLAY_SUFFIXES.get(self._names[index][-1:])
-        for ending in (suffix, ".mask.png", ".depth.png", ".json"):
-            if ending:
-                _begin_to_read(self._path(index, ending))
+        for path in self._paths(index):
+            _begin_to_read(path)
+
+    def signal(self, index: int) -> int:
+        """See `contents.FromFiles`."""
+        return signal_of(self._paths(index))
+
+    def content(self, index: int) -> int:
+        """See `contents.FromFiles`."""
+        if self._loaded[0] == index:
+            return self._loaded[1]
+        return content_of(map(bytes_or_none, self._paths(index)))
+
+    def _paths(self, index: int) -> list[bytes]:
+        """All files of a sample, those that there may be too, in one order."""
+        suffixes = (suffix for member in _MEMBERS for suffix in self._suffixes(index, member))
+        return [self._path(index, suffix) for suffix in suffixes]
 
     def _stem(self, index: int) -> str:
         return bytes(self._names[index][:-1]).decode("utf-8", "backslashreplace")
 
     def _path(self, index: int, suffix: str) -> bytes:
-        return b"%b%b%b" % (self._prefix, self._names[index][:-1], suffix.encode())
+        return b"%b%b%b" % (self._prefix, self._names[index][:-1], os.fsencode(suffix))
 
-    def _read(self, index: int, suffix: str, member: str) -> bytes:
+    def _suffixes(self, index: int, member: str) -> list[str]:
+        """The suffixes under which a member of a sample may lie: the usual one, or what is there
+        instead of it or beside it."""
+        usual = f".{member}.png" if member != "json" else ".json"
+        if member == "overlay":
+            usual = OVERLAY_SUFFIXES.get(self._names[index][-1:], "")
+        others = [
+            suffix
+            for suffix in map(os.fsdecode, self._unusual.of(self._names[index][:-1]))
+            if _is_of(suffix, member, usual)
+        ]
+        if others and not (usual and self._is_another(index, usual, others[0])):
+            return others
+        return [*([usual] if usual else []), *others]
+
+    def _is_another(self, index: int, usual: str, other: str) -> bool:
+        """Whether there are two files. Where names differ in more than their case, there are."""
         try:
-            return _read_file(self._path(index, suffix))
+            two = (os.lstat(self._path(index, suffix)) for suffix in (usual, other))
+            return not os.path.samestat(*two)
+        except FileNotFoundError:
+            return False
+
+    def _read(self, index: int, member: str) -> bytes:
+        """The bytes of a member; TripleError where it is missing, there twice, or no file."""
+        suffixes = self._suffixes(index, member)
+        if not suffixes:
+            raise TripleError("missing overlay: there is a mask or depth without it")
+        if len(suffixes) > 1:
+            raise TripleError(f"more than one {member}: {' and '.join(suffixes)}; keep one")
+        read = [*OVERLAY_SUFFIXES.values()] if member == "overlay" else [f".{member}.png", ".json"]
+        if suffixes[0].lower() not in read:
+            endings = ", ".join(suffix.rpartition(".")[2] for suffix in read if suffix != ".json")
+            raise TripleError(
+                f"{member} of another kind: it ends on {suffixes[0]!r}; {endings} is read"
+            )
+        path = self._path(index, suffixes[0])
+        try:
+            return read_regular(path)
         except FileNotFoundError as error:
-            raise TripleError(f"missing {member}: no file ends on {suffix}") from error
+            if os.path.lexists(path):
+                raise TripleError(
+                    f"missing {member}: {suffixes[0]} is a link, and what it links to is gone"
+                ) from error
+            raise TripleError(f"missing {member}: no file ends on {suffixes[0]}") from error
         except OSError as error:
             raise TripleError(f"unreadable {member}: {error.strerror}") from error
 
+    def _read_meta(self, index: int) -> bytes | None:
+        """The bytes of a sample's JSON; None where it has none."""
+        suffixes = self._suffixes(index, "json")
+        if suffixes == [".json"] and not os.path.lexists(self._path(index, ".json")):
+            return None
+        return self._read(index, "json")
+
     def _meta(self, index: int) -> dict[str, Any]:
-        try:
-            data = _read_file(self._path(index, ".json"))
-        except FileNotFoundError:
-            return {}
-        except OSError as error:
-            raise TripleError(f"unreadable json: {error.strerror}") from error
-        return triple.decode_meta(data)
+        data = self._read_meta(index)
+        return {} if data is None else triple.decode_meta(data)
 
     def _depth_format(self, declared: dict[str, Any] | None) -> DepthFormat:
         """What the folder declares; else `relative`, with the bits of its first depth PNG."""
@@ -147,12 +207,12 @@ class FolderSource:
             except (TypeError, TripleError) as error:
                 raise StoreError(f"{TRIPLES} declares a depth that cannot be: {error}") from error
         for index in range(min(len(self), _NUM_PROBES)):
-            path = Path(os.fsdecode(self._path(index, ".depth.png")))
-            if path.exists():
-                with path.open("rb") as file:
-                    header = file.read(_PNG_BITS_AT + 1)
-                is_deep = len(header) > _PNG_BITS_AT and header[_PNG_BITS_AT] == 16
-                return DepthFormat(kind="relative", bits=16 if is_deep else 8)
+            try:
+                header = self._read(index, "depth")[: _PNG_BITS_AT + 1]
+            except TripleError:  # found again, and rejected with its reason, at load
+                continue
+            is_deep = len(header) > _PNG_BITS_AT and header[_PNG_BITS_AT] == 16
+            return DepthFormat(kind="relative", bits=16 if is_deep else 8)
         raise StoreError(
             f"{self._folder} holds no depth: no KEY.depth.png lies beside its overlays; make the "
             "depth first (tools/make-triples compose --depth lift does so for photos)"
@@ -166,7 +226,7 @@ class FolderSource:
             except TripleError:  # found again, and rejected with its reason, at load
                 continue
             for row, name in enumerate(("background", "cutout")):
-                if name in meta:
+                if meta.get(name) is not None:
                     parts[row, index] = _part_id(meta[name])
         return parts[0], parts[1]
 
@@ -174,31 +234,32 @@ class FolderSource:
         _begin_to_read(self._path(index, ".json"))
 
 
-def _read_file(path: bytes) -> bytes:
-    """The whole of a small file in three system calls; `open` takes seven and 3 times as long."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        data = os.read(descriptor, _READ_BYTES)
-        if len(data) < _READ_BYTES:
-            return data
-        parts = [data]
-        while parts[-1]:
-            parts.append(os.read(descriptor, _READ_BYTES))
-        return b"".join(parts)
-    finally:
-        os.close(descriptor)
+def _is_of(suffix: str, member: str, usual: str) -> bool:
+    """Whether a suffix is that of a member. Overlays of two kinds that are read are two triples, of
+    which one is rejected as a duplicate."""
+    lower = suffix.lower()
+    if member != "overlay":
+        return lower.startswith(f".{member}")
+    return lower == usual or (lower.startswith(".overlay.") and lower not in _OVERLAYS)
+
+
+def _digest(*parts: np.ndarray) -> str:
+    """128 bits (hex) of ids: what decides which split a sample belongs to."""
+    return xxhash.xxh3_128_hexdigest(b"".join(part.tobytes() for part in parts))
 
 
 def _begin_to_read(path: bytes) -> None:
     """The system reads a file into its memory meanwhile. One that cannot be opened is found again,
     and rejected with its reason, at load. Cold files on a local disk: 8.6 s -> 1.4 s for 80,000."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return
     try:
         if _CAN_ADVISE:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+    except OSError:  # a pipe, which is no file: found again at load
+        return
     finally:
         os.close(descriptor)
 
@@ -207,6 +268,32 @@ def _part_id(name: Any) -> int:
     """63 bits of a part's name (text or number)."""
     text = encode_basestring_ascii(name) if isinstance(name, str) else json.dumps(name)
     return int(xxhash.xxh3_64_intdigest(text.encode())) >> 1
+
+
+def _overlay(data: bytes, suffix: str) -> bytes | np.ndarray:
+    """An overlay as it is packed: the bytes of a JPEG, or uint8 [h, w, 3] RGB."""
+    if suffix in _JPEGS:
+        return data
+    if suffix == ".overlay.png":
+        return _decode_overlay_png(data)
+    return _decode_overlay_picture(data)
+
+
+def _decode_overlay_picture(data: bytes) -> np.ndarray:
+    """uint8 [h, w, 3] RGB of a picture of another format (WebP, TIFF, BMP)."""
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise TripleError(f"overlay cannot be decoded ({error.err})") from error
+    if pixels is None:
+        raise TripleError("overlay cannot be decoded: it is damaged, or no picture")
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+        raise TripleError(
+            f"overlay of another kind: {pixels.dtype} {pixels.shape}; 8-bit RGB is needed; convert "
+            "it"
+        )
+    rgb: np.ndarray = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    return rgb
 
 
 def _decode_overlay_png(data: bytes) -> np.ndarray:

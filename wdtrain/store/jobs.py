@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
+from wdtrain.store.contents import FromFiles, changed, named
 from wdtrain.store.duplicates import key_hash
 from wdtrain.store.errors import StoreError
 from wdtrain.store.expecting import Expects, expecting
@@ -84,6 +85,15 @@ class ShardRunner:
     plan: Plan
     work: Workplace
     allowed_rejects: int
+    is_alone: bool = True
+    """No part packs here at the same time, so a shard whose files were mended is packed again."""
+
+    def changed(self, jobs: list[Job]) -> list[int]:
+        """The source indices in finished shards whose files hold something else by now."""
+        source = self.plan.source
+        if not isinstance(source, FromFiles):
+            return []
+        return [i for job in jobs for i in changed(source, self.work.files(job.edition))]
 
     def run(self, job: Job, watch: Watch) -> Outcome:
         """The shard is finished: packed now, or found whole from before."""
@@ -91,6 +101,11 @@ class ShardRunner:
         if refusal is not None and refusal[0] > self.allowed_rejects:
             raise TooManyRejects(*refusal)
         summary = self.work.whole_summary(job.edition)
+        if summary is not None and (mended := self.changed([job])):
+            if not self.is_alone:
+                raise mended_meanwhile(self.plan, mended, self.work.target)
+            self.work.forget(job.edition)
+            summary = None
         if summary is not None:
             watch(job.stop - job.start)
             return Outcome(job.name, [(key, reason) for key, reason in summary["rejects"]])
@@ -125,9 +140,22 @@ class ShardRunner:
             "sums": filling.sums.as_dict(),
             "rejects": filling.rejects,
         }
-        keys = np.array(filling.kept, np.uint64).reshape(-1, 2).T
-        self.work.finish(job.edition, summary, keys, temporary if filling.kept else None)
+        tables = {
+            "keys": np.array(filling.kept, np.uint64).reshape(-1, 2).T,
+            "files": np.array(filling.files, np.uint64).reshape(-1, 3).T,
+        }
+        self.work.finish(job.edition, summary, tables, temporary if filling.kept else None)
         return outcome
+
+
+def mended_meanwhile(plan: Plan, indices: list[int], target: Path) -> StoreError:
+    """What is said of samples whose files changed between two parts of a packing."""
+    return StoreError(
+        f"{named(plan.source, indices)} changed after they were packed: the dataset would be half "
+        f"of the old files and half of the new; it is not finished. Give the command once without "
+        f"--part, which packs the shards concerned again, or remove {target} and pack all parts "
+        "again"
+    )
 
 
 class _Filling:
@@ -139,6 +167,9 @@ class _Filling:
         self.sums = OverlaySums()
         self.rejects: list[tuple[str, str]] = []
         self.kept: list[tuple[int, int]] = []
+        self.files: list[tuple[int, int, int]] = []
+        source = self._plan.source
+        self._from_files = source if isinstance(source, FromFiles) else None
         settings = self._plan.settings
         self.blocks: ImageBlocks | RawBlocks
         if settings.encoding == "raw":
@@ -169,6 +200,14 @@ class _Filling:
         watch(unseen)
 
     def _add(self, index: int, *, is_duplicate: bool) -> None:
+        """A sample is written, or rejected. Its files' signal is taken before they are read: what
+        changes from then on is seen to have changed."""
+        signal = self._from_files.signal(index) if self._from_files else 0
+        self._write(index, is_duplicate=is_duplicate)
+        if self._from_files:
+            self.files.append((index, signal, self._from_files.content(index)))
+
+    def _write(self, index: int, *, is_duplicate: bool) -> None:
         source = self._plan.source
         try:
             if is_duplicate:

@@ -7,8 +7,9 @@ when it is whole. So one process or eight, one machine or many, a second run or 
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,15 +17,17 @@ from typing import Final, TypedDict, Unpack, overload
 
 from wdtrain.store import manifest as manifests
 from wdtrain.store import workplace
-from wdtrain.store.document import manifest_document
+from wdtrain.store.contents import FromFiles, changed_since, named, note_of
+from wdtrain.store.document import FOUND, manifest_document
 from wdtrain.store.duplicates import find_duplicates
 from wdtrain.store.engine import Engine, Progress
 from wdtrain.store.errors import StoreError
 from wdtrain.store.folder import FolderSource
-from wdtrain.store.jobs import Rejects, ShardRunner, TooManyRejects
+from wdtrain.store.jobs import Rejects, ShardRunner, TooManyRejects, mended_meanwhile
 from wdtrain.store.manifest import Manifest
+from wdtrain.store.options import check_options
 from wdtrain.store.parts import Part, PartDone
-from wdtrain.store.plan import Job, Plan, make_plan
+from wdtrain.store.plan import Job, Plan, make_plan, notes_on
 from wdtrain.store.processes import ProcessEngine
 from wdtrain.store.source import Source
 from wdtrain.store.splits import Holdout
@@ -32,6 +35,10 @@ from wdtrain.store.workplace import Finished, enter_plan, locked_workplace
 
 ENGINES: Final = ("processes", "ray")
 _SHOWN_REJECTS: Final = 5
+_LOG: Final = logging.getLogger("wdtrain.packing")
+
+Say = Callable[[str], None]
+"""Called with a sentence that a person should read."""
 
 
 class Options(TypedDict, total=False):
@@ -48,7 +55,9 @@ class Options(TypedDict, total=False):
     jpeg_quality: int
     holdout: Holdout | None
     engine: str
+    splits: str
     progress: Progress | None
+    say: Say | None
 
 
 @overload
@@ -87,7 +96,9 @@ def pack(
     holdout: Holdout | None = None,
     part: tuple[int, int] | None = None,
     engine: str = "processes",
+    splits: str = "auto",
     progress: Progress | None = None,
+    say: Say | None = None,
 ) -> Manifest | PartDone:
     """A dataset lies in `target`, whole, with every sample of the source in it or in its rejects.
 
@@ -101,12 +112,13 @@ def pack(
 
     `part` (i, n) packs every n-th shard, from the i-th of 1..n: a `PartDone` comes back while
     shards of other parts are missing, and the dataset of the part that finds them all there.
+    `splits`: "own" keeps folders named train, val and test, "deal" divides anew, "auto" keeps them
+    where every triple lies in one. `say` is told what a person should know; None: it is logged.
 
     Packing again what is packed changes nothing; after a kill it goes on where it was. StoreError
-    for a source or target that cannot be used, and then there is no manifest.
+    for a source or target that cannot be used, or files that changed since they were packed.
     """
-    if not 0 <= max_rejects <= 1:
-        raise StoreError(f"max_rejects is {max_rejects}; it is a share from 0 to 1")
+    check_options(locals())
     share = None if part is None else Part(*part)
     with _engine(engine, processes) as running:
         if isinstance(source, str | Path) and not (Path(target) / manifests.NAME).exists():
@@ -122,9 +134,16 @@ def pack(
             samples_per_block=samples_per_block,
             jpeg_quality=jpeg_quality,
             holdout=holdout or Holdout(),
+            splits=splits,
         )
+        _tell(plan, say or _LOG.warning)
         allowed = int(max_rejects * len(source))
         return _pack_plan(plan, Path(target), share, allowed, running, progress or _unseen)
+
+
+def _tell(plan: Plan, say: Say) -> None:
+    for text in notes_on(plan):
+        say(text)
 
 
 def _unseen(done: int, total: int) -> None:
@@ -165,7 +184,8 @@ def _pack_plan(
     try:
         with locked_workplace(target, shared=part is not None) as work:
             enter_plan(work, plan.digest())
-            packing = _Packing(ShardRunner(plan, work, allowed), engine, progress)
+            runner = ShardRunner(plan, work, allowed, is_alone=part is None)
+            packing = _Packing(runner, engine, progress)
             if part is None:
                 packing.pack_all()
             elif (done := packing.pack_part(part)) is not None:
@@ -185,15 +205,31 @@ def _pack_plan(
 def _already_packed(target: Path, plan: Plan) -> Manifest:
     """The dataset that is there, if it is the one that the plan would make."""
     manifest = Manifest.load(str(target))
-    if {"settings": manifest.settings, "source": manifest.source} != plan.identity():
+    source = {name: of for name, of in manifest.source.items() if name not in FOUND}
+    if {"settings": manifest.settings, "source": source} != plan.identity():
         raise StoreError(
             f"{target} already holds a dataset of another source or other settings; it is left as "
             "it is; choose another target, or remove it first"
         )
+    _check_unchanged(target, plan, manifest)
     if (target / workplace.FOLDER).exists():  # killed between the manifest and the sweep
         with locked_workplace(target, shared=True) as work:
             work.sweep()
     return manifest
+
+
+def _check_unchanged(target: Path, plan: Plan, manifest: Manifest) -> None:
+    """StoreError where files of the source hold something else than when they were packed."""
+    if not isinstance(plan.source, FromFiles):
+        return
+    mended = changed_since(plan, target, manifest.source["contents"])
+    if mended == []:
+        return
+    which = "files of the source" if mended is None else named(plan.source, mended)
+    raise StoreError(
+        f"{which} changed since {target} was packed from them: it holds the old ones, and is left "
+        "as it is; pack into another target, or remove it first"
+    )
 
 
 class _Packing:
@@ -251,6 +287,8 @@ class _Packing:
         excluded = find_duplicates(plan.source, self._work, self._jobs)
         jobs = [replace(job, excluded=excluded.get(job.name, frozenset())) for job in self._jobs]
         self._run([job for job in jobs if job.excluded])
+        if mended := self._runner.changed(jobs):
+            raise self._mended(mended)
         document = manifest_document(plan, self._work, jobs)
         rejects = document["rejects"]
         if rejects["count"] > self._runner.allowed_rejects:
@@ -262,7 +300,19 @@ class _Packing:
             for split in document["splits"].values()
             for shard in split["shards"]
         ]
+        if isinstance(plan.source, FromFiles):
+            tables = (self._work.files(job.edition) for job in jobs)
+            self._work.note(note_of(tables, len(plan.source)))
         self._work.commit(document, shards)
+
+    def _mended(self, indices: list[int]) -> StoreError:
+        runner = self._runner
+        if not runner.is_alone:
+            return mended_meanwhile(runner.plan, indices, self._work.target)
+        return StoreError(
+            f"{named(runner.plan.source, indices)} changed while they were packed; give the same "
+            "command again, which packs the shards concerned again"
+        )
 
     def _too_many(self, error: TooManyRejects, what: str) -> StoreError:
         lines = "".join(f"\n  {key}: {reason}" for key, reason in error.first)

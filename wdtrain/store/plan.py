@@ -21,7 +21,7 @@ from wdtrain import triple
 from wdtrain.store.errors import StoreError
 from wdtrain.store.manifest import Encoding, canonical
 from wdtrain.store.source import Source
-from wdtrain.store.splits import SPLITS, Deal, Holdout, make_splitter
+from wdtrain.store.splits import SPLITS, Deal, Holdout, Kept, different_parts, make_splitter
 
 _BLOCK_BYTES: Final = 1 << 20
 _MIN_BLOCK_SAMPLES: Final = 8
@@ -32,6 +32,10 @@ _WANTED_SHARDS: Final = 16
 _NUM_PROBES: Final = 9
 _OVERHEAD_BYTES: Final = 4 * 512 + 512
 _MIN_LEVEL, _MAX_LEVEL = -7, 22
+_LOPSIDED: Final = 1.5
+_FEW_PARTS: Final = 5
+_MOST_LOOKED_AT: Final = 64
+SPLIT_BY: Final = ("auto", "own", "deal")
 _LEVELS: Final = {"image": 9, "raw": -1}
 _COMPRESSION: Final = re.compile(r"zstd(?::(-?\d{1,2}))?")
 
@@ -50,6 +54,7 @@ class Settings:
     shard_samples: int
     samples_per_block: int
     holdout: Holdout
+    splits: str
 
     @property
     def zstd_level(self) -> int | None:
@@ -174,6 +179,28 @@ def choose_shard(samples: int) -> int:
     return min(_SHARD_SAMPLES, max(_MIN_SHARD_SAMPLES, 1 << max(0, wanted.bit_length() - 1)))
 
 
+def own_split(source: Source, splits: str) -> Kept | None:
+    """What a source's own folders say of its splits, where that is wanted; StoreError where it is
+    wanted and not there, or where only a part of the source is divided."""
+    if splits not in SPLIT_BY:
+        raise StoreError(f"splits {splits!r} is not known; it must be {', '.join(SPLIT_BY)}")
+    division = getattr(source, "division", None)
+    if splits == "deal" or (division is None and splits == "auto"):
+        return None
+    if division is None:
+        raise StoreError(
+            "splits 'own': the source is not divided: it has no folder train/ beside a folder val/ "
+            "(valid/, validation/, dev/) or test/; name its folders so, or let it be dealt"
+        )
+    if division.outside:
+        raise StoreError(
+            f"the source is divided ({division}), yet {division.outside:,} triples lie outside of "
+            f"these folders ({', '.join(division.first)}), so nothing says which split they are "
+            "of; move them, or say --splits deal to throw all together and divide them anew"
+        )
+    return Kept(division.codes)
+
+
 def make_plan(
     source: Source,
     *,
@@ -185,6 +212,7 @@ def make_plan(
     samples_per_block: int | None,
     jpeg_quality: int,
     holdout: Holdout,
+    splits: str,
 ) -> Plan:
     """The plan of packing a source; StoreError for options that cannot be met."""
     if encoding not in ("image", "raw"):
@@ -205,6 +233,7 @@ def make_plan(
         depth_bytes=source.depth_format.bits // 8,
         samples=len(source),
     )
+    kept = own_split(source, splits)
     settings = Settings(
         encoding=encoding,  # type: ignore[arg-type]
         compression=parse_compression(compression, encoding),
@@ -216,8 +245,57 @@ def make_plan(
         shard_samples=shard_samples or choose_shard(len(source)),
         samples_per_block=block,
         holdout=holdout,
+        splits="deal" if kept is None else "own",
     )
-    deal = Deal(source, make_splitter(source, holdout, seed), seed)
+    deal = Deal(source, kept or make_splitter(source, holdout, seed), seed)
     if deal.samples("train") == 0:
         raise StoreError("no sample is left for training; hold out fewer backgrounds or cut-outs")
     return Plan(source, settings, deal)
+
+
+def notes_on(plan: Plan) -> list[str]:
+    """What a person should know of a source before it is packed, one sentence each."""
+    notes = []
+    if plan.settings.splits == "own":
+        division = plan.source.division  # type: ignore[attr-defined]
+        notes.append(
+            f"the source is divided already ({division}), and that split is kept; --splits deal "
+            "throws all together and divides it anew"
+        )
+    else:
+        notes += _lopsided(plan)
+    passed_over = getattr(plan.source, "passed_over", None)
+    if passed_over is not None and passed_over.count:
+        notes.append(str(passed_over))
+    return notes
+
+
+def _lopsided(plan: Plan) -> list[str]:
+    """That far more is held out than was asked for: what the JSON names are kinds, it seems."""
+    samples, holdout = len(plan.source), plan.settings.holdout
+    held = 1 - plan.deal.samples("train") / samples
+    asked = 1 - (1 - holdout.backgrounds) * (1 - holdout.cutouts) * (1 - holdout.pairs)
+    if held <= max(_LOPSIDED * asked, holdout.samples * _LOPSIDED):
+        return []
+    few = []
+    for name, ids in zip(("background", "cutout"), different_parts(plan.source), strict=True):
+        if ids is not None and 2 <= len(ids) <= _FEW_PARTS:
+            few.append(f"{len(ids)} different {name}s ({', '.join(_names(plan.source, name))})")
+    if not few:
+        return []
+    return [
+        f"{held:.0%} of the samples are held out of training, {asked:.0%} were asked for: the "
+        f"source names only {' and '.join(few)}, of which at least one is held out whole; if these "
+        "are kinds and not single pictures, say --holdout-backgrounds 0 or --holdout-cutouts 0"
+    ]
+
+
+def _names(source: Source, part: str) -> list[str]:
+    """The first few values of a part in the samples' JSON, sorted."""
+    found: set[str] = set()
+    for index in range(min(len(source), _MOST_LOOKED_AT)):
+        try:
+            found.add(str(source.load(index).meta.get(part)))
+        except triple.TripleError:
+            continue
+    return sorted(found)[:_FEW_PARTS]

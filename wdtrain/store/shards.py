@@ -65,7 +65,9 @@ class ShardReader:
         self._most_sample_bytes = most_sample_bytes(manifest.height, manifest.width, code_bytes)
         self.num_blocks = -(-shard.samples // manifest.samples_per_block)
         self._verified: set[int] = set()
-        self._is_remote = is_url(url)
+        # Bytes damaged on their way here, or where they were kept, are asked for as often as a
+        # request that fails.
+        self._tries = manifest.remote.access.tries if is_url(url) else 1
         self._memory = memory
         try:
             self._file = (
@@ -98,17 +100,14 @@ class ShardReader:
         """The seek table: one frame a block, and one for the end of the archive."""
         size = frames.seek_table_bytes(self.num_blocks + 1)
         num_bytes = self._file.num_bytes
-        try:
-            return frames.read_seek_table(self._tail(size), file_bytes=num_bytes)
-        except frames.FrameError as error:
-            if not self._is_remote:
-                raise StoreError(f"shard {self.shard.name} cannot be read: {error}") from error
-        # Damaged on its way here, or where it was kept: the store itself is asked once more.
-        self._file.forget(max(0, num_bytes - size), size)
-        try:
-            return frames.read_seek_table(self._tail(size), file_bytes=num_bytes)
-        except frames.FrameError as error:
-            raise StoreError(f"shard {self.shard.name} cannot be read: {error}") from error
+        last = frames.FrameError("it was not read")
+        for _ in range(self._tries):
+            try:
+                return frames.read_seek_table(self._tail(size), file_bytes=num_bytes)
+            except frames.FrameError as error:
+                last = error
+                self._file.forget(max(0, num_bytes - size), size)
+        raise StoreError(f"shard {self.shard.name} cannot be read: {last}") from last
 
     def _tail(self, size: int) -> bytes:
         return bytes(self._file.read(max(0, self._file.num_bytes - size), size))
@@ -158,14 +157,13 @@ class ShardReader:
 
         A frame is verified here each time, a `.tar` block when this reader first meets it.
         """
-        try:
-            return self._unpacked(index, packed)
-        except DamagedBlock:
-            if not self._is_remote:
-                raise
-        # Damaged on its way here, or where it was kept: the store itself is asked once more.
-        self._file.forget(*self._extent(index))
-        return self._unpacked(index, self.read_packed(index))
+        for _ in range(self._tries - 1):
+            try:
+                return self._unpacked(index, packed)
+            except DamagedBlock:
+                self._file.forget(*self._extent(index))
+                packed = self.read_packed(index)
+        return self._unpacked(index, packed)
 
     def _unpacked(self, index: int, packed: bytes | memoryview) -> bytes | memoryview:
         if self._is_compressed:

@@ -24,7 +24,8 @@ SPLITS: Final = (
     "val-seen-new",  # known background, held-out cut-out
     "val-new-seen",  # held-out background, known cut-out
     "val-new-new",  # both held out
-    "val",  # a part is not known: what is held out of such samples
+    "val",  # a part is not known: what is held out of such samples; or a person's own
+    "test",  # a person's own
 )
 _VAL: Final = SPLITS.index("val")
 _CODE_OF_PARTS: Final = np.array(
@@ -50,7 +51,7 @@ class Holdout:
 
     def __post_init__(self) -> None:
         for name, share in vars(self).items():
-            if not 0 <= share < 1:
+            if not isinstance(share, int | float) or not 0 <= share < 1:
                 raise ValueError(f"the share of held-out {name} is {share}; it must be in [0, 1)")
 
 
@@ -101,6 +102,20 @@ class Splitter:
         return np.where(is_known, codes, np.where(held, _VAL, 0)).astype(np.int8)
 
 
+@dataclass(frozen=True)
+class Kept:
+    """The split of each sample as the source itself has it: int8 [samples] positions in SPLITS."""
+
+    split_codes: np.ndarray
+
+    def codes(
+        self, indices: np.ndarray, backgrounds: np.ndarray, cutouts: np.ndarray
+    ) -> np.ndarray:
+        """As `Splitter.codes`; the parts decide nothing."""
+        codes: np.ndarray = self.split_codes[indices]
+        return codes
+
+
 def _pair_ids(backgrounds: np.ndarray, cutouts: np.ndarray, key: bytes) -> np.ndarray:
     hashed = keyed_hash(backgrounds, key_of("pair", key))
     return (hashed ^ cutouts.view(np.uint64)).view(np.int64)
@@ -108,7 +123,7 @@ def _pair_ids(backgrounds: np.ndarray, cutouts: np.ndarray, key: bytes) -> np.nd
 
 def make_splitter(source: Source, holdout: Holdout, seed: int) -> Splitter:
     """What is held out of a source. One pass over its parts, 1 MB of memory."""
-    backgrounds, cutouts = _different_parts(source)
+    backgrounds, cutouts = different_parts(source)
     indices = np.arange(len(source), dtype=np.int64) if len(source) <= _EXACT else None
     return Splitter(
         _threshold(backgrounds, holdout.backgrounds, key_of("holdout-backgrounds", seed)),
@@ -118,7 +133,7 @@ def make_splitter(source: Source, holdout: Holdout, seed: int) -> Splitter:
     )
 
 
-def _different_parts(source: Source) -> tuple[np.ndarray | None, np.ndarray | None]:
+def different_parts(source: Source) -> tuple[np.ndarray | None, np.ndarray | None]:
     """The sorted ids of backgrounds and of cut-outs, each None when there are too many to count."""
     found: list[np.ndarray | None] = [np.empty(0, np.int64), np.empty(0, np.int64)]
     for indices in _ranges(len(source)):
@@ -140,7 +155,7 @@ def _ranges(size: int) -> Iterable[np.ndarray]:
 class Deal:
     """The samples of each split in a seeded shuffle, cut into shards."""
 
-    def __init__(self, source: Source, splitter: Splitter, seed: int) -> None:
+    def __init__(self, source: Source, splitter: Splitter | Kept, seed: int) -> None:
         """One pass over the source's parts; 48 bytes kept for every 65,536 samples."""
         self._splitter = splitter
         self._size = len(source)

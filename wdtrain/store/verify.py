@@ -1,22 +1,18 @@
-"""Is the dataset still what was packed, and was it split without a leak?
+"""Is the dataset still what was packed?
 
-`verify` reads every byte and decodes every sample; `audit` reads every sample's JSON. Both report
-all they find rather than the first thing.
+`verify` reads every byte and decodes every sample, and reports all it finds rather than the first
+thing. Whether the dataset was split without a leak is asked in `audit.py`.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from wdtrain.store.duplicates import key_hash
 from wdtrain.store.errors import DamagedBlock, DamagedSample, StoreError
-from wdtrain.store.files import sha256_of
-from wdtrain.store.manifest import Manifest, Shard, Split, canonical
+from wdtrain.store.manifest import Manifest, Shard, Split
 from wdtrain.store.prepare import OverlaySums
 from wdtrain.store.samples import BlockIndex, decode_row, parse_block
 from wdtrain.store.shards import ShardReader
@@ -62,15 +58,17 @@ class _Check:
     problems: list[str] = field(default_factory=list)
     sums: OverlaySums = field(default_factory=OverlaySums)
     done: int = 0
+    keys: set[int] = field(default_factory=set)  # hashes of those of the shard
 
     def shard(self, shard: Shard, *, is_train: bool) -> None:
         url = self.manifest.shard_url(shard)
+        self.keys.clear()
         try:
             with ShardReader(url, shard, self.manifest) as reader:
                 num_problems = len(self.problems)
                 for number in range(reader.num_blocks):
                     self._block(reader, number, is_train=is_train)
-            found = sha256_of(url, remote=self.manifest.remote)[1]
+            found = self.manifest.content_of(shard)[1]
         except StoreError as error:
             self.problems.append(str(error))
             return
@@ -94,7 +92,10 @@ class _Check:
             self.problems.append(
                 f"{place}: {block.num_samples} samples, {reader.block_samples(number)} were packed"
             )
-        for row in range(block.num_samples):
+        for row, key in enumerate(block.keys):
+            if (hashed := key_hash(key)) in self.keys:
+                self.problems.append(f"{place}: key {key} comes more than once in the shard")
+            self.keys.add(hashed)
             self._sample(block, row, place, is_train=is_train)
         self.done += block.num_samples
         self.progress(self.done, self.manifest.samples)
@@ -108,89 +109,3 @@ class _Check:
             return
         if is_train:
             self.sums.add(overlay)
-
-
-# ---------------------------------------------------------------------------- audit
-
-
-@dataclass
-class SplitParts:
-    """What one split holds: sample count, and hashes of its backgrounds, cut-outs and pairs."""
-
-    samples: int = 0
-    backgrounds: set[int] = field(default_factory=set)
-    cutouts: set[int] = field(default_factory=set)
-    pairs: set[tuple[int, int]] = field(default_factory=set)
-
-    def add(self, meta: dict[str, Any]) -> None:
-        self.samples += 1
-        background, cutout = (
-            key_hash(canonical(meta[name]).decode()) if name in meta else None
-            for name in ("background", "cutout")
-        )
-        if background is not None:
-            self.backgrounds.add(background)
-        if cutout is not None:
-            self.cutouts.add(cutout)
-        if background is not None and cutout is not None:
-            self.pairs.add((background, cutout))
-
-
-@dataclass(frozen=True)
-class Audit:
-    """The parts of each split, and what speaks against it: empty when nothing leaks."""
-
-    splits: dict[str, SplitParts]
-    problems: list[str]
-
-
-def audit(manifest: Manifest, progress: Progress) -> Audit:
-    """Proves from the stored samples alone that training holds nothing that was held out.
-
-    Reads every sample's JSON; keeps 8 bytes a sample and the different parts. Raises on damage.
-    """
-    parts: dict[str, SplitParts] = defaultdict(SplitParts)
-    hashes = np.empty(manifest.samples, np.uint64)
-    done = 0
-    for split in manifest.splits.values():
-        for _, _, block in walk_blocks(manifest, split):
-            for row, key in enumerate(block.keys):
-                hashes[done + row] = key_hash(key)
-                parts[split.name].add(block.meta(row))
-            done += block.num_samples
-            progress(done, manifest.samples)
-    problems = [*_leaks(parts), *_miscounts(manifest, parts)]
-    repeated = done - len(np.unique(hashes[:done]))
-    if repeated:
-        problems.append(f"{repeated:,} keys come more than once in the dataset")
-    return Audit(dict(parts), problems)
-
-
-_NEW_BACKGROUND = ("val-new-seen", "val-new-new")
-_NEW_CUTOUT = ("val-seen-new", "val-new-new")
-
-
-def _leaks(parts: dict[str, SplitParts]) -> Iterator[str]:
-    """One line for each pair of splits that share what they must not."""
-    for name, held in parts.items():
-        for other, seen in parts.items():
-            if other == name:
-                continue
-            if name in _NEW_BACKGROUND and other not in (*_NEW_BACKGROUND, "val"):
-                yield from _shared(name, other, "backgrounds", held.backgrounds & seen.backgrounds)
-            if name in _NEW_CUTOUT and other not in (*_NEW_CUTOUT, "val"):
-                yield from _shared(name, other, "cut-outs", held.cutouts & seen.cutouts)
-            if name < other:
-                yield from _shared(name, other, "pairs of parts", held.pairs & seen.pairs)
-
-
-def _shared(name: str, other: str, what: str, shared: set[Any]) -> Iterator[str]:
-    if shared:
-        yield f"{other} and {name} share {len(shared):,} {what}"
-
-
-def _miscounts(manifest: Manifest, parts: dict[str, SplitParts]) -> Iterator[str]:
-    for name, split in manifest.splits.items():
-        found = parts[name].samples
-        if found != split.samples:
-            yield f"{name} holds {found:,} samples, the manifest says {split.samples:,}"

@@ -3,8 +3,9 @@
 `TARGET/.packing/` holds the plan's digest, a lock, temporary files, and each finished shard with
 its summary: a rerun after a kill finds there what need not be packed again. It is gone at the end.
 The surprise: nothing in it is ever changed, only added, and the same name always means the same
-bytes. So any number of packers on any machines may work in it, and finish it, at the same time; the
-lock only spares a person from starting two by mistake.
+bytes, but for shards that one packer alone, which holds the lock, packs again because files of the
+source were mended. So any number of packers on any machines may work in it, and finish it, at the
+same time; the lock only spares a person from starting two by mistake.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from typing import Any, Final
 import numpy as np
 import xxhash
 
+from wdtrain.sourcefiles import is_clutter
+from wdtrain.store import contents
 from wdtrain.store import manifest as manifests
 from wdtrain.store.errors import StoreError
 from wdtrain.store.files import sha256_of
@@ -35,6 +38,7 @@ _LOCK: Final = "lock"
 _PLAN: Final = "plan"
 _INSIDE: Final = "plan.json"
 _REFUSAL: Final = "refused.json"
+_TABLES: Final = ("keys", "files")
 _TEMPORARY: Final = ".part"
 _TEMPORARY_OF: Final = re.compile(r".*\.(?P<machine>[0-9a-f]+)-(?P<pid>\d+)-[0-9a-f]+\.part")
 _NO_LOCKS_HERE: Final = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
@@ -115,7 +119,7 @@ class Workplace:
     def whole_summary(self, edition: str) -> dict[str, Any] | None:
         """As `summary`, but None too when the shard or its keys are no longer what was packed."""
         summary = self.summary(edition)
-        if summary is None or not self._has_keys(edition, summary):
+        if summary is None or not self._has_tables(edition, summary):
             return None
         if not summary["samples"]:
             return summary
@@ -128,33 +132,49 @@ class Workplace:
                 continue
         return None
 
-    def _has_keys(self, edition: str, summary: dict[str, Any]) -> bool:
+    def _has_tables(self, edition: str, summary: dict[str, Any]) -> bool:
         try:
-            data = (self.folder / f"{edition}.keys").read_bytes()
+            return all(
+                _checksum((self.folder / f"{edition}.{name}").read_bytes()) == summary[name]
+                for name in _TABLES
+            )
         except FileNotFoundError:
             return False
-        expected: str = summary["keys"]
-        return _checksum(data) == expected
 
     def finish(
-        self, edition: str, summary: dict[str, Any], keys: np.ndarray, shard: Path | None
+        self,
+        edition: str,
+        summary: dict[str, Any],
+        tables: dict[str, np.ndarray],
+        shard: Path | None,
     ) -> None:
-        """Marks a shard as finished; `keys` is uint64 [2, samples]: key hashes, source indices.
-        `shard` is its whole file, on the disk; None for a shard without samples.
+        """Marks a shard as finished. `tables`: `keys`, uint64 [2, samples], key hashes and source
+        indices; `files`, uint64 [3, rows], indices, signals and contents (see `contents.py`), no
+        rows where the source is not of files. `shard`: its whole file, on the disk; None for a
+        shard without samples.
 
         The marks are not waited for: each sync costs milliseconds, and what a power cut leaves of
         them is seen by `whole_summary`.
         """
-        data = keys.astype("<u8").tobytes()
-        summary = {**summary, "keys": _checksum(data)}
+        data = {name: table.astype("<u8").tobytes() for name, table in tables.items()}
+        summary = {**summary, **{name: _checksum(data[name]) for name in _TABLES}}
         if shard is not None:
             shard.replace(self.folder / edition)
-        write_file(self.folder / f"{edition}.keys", data, synced=False)
+        for name in _TABLES:
+            write_file(self.folder / f"{edition}.{name}", data[name], synced=False)
         write_file(self.folder / f"{edition}.json", canonical(summary), synced=False)
+
+    def forget(self, edition: str) -> None:
+        """A shard counts as not finished any more. Only for a packer that is alone."""
+        (self.folder / f"{edition}.json").unlink(missing_ok=True)
 
     def keys(self, edition: str) -> np.ndarray:
         """What `finish` was given. Read, not mapped: another part may remove the file."""
         return np.fromfile(self.folder / f"{edition}.keys", "<u8").reshape(2, -1)
+
+    def files(self, edition: str) -> np.ndarray:
+        """What `finish` was given."""
+        return np.fromfile(self.folder / f"{edition}.files", "<u8").reshape(3, -1)
 
     def missing(self, editions: list[str]) -> list[str]:
         """Those editions that are not finished, or, if all are, whose bytes went missing since.
@@ -170,10 +190,14 @@ class Workplace:
 
     def _is_there(self, edition: str) -> bool:
         summary = self.summary(edition)
-        if summary is None or not self._has_keys(edition, summary):
+        if summary is None or not self._has_tables(edition, summary):
             return False
         sizes = (_size(self.folder / edition), _size(self.target / summary["name"]))
         return not summary["samples"] or summary["bytes"] in sizes
+
+    def note(self, packed_from: bytes) -> None:
+        """What the shards were packed from lies beside them."""
+        write_file(self.target / contents.NAME, packed_from)
 
     def commit(self, document: dict[str, Any], shards: list[Finished]) -> None:
         """The shards and then the manifest stand under their names, and nothing else is left."""
@@ -209,7 +233,7 @@ class Workplace:
 
     def abandon(self, names: list[str]) -> None:
         """Removes the packing and its shards: as if it had never begun."""
-        for name in names:
+        for name in (*names, contents.NAME):
             (self.target / name).unlink(missing_ok=True)
         self.sweep()
         _remove_empty(self.target)
@@ -293,7 +317,8 @@ def locked_workplace(target: Path, *, shared: bool = False) -> Iterator[Workplac
 
 def _make_folder(work: Workplace) -> None:
     work.target.mkdir(parents=True, exist_ok=True)
-    strangers = [entry.name for entry in work.target.iterdir()]
+    names = [entry.name for entry in work.target.iterdir()]
+    strangers = [name for name in names if not is_clutter(name)]
     if strangers and FOLDER not in strangers and manifests.NAME not in strangers:
         raise StoreError(
             f"{work.target} is not empty ({strangers[0]!r} lies there) and is no packing; packing "

@@ -20,6 +20,8 @@ import numpy as np
 
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.permutation import Permutation, key_of, keyed_hash
+from wdtrain.store.urls import shown
+from wdtrain.stream.shares import balance
 
 ORDER_VERSION = 3
 """Raised whenever the same arguments would give another order: old cursors are then refused."""
@@ -119,9 +121,8 @@ class Order:
         shuffle_bytes: int = SHUFFLE_BYTES,
     ) -> None:
         if split not in manifest.splits:
-            raise ValueError(
-                f"split {split!r} is not in {manifest.url}; it holds {', '.join(manifest.splits)}"
-            )
+            held = ", ".join(manifest.splits)
+            raise ValueError(f"split {split!r} is not in {shown(manifest.url)}; it holds {held}")
         check_count("seed", seed, least=0)
         for name, value in (("lanes", lanes), ("chunk", chunk), ("shuffle_bytes", shuffle_bytes)):
             check_count(name, value)
@@ -295,16 +296,7 @@ class Order:
 
     def balance(self, batch_size: int, world: int) -> float:
         """Mean over largest share of a batch's chunks on the ranks: 1.0 is even."""
-        chunks = batch_size // self.chunk
-        shares = np.zeros(world)
-        # The lanes of a batch begin anywhere; the mean over all beginnings is what a run sees.
-        worst = 0.0
-        for first in range(self.lanes):
-            shares[:] = 0
-            for number in range(first, first + chunks):
-                shares[number % self.lanes % world] += 1
-            worst += float(shares.max())
-        return chunks / world / (worst / self.lanes)
+        return balance(batch_size // self.chunk, self.lanes, world)
 
 
 def check_count(name: str, value: object, *, least: int = 1) -> None:

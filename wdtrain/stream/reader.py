@@ -23,7 +23,7 @@ import torch
 
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.rows import Filler, Part, Target
-from wdtrain.stream.batches import Batch, HostMemory, tensors
+from wdtrain.stream.batches import Batch, HostMemory, Lent, tensors
 from wdtrain.stream.cursor import Cursor
 from wdtrain.stream.order import SHUFFLE_BYTES, Order, Piece, WindowKey, check_count
 from wdtrain.stream.readahead import ReadAhead
@@ -73,7 +73,7 @@ class Share(NamedTuple):
 class Pending:
     """A batch being decoded: its memory, which rows are kept, who fills them, the cursor after."""
 
-    target: Target
+    target: Lent
     kept: np.ndarray
     pieces: list[Piece]
     tasks: list[Future[None]]
@@ -304,6 +304,7 @@ class _Reading:
             cursor=pending.cursor,
             wait_seconds=waited,
             occupancy=self.stream.stages.occupancy(self.stream.threads),
+            lease=pending.target.lease,
         )
 
     def _wait_for(self, task: Future[None]) -> bool:

@@ -1,11 +1,13 @@
-"""Sizes and shares as people write them: "20GiB", 0.9. One parser, for every key that takes one."""
+"""What fields of a recipe are made of: sizes and shares as people write them ("20GiB", 0.9), with
+one parser for every key that takes one; and all fields in a row, by their dotted names."""
 
 from __future__ import annotations
 
+import json
 import re
-from typing import Annotated
+from typing import Annotated, Any, TypeGuard, get_args, get_origin
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BaseModel
 
 _UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _UNITS |= {"kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -53,3 +55,34 @@ Size = Annotated[int | str, AfterValidator(_size)]
 """A field of a recipe for `parse_bytes`, kept as it was written."""
 Memory = Annotated[float | str, AfterValidator(_memory)]
 """A field of a recipe for `parse_memory`, kept as it was written."""
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def fields_of(section: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str]]:
+    """(key, default, description) of every field, tasks as `tasks.NAME`."""
+    rows = []
+    for name, field in section.model_fields.items():
+        key = prefix + name
+        inner = field.annotation
+        if get_origin(inner) is dict and _is_section(get_args(inner)[1]):
+            key, inner = f"{key}.NAME", get_args(inner)[1]
+        if _is_section(inner):
+            rows += fields_of(inner, key + ".")
+            continue
+        default = "needed" if field.is_required() else json.dumps(field.default)
+        rows.append((key, default, field.description or ""))
+    return rows
+
+
+def _is_section(kind: Any) -> TypeGuard[type[BaseModel]]:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
