@@ -66,14 +66,14 @@ def show_shuffle(
 
 
 def meetings(order: Order, groups: dict[str, int], stop: int) -> list[Meeting]:
-    """By name and size of a group (consecutive positions), how often neighbours meet in one, over
-    the positions before `stop`."""
+    """By name and size of a group (consecutive positions of an epoch), how often neighbours meet in
+    one, over the positions before `stop`."""
     blocks = _blocks_until(order, stop)
     of_block = order.block_sizes()
     neighbours = float((of_block * (of_block - 1)).sum()) / order.samples  # of a sample, the mean
     found = []
     for name, size in groups.items():
-        of_group = np.arange(stop) // size
+        of_group = np.arange(stop) % order.samples // size  # blocks tell the epoch
         _, together = np.unique(of_group * (blocks.max() + 1) + blocks, return_counts=True)
         met = float((together * (together - 1)).sum()) / stop
         chance = min(1.0, (size - 1) / max(1, order.samples - 1))
