@@ -21,10 +21,13 @@ MAY_IMPORT = {
     "record": set(),
     "config": set(),
     "triple": set(),
+    "resize": set(),
+    "pictures": set(),
     "commands": ROOMS | {"config", "commands"},
     "job": ROOMS | {"config"},
     "train": ROOMS | {"job"},
 }
+SHARED = {"triple", "pictures", "resize"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -49,7 +52,7 @@ def test_each_room_imports_only_what_it_may(path: Path) -> None:
     room = room_of(path)
     if room == "__init__":
         room = "triple"
-    allowed = MAY_IMPORT[room] | {room, "triple"}
+    allowed = MAY_IMPORT[room] | {room, *SHARED}
     for name, line in imports_of(path):
         if name.startswith("wdtrain."):
             assert name.split(".")[1] in allowed, f"{path}:{line} imports {name}"
@@ -92,12 +95,13 @@ def test_store_and_scenes_do_not_bring_torch_along() -> None:
     assert result.returncode == 0, result.stderr
 
 
-def test_the_package_holds_only_rooms_and_four_modules() -> None:
+def test_the_package_holds_only_rooms_and_six_modules() -> None:
     # `accelerate launch wdtrain/train.py` puts this folder first on the import path, so a module
     # named like one of the standard library would shadow it.
     files = {path.name for path in PACKAGE.glob("*.py")}
     folders = {path.name for path in PACKAGE.iterdir() if path.is_dir()} - {"__pycache__"}
-    assert files == {"__init__.py", "config.py", "triple.py", "job.py", "train.py"}
+    shared = {f"{name}.py" for name in SHARED}
+    assert files == {"__init__.py", "config.py", "job.py", "train.py", *shared}
     assert folders == ROOMS | {"commands"}
     assert not folders & set(sys.stdlib_module_names)
 

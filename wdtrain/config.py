@@ -11,7 +11,7 @@ import difflib
 import json
 import re
 from pathlib import Path
-from typing import Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 import omegaconf
 import yaml
@@ -30,6 +30,10 @@ class RecipeError(ValueError):
     """A recipe that cannot be run: names the key, what was found and what would work."""
 
 
+Side = Annotated[int, Field(ge=16)]
+"""Pixels of a side."""
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
@@ -40,8 +44,10 @@ class Data(Section):
     seed: int = Field(0, ge=0, description="seed of the order of samples")
     lanes: int = Field(32, ge=1, description="sub-streams an epoch is dealt to; at least the ranks")
     chunk: int = Field(32, ge=1, description="samples dealt to a lane at once; divides the batch")
-    size: int | None = Field(
-        None, ge=16, description="side in pixels to decode at; null: as stored"
+    size: Side | tuple[Side, Side] | None = Field(
+        None,
+        description="pixels to read at: the shorter side (shapes are kept), or [height, width]; "
+        "null: as stored",
     )
     threads: int | None = Field(None, ge=1, description="reader threads; null: one a core")
     on_damage: Literal["fatal", "skip"] = Field(

@@ -1,7 +1,7 @@
 """What a triple is: an overlay (the input picture), its mask and its depth.
 
 Owns the member names, the dtypes, the depth kinds with their arithmetic, and the encoding of one
-member to bytes and back. Every room may import this module; it imports none.
+member to bytes and back. Every room may import this module; it imports no room.
 The surprise: PNGs inside a compressed shard are *stored* (zlib level 0, filter 0), so that zstd
 compresses them across samples and a reader slices pixels out without a decoder.
 """
@@ -19,6 +19,8 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 import simplejpeg
+
+from wdtrain import resize
 
 FOREGROUND = 128
 """A mask on disk is alpha 0..255; foreground is from here up."""
@@ -82,6 +84,11 @@ class DepthFormat:
     @property
     def is_logarithmic(self) -> bool:
         return self.kind in ("metric", "geometric")
+
+    @property
+    def larger_is_nearer(self) -> bool:
+        """Of two codes; relative depth is taken to grow with distance, as it is drawn."""
+        return self.kind == "inverse"
 
     @property
     def log_range(self) -> float:
@@ -183,7 +190,8 @@ def is_plain(data: bytes) -> bool:
 def decode_overlay(
     data: bytes | memoryview, *, at_least: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """uint8 [h, w, 3] RGB of a JPEG; `at_least` (height, width) allows DCT-scaled decoding."""
+    """uint8 [h, w, 3] RGB of a JPEG; `at_least` (height, width) allows DCT-scaled decoding, whose
+    last row and column may lie in the picture only in part (see `resize.py`)."""
     height, width = at_least or (0, 0)
     try:
         rgb: np.ndarray = simplejpeg.decode_jpeg(
@@ -192,6 +200,18 @@ def decode_overlay(
     except ValueError as error:
         raise TripleError(f"overlay cannot be decoded ({error})") from error
     return rgb
+
+
+def decode_scaled(
+    data: bytes | memoryview, size: tuple[int, int]
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """A JPEG decoded at the fewest eighths that still cover `size` (height, width): uint8 [h, w, 3]
+    RGB, and how many eighths of its pixels the picture is high and wide."""
+    stored = overlay_shape(data)
+    scale = resize.jpeg_scale(stored, size)
+    at_least = resize.scaled(stored, scale) if scale < resize.EIGHTHS else None
+    rgb = decode_overlay(data, at_least=at_least)
+    return rgb, (stored[0] * scale, stored[1] * scale)
 
 
 # ---------------------------------------------------------------------------- mask, depth: PNG
@@ -320,17 +340,24 @@ def decode_meta(data: bytes | memoryview) -> dict[str, Any]:
 
 
 def resize_triple_arrays(
-    overlay: np.ndarray, mask: np.ndarray, depth: np.ndarray, *, height: int, width: int
+    overlay: np.ndarray,
+    mask: np.ndarray,
+    depth: np.ndarray,
+    *,
+    height: int,
+    width: int,
+    larger_is_nearer: bool = False,
+    eighths: tuple[int, int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The three arrays at another size: overlay and mask by area, depth by nearest pixel.
+    """The three arrays at another size, edge on edge: overlay and mask by area, depth by the median
+    of its area, of two middle ones the nearer (see `resize.py`).
 
-    Depth is never averaged: a mean over an edge is the depth of nothing.
+    larger_is_nearer: of the depth's kind. eighths: the overlay's extent in eighths of its pixels,
+    where it was decoded at a fraction of its size.
     """
-    size = (width, height)
-    if overlay.shape[:2] != (height, width):
-        overlay = cv2.resize(overlay, size, interpolation=cv2.INTER_AREA)
-    if mask.shape != (height, width):
-        mask = cv2.resize(mask, size, interpolation=cv2.INTER_AREA)
-    if depth.shape != (height, width):
-        depth = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST_EXACT)
-    return overlay, mask, depth
+    size = (height, width)
+    return (
+        resize.area(overlay, size, eighths=eighths),
+        resize.area(mask, size),
+        resize.median(depth, size, larger_is_nearer=larger_is_nearer),
+    )

@@ -43,6 +43,10 @@ On many machines, all of which see SOURCE and TARGET: give each the same command
 the other, in any order; a part that was killed is given again. The one that finds all shards there
 writes the manifest. The bytes are those that one machine would have written.
 """
+SIZE_HELP: Final = (
+    "resize: the shorter side, shapes are kept (one of another shape than the others is rejected), "
+    "or height x width, to which all are brought; default: the source's size"
+)
 COMPRESSION_HELP: Final = "default zstd:9; raw zstd:-1 (fast: a third of the time, 1.1 x the bytes)"
 MAX_REJECTS: Final = (
     "share of samples that may be left out; above it nothing is packed; default 0.001"
@@ -72,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     add("target", metavar="TARGET", help="the folder of the dataset: new or empty")
     add("--encoding", choices=("image", "raw"), default="image", help="JPEG and PNG, or arrays")
     add("--compression", metavar="zstd:N|none", help=COMPRESSION_HELP)
-    add("--size", type=_size, metavar="S|HxW", help="resize to this; default: the source's size")
+    add("--size", type=_size, metavar="S|HxW", help=SIZE_HELP)
     add("--processes", type=int, metavar="N", help="default: the usable cores")
     add("--part", metavar="I/N", help="pack every N-th shard only, from the I-th")
     add("--engine", choices=ENGINES, default="processes", help=ENGINE_HELP)

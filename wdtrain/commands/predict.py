@@ -24,7 +24,9 @@ from wdtrain.learn.networks import build
 from wdtrain.learn.view import View, plain_view
 from wdtrain.record.checkpoint import Checkpoint, Checkpoints, load_weights
 from wdtrain.record.pictures import colour_depth, colour_mask, save_png
+from wdtrain.resize import size_for
 from wdtrain.store.manifest import Manifest
+from wdtrain.store.shrink import Resizer
 from wdtrain.stream import open_stream
 from wdtrain.triple import DepthFormat, encode_png
 
@@ -49,14 +51,16 @@ class Trained:
     networks: Mapping[str, torch.nn.Module]
     targets: Mapping[str, str]
     view: View
-    side: int
+    side: int  # the shorter one that the networks see, as in training
     device: torch.device
 
     def __call__(self, rgb: np.ndarray) -> dict[str, np.ndarray]:
         """By target, float32 [h, w] in 0..1 of a uint8 [h, w, 3] picture of any size."""
         height, width = rgb.shape[:2]
-        small = cv2.resize(rgb, self._inner_size(height, width), interpolation=cv2.INTER_AREA)
-        overlay = torch.from_numpy(small).permute(2, 0, 1)[None].to(self.device)
+        inner = size_for((height, width), self.side, multiple=STRIDE)
+        small = np.empty((1, *inner, 3), np.uint8)
+        Resizer((height, width), inner).shrink(np.ascontiguousarray(rgb)[None], small)
+        overlay = torch.from_numpy(small).permute(0, 3, 1, 2).to(self.device)
         found = {}
         for task, network in self.networks.items():
             unit = predict(network, overlay, normalisation=self.view.normalisation)
@@ -65,12 +69,6 @@ class Trained:
                 whole, (width, height), interpolation=cv2.INTER_LINEAR
             )
         return found
-
-    def _inner_size(self, height: int, width: int) -> tuple[int, int]:
-        """(width, height) that the networks see: the shorter side as in training."""
-        scale = self.side / min(height, width)
-        sides = (max(STRIDE, round(side * scale / STRIDE) * STRIDE) for side in (width, height))
-        return next(sides), next(sides)
 
 
 def load_trained(folder: Path, which: str, side: int | None) -> Trained:

@@ -14,8 +14,10 @@ import cv2
 import numpy as np
 
 from wdtrain import triple
+from wdtrain.resize import size_for
 from wdtrain.store import tar
 from wdtrain.store.plan import Settings
+from wdtrain.store.shrink import Resizer
 from wdtrain.store.source import Source
 from wdtrain.triple import FOREGROUND, DepthFormat, Triple, TripleError
 
@@ -25,6 +27,7 @@ _LONGEST_SUFFIX: Final = max(
     for names in (triple.IMAGE_MEMBERS, triple.RAW_MEMBERS)
     for suffix in names.values()
 )
+_SHOWN_VALUES: Final = 6
 _MAX_KEY: Final = tar.MAX_NAME - _LONGEST_SUFFIX
 
 
@@ -46,14 +49,33 @@ def prepare(source: Source, index: int, settings: Settings) -> Prepared:
     check_key(source.key(index))
     sample = source.load(index)
     check_key(sample.key)
+    _check_mask(sample.mask)
     if settings.encoding == "raw":
         jpeg, arrays = b"", _sized(sample, source.depth_format, settings)
     else:
         jpeg, arrays = _with_jpeg(sample, source.depth_format, settings)
     overlay, mask, depth = (np.ascontiguousarray(array) for array in arrays)
-    if mask.max() < FOREGROUND:
-        raise TripleError(f"empty mask: no pixel of it is {FOREGROUND} or above")
     return Prepared(sample.key, jpeg, overlay, mask, depth, triple.encode_meta(sample.meta))
+
+
+def _check_mask(mask: np.ndarray) -> None:
+    """TripleError for values that are no alpha: all are below foreground, and not all are 0."""
+    if mask.dtype == np.uint8 and 0 < mask.max(initial=0) < FOREGROUND:
+        raise TripleError(
+            f"mask without foreground: {shown_values(mask)} were found; foreground counts from "
+            f"{FOREGROUND}: an empty mask is 0 everywhere, and of labels triples.json says which "
+            'are foreground ({"mask": {"foreground": [1]}})'
+        )
+
+
+def shown_values(mask: np.ndarray) -> str:
+    """The different values of a mask in words: "values 0, 1 and 255"."""
+    values = [str(value) for value in np.unique(mask)]
+    if len(values) > _SHOWN_VALUES:
+        return f"{len(values)} values from {values[0]} to {values[-1]}"
+    if len(values) == 1:
+        return f"no value but {values[0]}"
+    return f"values {', '.join(values[:-1])} and {values[-1]}"
 
 
 def check_key(key: str) -> None:
@@ -85,21 +107,39 @@ def _with_jpeg(sample: Triple, depth: DepthFormat, settings: Settings) -> tuple[
 
 
 def _sized(sample: Triple, depth: DepthFormat, settings: Settings) -> Arrays:
-    """The three arrays at the dataset's size; a larger JPEG is decoded at a DCT scale."""
+    """The three arrays at the dataset's size; a larger JPEG is decoded at a fraction."""
     size = (settings.height, settings.width)
     overlay = sample.overlay
     if isinstance(overlay, bytes):
         full_size = triple.overlay_shape(overlay)
         _check_size(full_size, sample)
-        rgb = triple.decode_overlay(overlay, at_least=size if settings.resize else None)
+        _check_shape(full_size, settings)
+        rgb, eighths = triple.decode_scaled(overlay, size)
     else:
-        rgb, full_size = overlay, overlay.shape[:2]
+        rgb, full_size, eighths = overlay, overlay.shape[:2], None
+        _check_shape(full_size, settings)
     _check_arrays(rgb, sample, depth, overlay_size=full_size)
-    if full_size != size and not settings.resize:
+    from_rgb = Resizer(rgb.shape[:2], size, eighths=eighths)
+    from_stored = Resizer(full_size, size)
+    arrays = np.empty((1, *size, 3), np.uint8), np.empty((1, *size), np.uint8)
+    codes = np.empty((1, *size), depth.dtype)
+    from_rgb.shrink(np.ascontiguousarray(rgb)[None], arrays[0])
+    from_stored.shrink(np.ascontiguousarray(sample.mask)[None], arrays[1])
+    known = np.ascontiguousarray(sample.depth)[None]
+    from_stored.medians(known, codes, larger_is_nearer=depth.larger_is_nearer)
+    return arrays[0][0], arrays[1][0], codes[0]
+
+
+def _check_shape(full_size: tuple[int, int], settings: Settings) -> None:
+    """TripleError for a picture that would have to be cut or squeezed without having been asked."""
+    size = (settings.height, settings.width)
+    if not settings.resize and full_size != size:
         raise TripleError(f"wrong size: {full_size}, the others are {size}")
-    return triple.resize_triple_arrays(
-        rgb, sample.mask, sample.depth, height=settings.height, width=settings.width
-    )
+    if settings.keep_shape and size_for(full_size, min(size)) != size:
+        raise TripleError(
+            f"wrong shape: {full_size} would be squeezed to {size}, the shape of the others; give "
+            "the size as height x width if that is wanted"
+        )
 
 
 def _check_arrays(

@@ -201,7 +201,7 @@ def decode_row(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """overlay uint8 [h, w, 3], mask uint8 [h, w], depth uint8 or uint16 [h, w] of one sample.
 
-    `size`: (h, w) to bring them to; a JPEG is then decoded at a DCT scale. DamagedSample when a
+    `size`: (h, w) to bring them to; a JPEG is then decoded at a fraction. DamagedSample when a
     member cannot be decoded or has not the manifest's size. Raw rows are read-only views.
     """
     stored_size = (block.manifest.height, block.manifest.width)
@@ -209,11 +209,11 @@ def decode_row(
     if block.manifest.encoding == "raw":
         overlays, masks, depths = block.raw_arrays()
         arrays = overlays[row], masks[row], depths[row]
-        return triple.resize_triple_arrays(*arrays, height=size[0], width=size[1])
+        return _sized(arrays, size, None, block.manifest)
     overlay_jpeg, mask_png, depth_png, _ = block.members(row)
     try:
         overlay_shape = triple.overlay_shape(overlay_jpeg)
-        overlay = triple.decode_overlay(overlay_jpeg, at_least=size)
+        overlay, eighths = triple.decode_scaled(overlay_jpeg, size)
         mask = triple.decode_png(mask_png, name="mask", dtype=np.dtype(np.uint8))
         depth = triple.decode_png(depth_png, name="depth", dtype=block.manifest.depth.dtype)
     except triple.TripleError as error:
@@ -223,4 +223,19 @@ def decode_row(
             raise DamagedSample(
                 block.keys[row], f"{name} is {shape}, the manifest says {stored_size}"
             )
-    return triple.resize_triple_arrays(overlay, mask, depth, height=size[0], width=size[1])
+    return _sized((overlay, mask, depth), size, eighths, block.manifest)
+
+
+def _sized(
+    arrays: tuple[np.ndarray, np.ndarray, np.ndarray],
+    size: tuple[int, int],
+    eighths: tuple[int, int] | None,
+    manifest: Manifest,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return triple.resize_triple_arrays(
+        *arrays,
+        height=size[0],
+        width=size[1],
+        larger_is_nearer=manifest.depth.larger_is_nearer,
+        eighths=eighths,
+    )

@@ -21,6 +21,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
+from wdtrain.resize import size_for
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.rows import Filler, Part, Target
 from wdtrain.stream.batches import Batch, HostMemory, tensors
@@ -89,7 +90,7 @@ class Stream(torch.utils.data.IterableDataset[Batch]):
         threads: int,
         start: int,
         stop: int | None,
-        size: tuple[int, int] | None,
+        size: tuple[int, int],
         on_damage: DamagePolicy,
         damaged: dict[str, str] | None,
         pin_memory: bool,
@@ -98,7 +99,7 @@ class Stream(torch.utils.data.IterableDataset[Batch]):
         self.manifest, self.order = manifest, order
         self.batch_size, self.rank, self.world, self.threads = batch_size, rank, world, threads
         self.start, self.stop = start, stop
-        self.size = size or (manifest.height, manifest.width)
+        self.size = size
         self.on_damage, self.give_up = on_damage, give_up
         self.stages = Stages()
         self.damaged = {} if damaged is None else damaged
@@ -332,12 +333,12 @@ def open_stream(
 
     It ends after `epochs` (None: never), counted from the order's beginning, not from `cursor`.
     `batch_size` is that of all ranks together, a multiple of `chunk`; this rank gets the chunks
-    whose lane is its own (lane mod world). `size`: side, or (height, width), to decode at instead
-    of the dataset's own. `threads`: None takes the cores this process may use. `on_damage`:
-    "fatal" raises at a damaged block or sample, "skip" leaves its rows out and notes them in
-    `damaged`, a dict that several streams may share. `pin_memory`: batches lie in page-locked
-    memory, from which copies to a GPU overlap its work. `give_up`: asked now and then while a batch
-    is waited for; where it says yes, the iteration ends before that batch.
+    whose lane is its own (lane mod world). `size`: to read at instead of the dataset's own, the
+    shorter side (the shape is kept) or (height, width). `threads`: None takes the cores this
+    process may use. `on_damage`: "fatal" raises at a damaged block or sample, "skip" leaves its
+    rows out and notes them in `damaged`, a dict that several streams may share. `pin_memory`:
+    batches lie in page-locked memory, from which copies to a GPU overlap its work. `give_up`: asked
+    now and then while a batch is waited for; where it says yes, the iteration ends before it.
     Raises ValueError when a batch is not whole chunks, ranks outnumber lanes, or the cursor was
     saved for another order.
     """
@@ -361,7 +362,7 @@ def open_stream(
         threads=threads or own_cores(),
         start=cursor.position if cursor else 0,
         stop=None if epochs is None else epochs * order.samples,
-        size=(size, size) if isinstance(size, int) else size,
+        size=size_for((manifest.height, manifest.width), size),
         on_damage=on_damage,
         damaged=damaged,
         pin_memory=pin_memory,
