@@ -49,6 +49,15 @@ def test_a_value_of_the_wrong_kind_is_refused_by_key() -> None:
     assert "key=value" in refusal("train.steps")
 
 
+def test_a_size_is_the_shorter_side_or_a_pair(tmp_path: Path) -> None:
+    for text, size in (("32", 32), ("[32,64]", (32, 64)), ("null", None)):
+        recipe = load_recipe(PLAYGROUND, [f"data.size={text}"])
+        (tmp_path / "saved.yaml").write_text(recipe.as_yaml())
+        assert load_recipe(tmp_path / "saved.yaml", []).data.size == recipe.data.size == size
+    for text in ("8", "[32,8]", "0", "true", "abc", "[32]", "1.5"):
+        assert "data.size: " in refusal(f"data.size={text}")
+
+
 def test_a_batch_that_the_chunk_does_not_divide_is_refused_with_the_nearest() -> None:
     assert "the nearest is 96" in refusal("train.batch_size=100")
     assert "must divide data.chunk" in refusal("step.norm_group=5")

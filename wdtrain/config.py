@@ -16,8 +16,10 @@ from typing import Annotated, Any, Literal, Self, get_args, get_origin
 import omegaconf
 import yaml
 from omegaconf import OmegaConf
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
+
+from wdtrain.resize import size_for
 
 _FREE_KEYS = (
     "run.folder", "run.resume", "run.timeout_seconds", "log.", "checkpoint.", "cpu_threads",
@@ -30,8 +32,16 @@ class RecipeError(ValueError):
     """A recipe that cannot be run: names the key, what was found and what would work."""
 
 
-Side = Annotated[int, Field(ge=16)]
-"""Pixels of a side."""
+def _checked_size(size: Any) -> Any:
+    if size is not None and min(size_for((1, 1), size)) < SMALLEST_SIDE:
+        raise ValueError(f"no side may be below {SMALLEST_SIDE} pixels")
+    return size
+
+
+SMALLEST_SIDE = 16
+"""Pixels: networks halve a picture four times."""
+
+Size = Annotated[int | tuple[int, int] | None, BeforeValidator(_checked_size)]
 
 
 class Section(BaseModel):
@@ -44,7 +54,7 @@ class Data(Section):
     seed: int = Field(0, ge=0, description="seed of the order of samples")
     lanes: int = Field(32, ge=1, description="sub-streams an epoch is dealt to; at least the ranks")
     chunk: int = Field(32, ge=1, description="samples dealt to a lane at once; divides the batch")
-    size: Side | tuple[Side, Side] | None = Field(
+    size: Size = Field(
         None,
         description="pixels to read at: the shorter side (shapes are kept), or [height, width]; "
         "null: as stored",

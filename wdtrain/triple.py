@@ -13,6 +13,8 @@ import json
 import math
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -37,6 +39,13 @@ DepthKind = Literal["metric", "geometric", "inverse", "relative"]
 Number = Any
 """A float, a numpy array or a tensor: the arithmetic below reads the same on all three."""
 
+MOST_PIXELS = 1 << 28
+"""A picture may have so many; it is judged by its head, before anything is decoded."""
+
+_SHOWN_ERROR = 120
+_DEFLATE_MOST = 1032
+"""Times that deflated bytes may grow, at most (zlib's own figure)."""
+
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _ZLIB_STORED_HEADER = b"\x78\x01"
 _STORED_BLOCK = 65535
@@ -44,6 +53,29 @@ _STORED_BLOCK = 65535
 
 class TripleError(ValueError):
     """A triple that cannot be used: the message says what was found and why it cannot work."""
+
+
+@contextmanager
+def decoding(name: str) -> Iterator[None]:
+    """Whatever a decoder throws inside is a TripleError that names the picture."""
+    try:
+        yield
+    except TripleError:
+        raise
+    except Exception as error:
+        line = " ".join(str(error).split())[:_SHOWN_ERROR] or type(error).__name__
+        raise TripleError(f"{name} cannot be decoded ({line})") from error
+
+
+def check_pixels(height: int, width: int, *, name: str) -> None:
+    """TripleError for a picture without pixels, or of more than are read here."""
+    if height < 1 or width < 1:
+        raise TripleError(f"{name} is {width} x {height} pixels; it holds no picture")
+    if height * width > MOST_PIXELS:
+        raise TripleError(
+            f"{name} is {width:,} x {height:,} pixels; pictures of up to {MOST_PIXELS:,} pixels are "
+            "read; make it smaller"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,21 +202,13 @@ def encode_overlay(rgb: np.ndarray, quality: int = 90) -> bytes:
 
 
 def overlay_shape(data: bytes | memoryview) -> tuple[int, int]:
-    """(height, width) of a JPEG, from its header."""
+    """(height, width) of a JPEG as it is stored, from its header."""
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError as error:
         raise TripleError(f"overlay is not a readable JPEG ({error})") from error
+    check_pixels(height, width, name="overlay")
     return int(height), int(width)
-
-
-def is_plain(data: bytes) -> bool:
-    """Whether every reader sees the same in a JPEG: three colours, and no EXIF to turn it by."""
-    try:
-        colours = simplejpeg.decode_jpeg_header(data)[2]
-    except ValueError as error:
-        raise TripleError(f"overlay is not a readable JPEG ({error})") from error
-    return colours in ("YCbCr", "RGB") and b"Exif\0\0" not in data[:65536]
 
 
 def decode_overlay(
@@ -193,12 +217,10 @@ def decode_overlay(
     """uint8 [h, w, 3] RGB of a JPEG; `at_least` (height, width) allows DCT-scaled decoding, whose
     last row and column may lie in the picture only in part (see `resize.py`)."""
     height, width = at_least or (0, 0)
-    try:
+    with decoding("overlay"):
         rgb: np.ndarray = simplejpeg.decode_jpeg(
             data, "RGB", min_height=height, min_width=width, strict=True
         )
-    except ValueError as error:
-        raise TripleError(f"overlay cannot be decoded ({error})") from error
     return rgb
 
 
@@ -255,8 +277,22 @@ def stored_png_size(height: int, width: int, bits: int) -> int:
     return 8 + 25 + (12 + 2 + 5 * max(1, -(-line_bytes // _STORED_BLOCK)) + line_bytes + 4) + 12
 
 
-def decode_png(data: bytes | memoryview, *, name: str, dtype: np.dtype) -> np.ndarray:
-    """uint8 or uint16 [h, w] of a greyscale PNG of exactly this dtype.
+def png_holds_too_little(data: bytes) -> bool:
+    """Whether a PNG's bytes are fewer than its pixels can have been deflated to."""
+    width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
+    line_bytes = 1 + width * bits * {2: 3, 4: 2, 6: 4}.get(colour, 1) // 8
+    return bool(height * line_bytes > _DEFLATE_MOST * len(data))
+
+
+def decode_png(
+    data: bytes | memoryview,
+    *,
+    name: str,
+    dtype: np.dtype,
+    shape: tuple[int, int] | None = None,
+) -> np.ndarray:
+    """uint8 or uint16 [h, w] of a greyscale PNG of exactly this dtype and, if given, this shape,
+    which its head says before anything is decoded.
 
     A palette, colour or alpha picture, or one of another depth, is refused by `name`: converting
     it silently would change what its values mean.
@@ -271,9 +307,18 @@ def decode_png(data: bytes | memoryview, *, name: str, dtype: np.dtype) -> np.nd
             f"{name} is a {bits}-bit {kinds.get(colour, 'unknown')} PNG; "
             f"{dtype.itemsize * 8}-bit greyscale is needed; convert it"
         )
+    width, height = struct.unpack_from(">II", data, 16)
+    check_pixels(height, width, name=name)
+    if shape is not None and shape != (height, width):
+        raise TripleError(f"{name} is {(height, width)}, the manifest says {shape}")
     pixels = _stored_pixels(data)
+    if pixels is None and png_holds_too_little(data):
+        raise TripleError(
+            f"{name} is damaged: its {len(data):,} bytes cannot hold {width:,} x {height:,} pixels"
+        )
     if pixels is None:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        with decoding(name):
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.ndim != 2 or pixels.dtype != dtype:
         raise TripleError(f"{name} cannot be decoded: the PNG is damaged")
     return pixels

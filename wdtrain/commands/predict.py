@@ -22,6 +22,7 @@ from wdtrain.learn.build import load_state
 from wdtrain.learn.evaluate import predict
 from wdtrain.learn.networks import build
 from wdtrain.learn.view import View, plain_view
+from wdtrain.pictures import read_rgb
 from wdtrain.record.checkpoint import Checkpoint, Checkpoints, load_weights
 from wdtrain.record.pictures import colour_depth, colour_mask, save_png
 from wdtrain.resize import size_for
@@ -106,19 +107,11 @@ def pictures_of_files(paths: Sequence[Path]) -> dict[str, np.ndarray]:
         if not path.is_file():
             what = "is a folder" if path.is_dir() else "does not exist"
             raise ValueError(f"{path} {what}; name picture files")
-        bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        if bgr is None or _is_cut_off(path):
-            raise ValueError(f"{path} cannot be read as a picture, or is cut off; fetch it again")
+        rgb = read_rgb(path.read_bytes(), name=str(path))
         if path.stem in pictures:
             raise ValueError(f"two pictures are named {path.stem}; their results would be one file")
-        pictures[path.stem] = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+        pictures[path.stem] = rgb
     return pictures
-
-
-def _is_cut_off(path: Path) -> bool:
-    """Whether a JPEG lacks its end, which OpenCV would fill with grey and say nothing of."""
-    data = path.read_bytes()
-    return data.startswith(b"\xff\xd8") and b"\xff\xd9" not in data[-64:]
 
 
 def pictures_of_split(recipe: Recipe, split: str, count: int) -> dict[str, np.ndarray]:

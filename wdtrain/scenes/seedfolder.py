@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import simplejpeg
 
-from wdtrain.triple import DepthFormat, Triple, TripleError, overlay_shape
+from wdtrain.pictures import look, read_grey
+from wdtrain.triple import DepthFormat, Triple, TripleError
 
 _FOLDERS = (("fg", ""), ("mask", "mask_"), ("depth", "depth_"))
 _ENDING = ".jpg"
@@ -78,8 +78,8 @@ class SeedFolder:
         """Triple `index`; TripleError says which of its files is missing or cannot be used."""
         name = self.names[index]
         overlay, mask, depth = (self._bytes(part, name) for part in _FOLDERS)
-        shape = overlay_shape(overlay)
-        greys = [_grey(data, part) for data, part in ((mask, "mask"), (depth, "depth"))]
+        shape = look(overlay, name="overlay").shown
+        greys = [read_grey(data, name=part) for data, part in ((mask, "mask"), (depth, "depth"))]
         for part, grey in zip(("mask", "depth"), greys, strict=True):
             if grey.shape != shape:
                 raise TripleError(
@@ -106,12 +106,3 @@ class SeedFolder:
 def _number(name: str, part: str) -> int:
     found = re.search(rf"{part}[-_]?(\d+)", name)
     return int(found.group(1)) if found else -1
-
-
-def _grey(data: bytes, part: str) -> np.ndarray:
-    """uint8 [h, w] of a JPEG, grey or colour."""
-    try:
-        grey: np.ndarray = simplejpeg.decode_jpeg(data, "GRAY", strict=True)[..., 0]
-    except ValueError as error:
-        raise TripleError(f"{part} cannot be decoded ({error})") from error
-    return grey

@@ -13,11 +13,12 @@ from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import Any, Final
 
-import cv2
 import numpy as np
 import xxhash
 
 from wdtrain import triple
+from wdtrain.pictures import read_rgb, turned_like
+from wdtrain.store.declared import read_declared
 from wdtrain.store.errors import StoreError
 from wdtrain.store.expecting import expecting
 from wdtrain.store.listing import OVERLAY_SUFFIXES, list_folder
@@ -74,8 +75,12 @@ class FolderSource:
             )
         declared = declaration(self._folder)
         self.declares_depth = "depth" in declared
-        self.depth_format = self._depth_format(declared.get("depth"))
+        guess = None if self.declares_depth else self._guessed_depth()
+        self.declared = read_declared(declared, guess)
+        self.depth_format = self.declared.depth
         self.description: dict[str, Any] = {"kind": "folder", "listing": listing.digest}
+        if said := {name: declared[name] for name in ("depth", "mask") if name in declared}:
+            self.description["declared"] = said
         if "source" in declared:
             self.description["made_from"] = declared["source"]
         self._backgrounds, self._cutouts = self._read_parts(listing.has_json)
@@ -101,11 +106,13 @@ class FolderSource:
             overlay = _decode_overlay_png(bytes(overlay))
         mask = self._read(index, ".mask.png", "mask")
         depth = self._read(index, ".depth.png", "depth")
+        alpha = decode_png(mask, name="mask", dtype=_MASK_DTYPE)
+        codes = decode_png(depth, name="depth", dtype=self.declared.depth_dtype)
         return Triple(
             key=self.key(index),
             overlay=overlay,
-            mask=decode_png(mask, name="mask", dtype=_MASK_DTYPE),
-            depth=decode_png(depth, name="depth", dtype=self.depth_format.dtype),
+            mask=self.declared.alpha(turned_like(mask, alpha, name="mask")),
+            depth=self.declared.codes(turned_like(depth, codes, name="depth")),
             meta=self._meta(index),
         )
 
@@ -139,13 +146,8 @@ class FolderSource:
             raise TripleError(f"unreadable json: {error.strerror}") from error
         return triple.decode_meta(data)
 
-    def _depth_format(self, declared: dict[str, Any] | None) -> DepthFormat:
-        """What the folder declares; else `relative`, with the bits of its first depth PNG."""
-        if declared is not None:
-            try:
-                return DepthFormat(**declared)
-            except (TypeError, TripleError) as error:
-                raise StoreError(f"{TRIPLES} declares a depth that cannot be: {error}") from error
+    def _guessed_depth(self) -> DepthFormat:
+        """`relative`, with the bits of the first depth PNG."""
         for index in range(min(len(self), _NUM_PROBES)):
             path = Path(os.fsdecode(self._path(index, ".depth.png")))
             if path.exists():
@@ -218,8 +220,4 @@ def _decode_overlay_png(data: bytes) -> np.ndarray:
             f"overlay PNG: {data[24]} bits of colour type {data[25]}; 8-bit RGB (type 2) is "
             "needed; convert it"
         )
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    if pixels is None:
-        raise TripleError("overlay cannot be decoded: the PNG is damaged")
-    rgb: np.ndarray = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-    return rgb
+    return read_rgb(data, name="overlay")

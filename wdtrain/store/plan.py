@@ -17,7 +17,7 @@ import numpy as np
 import simplejpeg
 import zstandard
 
-from wdtrain import triple
+from wdtrain import pictures, triple
 from wdtrain.resize import size_for
 from wdtrain.store.errors import StoreError
 from wdtrain.store.manifest import Encoding, canonical
@@ -147,7 +147,8 @@ def probe_size(source: Source) -> tuple[int, int]:
     for index in dict.fromkeys(np.linspace(0, len(source) - 1, _NUM_PROBES).astype(int).tolist()):
         try:
             overlay = source.load(index).overlay
-            size = triple.overlay_shape(overlay) if isinstance(overlay, bytes) else overlay.shape
+            is_file = isinstance(overlay, bytes)
+            size = pictures.look(overlay, name="overlay").shown if is_file else overlay.shape
             sizes[size[0], size[1]] += 1
         except triple.TripleError as error:
             reasons.append(f"{source.key(index)}: {error}")

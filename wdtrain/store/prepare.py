@@ -13,7 +13,7 @@ from typing import Any, Final
 import cv2
 import numpy as np
 
-from wdtrain import triple
+from wdtrain import pictures, triple
 from wdtrain.resize import size_for
 from wdtrain.store import tar
 from wdtrain.store.plan import Settings
@@ -27,6 +27,7 @@ _LONGEST_SUFFIX: Final = max(
     for names in (triple.IMAGE_MEMBERS, triple.RAW_MEMBERS)
     for suffix in names.values()
 )
+_COLOURS: Final = 3
 _SHOWN_VALUES: Final = 6
 _MAX_KEY: Final = tar.MAX_NAME - _LONGEST_SUFFIX
 
@@ -93,14 +94,17 @@ Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def _with_jpeg(sample: Triple, depth: DepthFormat, settings: Settings) -> tuple[bytes, Arrays]:
-    """The stored JPEG and the arrays a reader gets. A JPEG that fits passes byte for byte."""
+    """The stored JPEG and the arrays a reader gets. A JPEG that fits passes byte for byte, less its
+    EXIF, which says nothing of its pixels unless it turns them, and less what lies behind its end."""
     size = (settings.height, settings.width)
     overlay = sample.overlay
-    fits = isinstance(overlay, bytes) and triple.overlay_shape(overlay) == size
-    if fits and isinstance(overlay, bytes) and triple.is_plain(overlay):
-        rgb = triple.decode_overlay(overlay)
-        _check_arrays(rgb, sample, depth)
-        return overlay, (rgb, sample.mask, sample.depth)
+    if isinstance(overlay, bytes):
+        head = pictures.look(overlay, name="overlay")
+        if head.shown == size and head.turn == 1 and head.channels == _COLOURS:
+            jpeg = pictures.plain_jpeg(overlay)
+            rgb = triple.decode_overlay(jpeg)
+            _check_arrays(rgb, sample, depth)
+            return jpeg, (rgb, sample.mask, sample.depth)
     rgb, mask, codes = _sized(sample, depth, settings)
     jpeg = triple.encode_overlay(rgb, settings.jpeg_quality)
     return jpeg, (triple.decode_overlay(jpeg), mask, codes)
@@ -111,10 +115,14 @@ def _sized(sample: Triple, depth: DepthFormat, settings: Settings) -> Arrays:
     size = (settings.height, settings.width)
     overlay = sample.overlay
     if isinstance(overlay, bytes):
-        full_size = triple.overlay_shape(overlay)
-        _check_size(full_size, sample)
+        head = pictures.look(overlay, name="overlay")
+        full_size, eighths = head.shown, None
+        _check_size(full_size, sample, turn=head.turn)
         _check_shape(full_size, settings)
-        rgb, eighths = triple.decode_scaled(overlay, size)
+        if head.turn == 1 and head.channels <= _COLOURS:
+            rgb, eighths = triple.decode_scaled(pictures.plain_jpeg(overlay), size)
+        else:
+            rgb = pictures.read_rgb(overlay, name="overlay")
     else:
         rgb, full_size, eighths = overlay, overlay.shape[:2], None
         _check_shape(full_size, settings)
@@ -159,10 +167,13 @@ def _check_arrays(
     _check_size(overlay_size or rgb.shape[:2], sample)
 
 
-def _check_size(overlay_size: tuple[int, ...], sample: Triple) -> None:
+def _check_size(overlay_size: tuple[int, ...], sample: Triple, *, turn: int = 1) -> None:
+    shown = "" if turn == 1 else f" as its EXIF orientation {turn} shows it"
     for name, shape in (("mask", sample.mask.shape), ("depth", sample.depth.shape)):
         if shape != overlay_size:
-            raise TripleError(f"{name} of another size: {shape}, the overlay is {overlay_size}")
+            raise TripleError(
+                f"{name} of another size: {shape}, the overlay is {overlay_size}{shown}"
+            )
 
 
 class OverlaySums:

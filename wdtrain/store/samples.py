@@ -212,17 +212,14 @@ def decode_row(
         return _sized(arrays, size, None, block.manifest)
     overlay_jpeg, mask_png, depth_png, _ = block.members(row)
     try:
-        overlay_shape = triple.overlay_shape(overlay_jpeg)
+        if (found := triple.overlay_shape(overlay_jpeg)) != stored_size:
+            raise triple.TripleError(f"overlay is {found}, the manifest says {stored_size}")
         overlay, eighths = triple.decode_scaled(overlay_jpeg, size)
-        mask = triple.decode_png(mask_png, name="mask", dtype=np.dtype(np.uint8))
-        depth = triple.decode_png(depth_png, name="depth", dtype=block.manifest.depth.dtype)
+        uint8, depth_dtype = np.dtype(np.uint8), block.manifest.depth.dtype
+        mask = triple.decode_png(mask_png, name="mask", dtype=uint8, shape=stored_size)
+        depth = triple.decode_png(depth_png, name="depth", dtype=depth_dtype, shape=stored_size)
     except triple.TripleError as error:
         raise DamagedSample(block.keys[row], str(error)) from error
-    for name, shape in zip(MEMBERS, (overlay_shape, mask.shape, depth.shape), strict=False):
-        if shape != stored_size:
-            raise DamagedSample(
-                block.keys[row], f"{name} is {shape}, the manifest says {stored_size}"
-            )
     return _sized((overlay, mask, depth), size, eighths, block.manifest)
 
 
