@@ -1,4 +1,4 @@
-"""Reading a picture that somebody brought, for every tool: whole, as viewers show it, not too large.
+"""Reading a picture that somebody brought, for every tool: whole and as viewers show it.
 
 Owns what is read of a file's head before anything is decoded: its kind, size, and the turn that
 EXIF asks for (JPEG, PNG, WebP and TIFF alike). Whatever a decoder throws becomes a TripleError, so
@@ -75,7 +75,7 @@ def read_rgb(data: bytes, *, name: str) -> np.ndarray:
         if jpeg_end(data) is None:
             raise TripleError(f"{name} is cut off: a JPEG's end is missing; fetch it again")
         if header.channels != 4:  # else inks: simplejpeg does not make colours of them
-            return _turned(triple.decode_overlay(data), header.turn)
+            return _turned(triple.decode_overlay(data, name=name), header.turn)
     return np.ascontiguousarray(_decoded(data, cv2.IMREAD_COLOR, header, name)[..., ::-1])
 
 

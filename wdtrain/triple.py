@@ -73,8 +73,8 @@ def check_pixels(height: int, width: int, *, name: str) -> None:
         raise TripleError(f"{name} is {width} x {height} pixels; it holds no picture")
     if height * width > MOST_PIXELS:
         raise TripleError(
-            f"{name} is {width:,} x {height:,} pixels; pictures of up to {MOST_PIXELS:,} pixels are "
-            "read; make it smaller"
+            f"{name} is {width:,} x {height:,} pixels; pictures of up to {MOST_PIXELS:,} are read; "
+            "make it smaller"
         )
 
 
@@ -212,12 +212,15 @@ def overlay_shape(data: bytes | memoryview) -> tuple[int, int]:
 
 
 def decode_overlay(
-    data: bytes | memoryview, *, at_least: tuple[int, int] | None = None
+    data: bytes | memoryview,
+    *,
+    at_least: tuple[int, int] | None = None,
+    name: str = "overlay",
 ) -> np.ndarray:
     """uint8 [h, w, 3] RGB of a JPEG; `at_least` (height, width) allows DCT-scaled decoding, whose
     last row and column may lie in the picture only in part (see `resize.py`)."""
     height, width = at_least or (0, 0)
-    with decoding("overlay"):
+    with decoding(name):
         rgb: np.ndarray = simplejpeg.decode_jpeg(
             data, "RGB", min_height=height, min_width=width, strict=True
         )

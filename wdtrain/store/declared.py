@@ -97,7 +97,7 @@ def _ambiguous(depth: DepthFormat, known: np.ndarray) -> str:
     near, far = depth.decode(np.array([known.min(), known.max()]))
     return (
         f"depth that may be millimetres: its values are {known.min():,} to {known.max():,}, which "
-        f"as logarithmic codes would be {near:.3f} to {far:.3f} m; add to the depth in triples.json "
+        f"as logarithmic codes would be {near:.3f} to {far:.3f} m; add to depth in triples.json "
         '"unit": "mm" (or "cm", "m"), or "scale" with the values a metre (TUM 5000, KITTI 256), or '
         '"unit": "code" if codes they are'
     )
@@ -144,6 +144,25 @@ def read_declared(document: dict[str, Any], guess: DepthFormat | None) -> Declar
         return Declared(depth, depth.bits, None, is_sure, labels)
     stored = DepthFormat(kind=depth.kind, near_m=depth.near_m, far_m=depth.far_m, bits=16)
     return Declared(stored, words.get("bits", 16), per_metre, True, labels)
+
+
+def note_of(folder: object, document: dict[str, Any]) -> str | None:
+    """What a user should know of how the depth of a folder is taken; None where it is said."""
+    if "depth" not in document:
+        return (
+            f"{folder} has no triples.json that says what its depth is, so it is packed as "
+            "relative, with the bits of its PNGs (pack-shards --help says how to declare it)"
+        )
+    declared = read_declared(document, None)
+    if declared.is_sure or declared.bits == 8:
+        return None
+    depth = declared.depth
+    code = int(depth.encode(np.array([4.0]))[0])
+    return (
+        f"the depth of {folder} is taken for logarithmic codes of {depth.near_m:g} to "
+        f"{depth.far_m:g} m, {code:,} being 4 m, since its triples.json names no unit; if it is "
+        "linear, declare its unit or scale and pack it again (pack-shards --help)"
+    )
 
 
 def _section(name: str, document: dict[str, Any]) -> dict[str, Any]:

@@ -147,9 +147,10 @@ def probe_size(source: Source) -> tuple[int, int]:
     for index in dict.fromkeys(np.linspace(0, len(source) - 1, _NUM_PROBES).astype(int).tolist()):
         try:
             overlay = source.load(index).overlay
-            is_file = isinstance(overlay, bytes)
-            size = pictures.look(overlay, name="overlay").shown if is_file else overlay.shape
-            sizes[size[0], size[1]] += 1
+            if isinstance(overlay, bytes):
+                sizes[pictures.look(overlay, name="overlay").shown] += 1
+            else:
+                sizes[overlay.shape[0], overlay.shape[1]] += 1
         except triple.TripleError as error:
             reasons.append(f"{source.key(index)}: {error}")
     if not sizes:

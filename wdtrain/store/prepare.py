@@ -95,7 +95,7 @@ Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 def _with_jpeg(sample: Triple, depth: DepthFormat, settings: Settings) -> tuple[bytes, Arrays]:
     """The stored JPEG and the arrays a reader gets. A JPEG that fits passes byte for byte, less its
-    EXIF, which says nothing of its pixels unless it turns them, and less what lies behind its end."""
+    EXIF, if that turns nothing, and less what lies behind its end."""
     size = (settings.height, settings.width)
     overlay = sample.overlay
     if isinstance(overlay, bytes):
