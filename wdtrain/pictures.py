@@ -57,7 +57,7 @@ def look(data: bytes, *, name: str) -> Header:
             try:
                 header = read(data)
             except (struct.error, IndexError, ValueError) as error:
-                raise TripleError(f"{name} cannot be read: its head is damaged") from error
+                raise TripleError(f"{name} cannot be decoded: its head is damaged") from error
             check_pixels(header.height, header.width, name=name)
             if _holds_too_little(header, data):
                 raise TripleError(
@@ -65,7 +65,7 @@ def look(data: bytes, *, name: str) -> Header:
                     f"{header.height} pixels of its head"
                 )
             return header
-    raise TripleError(f"{name} is no picture that is read here ({', '.join(KINDS)})")
+    raise TripleError(f"{name} cannot be decoded: it is none of {', '.join(KINDS)}")
 
 
 def read_rgb(data: bytes, *, name: str) -> np.ndarray:
@@ -73,7 +73,7 @@ def read_rgb(data: bytes, *, name: str) -> np.ndarray:
     header = look(data, name=name)
     if header.kind == "JPEG":
         if jpeg_end(data) is None:
-            raise TripleError(f"{name} is cut off: a JPEG's end is missing; fetch it again")
+            raise TripleError(f"{name} cannot be decoded: it is cut off; fetch it again")
         if header.channels != 4:  # else inks: simplejpeg does not make colours of them
             return _turned(triple.decode_overlay(data, name=name), header.turn)
     return np.ascontiguousarray(_decoded(data, cv2.IMREAD_COLOR, header, name)[..., ::-1])
@@ -141,7 +141,7 @@ def plain_jpeg(data: bytes) -> bytes:
     """
     end = jpeg_end(data)
     if end is None:
-        raise TripleError("overlay is cut off: a JPEG's end is missing")
+        raise TripleError("overlay cannot be decoded: it is cut off")
     kept, at = [], 0
     for marker, start, stop in _segments(data):
         body = data[start + 4 : start + 4 + len(_EXIF)]

@@ -149,9 +149,10 @@ def read_declared(document: dict[str, Any], guess: DepthFormat | None) -> Declar
 def note_of(folder: object, document: dict[str, Any]) -> str | None:
     """What a user should know of how the depth of a folder is taken; None where it is said."""
     if "depth" not in document:
+        lacks = "'s triples.json does not declare depth" if document else " has no triples.json"
         return (
-            f"{folder} has no triples.json that says what its depth is, so it is packed as "
-            "relative, with the bits of its PNGs (pack-shards --help says how to declare it)"
+            f"{folder}{lacks}, so its depth is packed as relative, with the bits of its PNGs "
+            "(pack-shards --help says how to declare it)"
         )
     declared = read_declared(document, None)
     if declared.is_sure or declared.bits == 8:
