@@ -22,9 +22,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt $(wildcard wdtrain/store/*.c)
 
 demo: $(VENV)/.ready
 	$(BIN)/python tools/pack-shards playground:count=$(DEMO_COUNT),size=$(DEMO_SIZE),difficulty=0.3 shards/playground --encoding image --compression zstd:9
-	$(BIN)/python tools/inspect-shards grid shards/playground --out shards/playground-grid.png
+	$(BIN)/python tools/inspect-shards grid shards/playground --out shards/playground-grid.png --overwrite
 	$(BIN)/accelerate launch --config_file accelerate_config.yaml wdtrain/train.py --config recipes/playground.yaml
-	$(BIN)/python tools/predict runs/playground --split val-new-new --count 8 --out predictions/playground
+	$(BIN)/python tools/predict runs/playground --split val-new-new --count 8 --out predictions/playground --overwrite
 
 DEMO_COUNT ?= 20000
 DEMO_SIZE ?= 64
@@ -41,4 +41,4 @@ mutants: $(VENV)/.ready
 	$(BIN)/python tests/mutants/run.py
 
 clean:
-	rm -rf shards/playground runs/playground predictions/playground
+	rm -rf shards/playground shards/playground-grid.png runs/playground predictions/playground

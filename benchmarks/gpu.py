@@ -152,7 +152,14 @@ class Bench:
         for task in ("mask",) if self.is_dry else ("both", "mask", "depth"):
             path = self.folder / f"step-{task}.json"
             _, text = self.python(
-                "benchmarks/step.py", "--tasks", task, *size, *how, "--json", str(path)
+                "benchmarks/step.py",
+                "--tasks",
+                task,
+                *size,
+                *how,
+                "--json",
+                str(path),
+                "--overwrite",
             )
             self.found[f"step, {task}"] = text
 

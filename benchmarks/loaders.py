@@ -9,7 +9,6 @@ that cannot be installed or fails is a line of the table that says why. See benc
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import sys
@@ -19,6 +18,7 @@ BENCHMARKS = Path(__file__).resolve().parent
 ROOT = BENCHMARKS.parent
 sys.path.insert(1, str(ROOT))
 
+from findings import Keep, add_options, keeper  # noqa: E402
 from peers.bench import Settings, measure  # noqa: E402
 from peers.environments import Environments  # noqa: E402
 from peers.results import ratio_table, table, verdicts  # noqa: E402
@@ -48,7 +48,7 @@ def main() -> None:
         cache=options.cache.resolve(),
         environments=Environments(options.envs.resolve(), BENCHMARKS),
     )
-    report(settings, options.json)
+    report(settings, keeper(parser, options))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -62,23 +62,23 @@ def build_parser() -> argparse.ArgumentParser:
     add("--quick", action="store_true", help="2,000 pictures and one short round: does it run?")
     add("--only", default="", metavar="NAME,...", help="these rows alone")
     add("--workers", type=int, choices=WORKERS, help="with so many workers alone")
-    add("--json", type=Path, metavar="FILE", help="write everything that was measured")
     add("--list", action="store_true", help="print the names of the rows and stop")
     add("--envs", type=Path, default=ROOT / ".bench-envs", help="where environments are made")
     add("--cache", type=Path, default=ROOT / ".bench-data", help="where data are made")
+    add_options(parser)
     return parser
 
 
-def report(settings: Settings, json_file: Path | None) -> None:
-    """The tables on stdout, and all of it as JSON."""
+def report(settings: Settings, keep: Keep) -> None:
+    """The tables on stdout, and all of it kept."""
     results = measure(settings)
     found = verdicts(results)
     cores = len(os.sched_getaffinity(0))
     machine = f"{platform.machine()}, {cores} cores, Python {platform.python_version()}"
     print(f"\n{machine}; {settings.count:,} triples; medians of {settings.repeat}\n")
     print(f"{table(results)}\n\n{ratio_table(found)}")
-    if json_file is not None:
-        document = {
+    keep(
+        {
             "machine": machine,
             "count": settings.count,
             "repeat": settings.repeat,
@@ -86,7 +86,7 @@ def report(settings: Settings, json_file: Path | None) -> None:
             "rows": [result.as_dict() for result in results.values()],
             "ratios": [verdict.as_dict() for verdict in found],
         }
-        json_file.write_text(json.dumps(document, indent=1) + "\n")
+    )
 
 
 if __name__ == "__main__":

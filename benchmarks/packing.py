@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import multiprocessing
 import os
 import random
@@ -42,6 +41,7 @@ from typing import Any
 import cv2
 import numpy as np
 import zstandard
+from findings import add_options, keeper
 
 from wdtrain import triple
 from wdtrain.commands.make_triples import write_triples
@@ -279,11 +279,12 @@ def main() -> None:
     )
     parser.add_argument("--count", type=int, default=20000)
     parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="write every number here")
     parser.add_argument("--folder", type=Path, help="keep the triples here; default: temporary")
     parser.add_argument("--cold", action="store_true", help="files not in memory")
     parser.add_argument("--quick", action="store_true", help="2,000 triples, one round")
+    add_options(parser)
     options = parser.parse_args()
+    keep = keeper(parser, options)
     count, repeat = (2000, 1) if options.quick else (options.count, options.repeat)
     with tempfile.TemporaryDirectory() as scratch:
         kept = options.folder or Path(scratch)
@@ -305,10 +306,8 @@ def main() -> None:
                 touch(folders[run.pixels], cold=options.cold)
                 results[run].append(in_fresh_process(run, folders[run.pixels], out))
     rows = report(results, count)
-    if options.json:
-        each = {str(run): [asdict(one) for one in found] for run, found in results.items()}
-        document = {"count": count, "cold": options.cold, "medians": rows, "rounds": each}
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
+    each = {str(run): [asdict(one) for one in found] for run, found in results.items()}
+    keep({"count": count, "cold": options.cold, "medians": rows, "rounds": each})
 
 
 if __name__ == "__main__":

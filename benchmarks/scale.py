@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from findings import add_options, keeper
 
 from wdtrain.scenes.playground import Playground
 from wdtrain.store.manifest import FORMAT, NAME, VERSION, Manifest, digest_of
@@ -192,7 +193,17 @@ def write_billion(target: Path) -> float:
         "height": SIZE,
         "width": SIZE,
         "samples_per_block": 64,
-        "fields": {"depth": DepthFormat().as_dict()},
+        "fields": {
+            "overlay": {"member": "overlay.jpg", "dtype": "uint8", "shape": [SIZE, SIZE, 3]},
+            "mask": {"member": "mask.png", "dtype": "uint8", "shape": [SIZE, SIZE]},
+            "depth": {
+                "member": "depth.png",
+                "dtype": "uint8",
+                "shape": [SIZE, SIZE],
+                **DepthFormat().as_dict(),
+            },
+            "meta": {"member": "json"},
+        },
         "splits": {"train": {"samples": BILLION, "shards": shards}},
         "overlay": {"pixels": 1, "sum": [0, 0, 0], "square_sum": [0, 0, 0]},
         "settings": {},
@@ -268,13 +279,14 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="400,000 playground triples as well")
     parser.add_argument("--folder", type=Path, help="where datasets are kept; default: nowhere")
     parser.add_argument("--repeat", type=int, default=5, help="rounds, of which medians are shown")
-    parser.add_argument("--json", type=Path, help="write what was found here too")
     parser.add_argument("--measure", nargs="+", help=argparse.SUPPRESS)
+    add_options(parser)
     options = parser.parse_args()
     if options.measure:
         name, *arguments = options.measure
         print(json.dumps(MEASURES[name](*arguments)))
         return
+    keep = keeper(parser, options)
     counts = COUNTS[:-1] if options.quick else COUNTS
     repeat = 1 if options.quick else options.repeat
     with tempfile.TemporaryDirectory() as temporary:
@@ -288,8 +300,7 @@ def main() -> None:
         found |= measure_memory(urls, (repeat + 1) // 2)
     for name, value in found.items():
         print(f"{name:<86} {value:>10,.3f}")
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1))
+    keep(found)
 
 
 if __name__ == "__main__":

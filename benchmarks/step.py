@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
 import platform
 import signal
@@ -42,6 +41,7 @@ BENCHMARKS = Path(__file__).resolve().parent
 ROOT = BENCHMARKS.parent
 sys.path.insert(1, str(ROOT))
 
+from findings import add_options, keeper  # noqa: E402
 from steps.measure import Result, measure  # noqa: E402
 from steps.ours import Ours, OursWithRecord  # noqa: E402
 from steps.plain import Accelerated, Bare, BareByPart, unaugmented  # noqa: E402
@@ -50,6 +50,7 @@ from steps.turn import Contender  # noqa: E402
 from steps.whole import Failed, WholeTraining  # noqa: E402
 from steps.work import Settings, Work, open_work  # noqa: E402
 
+from wdtrain.learn.devices import indexed  # noqa: E402
 from wdtrain.learn.heap import keep_freed_memory  # noqa: E402
 from wdtrain.learn.targets import Target  # noqa: E402
 from wdtrain.scenes.playground import Playground  # noqa: E402
@@ -157,7 +158,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--packages", type=Path, default=ROOT / ".bench-envs" / "step", help="where Lightning is")
     add("--plain-heap", action="store_true", help="leave glibc's heap as it is, for everybody")
     add("--quick", action="store_true", help="one round of two steps: does it run?")
-    add("--json", type=Path, metavar="FILE", help="write everything that was measured")
+    add_options(parser)
     return parser
 
 
@@ -191,7 +192,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         norm_group=options.norm_group,
         precision=options.precision,
         threads=options.threads,
-        device=torch.device(options.device),
+        device=indexed(options.device),
     )
 
 
@@ -202,6 +203,7 @@ def main() -> None:
         settings = settings_of(options)
     except ValueError as error:
         parser.error(str(error))
+    keep = keeper(parser, options)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that train.py is ended too
     torch.set_num_threads(settings.threads)
     if settings.device.type == "cpu" and not options.plain_heap:
@@ -214,9 +216,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         results = compare(settings, Path(scratch), options)
     print(report(machine, settings, results))
-    if options.json:
-        document = as_document(machine, settings, results)
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
+    keep(as_document(machine, settings, results))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ webdataset reads the `.tar` mode with its own decoder (`torchrgb8`) and no worke
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import torch
 import webdataset as wds
+from findings import add_options, keeper
 
 from wdtrain.scenes.playground import Playground
 from wdtrain.store.manifest import Manifest
@@ -60,8 +60,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=5000)
     parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--json", type=Path)
+    add_options(parser)
     options = parser.parse_args()
+    keep = keeper(parser, options)
     cores = len(os.sched_getaffinity(0))
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -97,8 +98,7 @@ def main() -> None:
         found |= {name: statistics.median(values[1:]) for name, values in rates.items()}
     for name, value in found.items():
         print(f"{name:<58} {value:>10,.2f}")
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1))
+    keep(found)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""What every test runs under: one thread of arithmetic a process, since tests run side by side.
+"""What every test runs under: one thread of arithmetic a process, and a time limit.
 
-Two processes of two OpenMP threads each on two cores wait for one another at every layer, which is
-ten times slower than one thread each.
+Tests run side by side, and two processes of two OpenMP threads each on two cores wait for one
+another at every layer, which is ten times slower than one thread each. The limit holds where
+pytest-timeout is installed; as an option in pyproject.toml it would be an error elsewhere.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import signal
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch, and for the processes that tests start
+os.environ.setdefault("PYTEST_TIMEOUT", "300")
 
 from hypothesis import settings
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from wdtrain.config import Recipe, RecipeError, fields_of, help_text, load_recipe
+from wdtrain.settings import parse_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 PLAYGROUND = ROOT / "recipes" / "playground.yaml"
@@ -42,20 +43,53 @@ def test_a_mistyped_key_is_refused_with_the_nearest() -> None:
 def test_a_value_of_the_wrong_kind_is_refused_by_key() -> None:
     assert "train.steps" in refusal("train.steps=many")
     assert "optimizer.lr" in refusal("tasks.mask.optimizer.lr=0")
-    for memory in ("2", "0", "lots", "-1", "0.0"):
-        assert "memory is" in refusal(f"memory={memory}")
-    for memory in ("0.5", "1", "1.0", ".9", "8GiB", "512MiB"):
-        load_recipe(PLAYGROUND, [f"memory={memory}"])
     assert "key=value" in refusal("train.steps")
 
 
 def test_a_size_is_the_shorter_side_or_a_pair(tmp_path: Path) -> None:
     for text, size in (("32", 32), ("[32,64]", (32, 64)), ("null", None)):
         recipe = load_recipe(PLAYGROUND, [f"data.size={text}"])
-        (tmp_path / "saved.yaml").write_text(recipe.as_yaml())
+        (tmp_path / "saved.yaml").write_text(recipe.as_yaml("x"))
         assert load_recipe(tmp_path / "saved.yaml", []).data.size == recipe.data.size == size
     for text in ("8", "[32,8]", "0", "true", "abc", "[32]", "1.5"):
         assert "data.size: " in refusal(f"data.size={text}")
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [("20GiB", 20 << 30), ("512 MiB", 512 << 20), ("1.5TB", 15 * 10**11), ("4096", 4096), (7, 7),
+     ("9007199254740993", 9007199254740993), ("0.5KiB", 512), ("3B", 3)],
+)  # fmt: skip
+def test_a_size_is_bytes_or_has_a_unit(text: int | str, wanted: int) -> None:
+    assert parse_bytes(text) == wanted
+
+
+@pytest.mark.parametrize(
+    "text", ["1.2.3GiB", "0GiB", "0", 0, "-1", "1.5", "8Gib", "lots", "", "GiB", "1e9", "0.1B"]
+)
+def test_what_is_no_size_is_refused(text: int | str) -> None:
+    with pytest.raises(ValueError, match="is no size"):
+        parse_bytes(text)
+    if text not in ("", "1e9"):  # YAML's own: nothing, and a number
+        assert "data.cache_bytes: " in refusal(f"data.cache_bytes={text}")
+
+
+def test_memory_is_a_share_or_a_size() -> None:
+    for memory in ("2", "0", "lots", "-1", "0.0", "nan", "0GiB", "1.2.3GiB", "1.5"):
+        assert "memory: " in refusal(f"memory={memory}")
+    shares = {"0.5": 0.5, "1": 1.0, ".9": 0.9, "0.00005": 5e-5, "5e-05": 5e-5}
+    for memory, wanted in {**shares, "8GiB": 8 << 30, "512MiB": 512 << 20}.items():
+        found = load_recipe(PLAYGROUND, [f"memory={memory}"]).launch_arguments()["memory"]
+        assert (found, type(found)) == (wanted, type(wanted))
+
+
+@pytest.mark.parametrize("name", ["2024", "007", "1e3", "yes", "1_000", "2024-11-28", "runs/a=b"])
+def test_a_folder_may_be_called_as_a_number_is(tmp_path: Path, name: str) -> None:
+    assert load_recipe(PLAYGROUND, [f"run.folder={name}"]).run.folder == name
+    text = PLAYGROUND.read_text().replace("folder: runs/playground", "folder: 2024")
+    assert "folder: 2024" in text
+    (tmp_path / "recipe.yaml").write_text(text)
+    assert load_recipe(tmp_path / "recipe.yaml", []).run.folder == "2024"
 
 
 def test_a_batch_that_the_chunk_does_not_divide_is_refused_with_the_nearest() -> None:

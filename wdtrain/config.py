@@ -1,8 +1,10 @@
 """The schema of a recipe: every key with its unit or a sentence, checked before anything starts.
 
 A recipe is YAML, merged with `key=value` from the command line. A mistyped key, a value out of
-range or an impossible pair is refused here with the key's name. Frozen: what a run was started with
-cannot change under it; the digest of what decides its numbers is kept in each checkpoint.
+range or an impossible pair is refused here with the key's name. It is code, as a script is: it may
+name classes to import and read the environment (`commands/trust.py`). Frozen: what a run was
+started with cannot change under it; the digest of what decides its numbers is kept in each
+checkpoint.
 """
 
 from __future__ import annotations
@@ -10,17 +12,21 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from typing import Any, Literal, Self
 
 import omegaconf
 import yaml
-from omegaconf import OmegaConf
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from omegaconf import DictConfig, OmegaConf
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from wdtrain.resize import size_for
+from wdtrain.settings import Memory, Side, Size, flatten, parse_bytes, parse_memory
+from wdtrain.settings import fields_of as fields_of
 
+_TEXTS = ("run.folder", "data.url", "data.cache")
+"""Keys whose value on a command line is a text, also where it looks like a number."""
 _FREE_KEYS = (
     "run.folder", "run.resume", "run.timeout_seconds", "log.", "checkpoint.", "cpu_threads",
     "memory", "data.url", "data.cache", "data.threads", "step.micro_batch",
@@ -32,20 +38,10 @@ class RecipeError(ValueError):
     """A recipe that cannot be run: names the key, what was found and what would work."""
 
 
-def _checked_size(size: Any) -> Any:
-    if size is not None and min(size_for((1, 1), size)) < SMALLEST_SIDE:
-        raise ValueError(f"no side may be below {SMALLEST_SIDE} pixels")
-    return size
-
-
-SMALLEST_SIDE = 16
-"""Pixels: networks halve a picture four times."""
-
-Size = Annotated[int | tuple[int, int] | None, BeforeValidator(_checked_size)]
-
-
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), coerce_numbers_to_str=True
+    )
 
 
 class Data(Section):
@@ -54,10 +50,11 @@ class Data(Section):
     seed: int = Field(0, ge=0, description="seed of the order of samples")
     lanes: int = Field(32, ge=1, description="sub-streams an epoch is dealt to; at least the ranks")
     chunk: int = Field(32, ge=1, description="samples dealt to a lane at once; divides the batch")
-    size: Size = Field(
-        None,
-        description="pixels to read at: the shorter side (shapes are kept), or [height, width]; "
-        "null: as stored",
+    size: Side = Field(
+        None, description="pixels to read at: shorter side, or [height, width]; null: as stored"
+    )
+    shuffle_bytes: Size = Field(
+        "1GiB", description="memory of what samples are shuffled among: bytes, '512MiB' or '1GiB'"
     )
     threads: int | None = Field(None, ge=1, description="reader threads; null: one a core")
     on_damage: Literal["fatal", "skip"] = Field(
@@ -66,25 +63,25 @@ class Data(Section):
     cache: str | None = Field(
         None, description="local folder to keep what is read of a remote url; null: nothing is kept"
     )
-    cache_bytes: int | str = Field(
+    cache_bytes: Size = Field(
         "20GiB", description="how large that folder may grow: bytes, '20GiB' or '512MiB'"
     )
 
     def stream_arguments(self) -> dict[str, Any]:
         """What a stream over this data is opened with, whatever its split."""
-        return self.model_dump(exclude={"url", "train_split", "cache", "cache_bytes"})
+        how = self.model_dump(exclude={"url", "train_split", "cache", "cache_bytes"})
+        return {**how, "shuffle_bytes": parse_bytes(self.shuffle_bytes)}
+
+    def order_arguments(self) -> dict[str, Any]:
+        """What the order of a split is made with, beside dataset and split."""
+        how = self.stream_arguments()
+        return {name: how[name] for name in ("seed", "lanes", "chunk", "shuffle_bytes")}
 
     def manifest_arguments(self) -> dict[str, Any]:
         """What the dataset's manifest is loaded with: where it is, and how it is reached."""
-        size = re.fullmatch(r"(\d+(?:\.\d+)?)(MiB|GiB|)", str(self.cache_bytes))
-        if size is None:
-            raise ValueError(
-                f"data.cache_bytes is {self.cache_bytes!r}; it must be bytes, or like 20GiB"
-            )
-        cache_bytes = int(float(size[1]) * {"": 1, "MiB": 2**20, "GiB": 2**30}[size[2]])
         return {
             "url": self.url,
-            "access": {"cache_folder": self.cache, "cache_bytes": cache_bytes},
+            "access": {"cache_folder": self.cache, "cache_bytes": parse_bytes(self.cache_bytes)},
         }
 
 
@@ -113,7 +110,10 @@ class Train(Section):
 
 class Step(Section):
     micro_batch: int | None = Field(
-        None, ge=1, description="samples through a network at once; null: norm_group"
+        None,
+        ge=1,
+        description="samples through a network at once; null: norm_group. A matter of memory: "
+        "results differ by the order of float additions alone",
     )
     norm_group: int | None = Field(
         None, ge=1, description="samples of one BatchNorm group, divides data.chunk; null: chunk"
@@ -138,6 +138,9 @@ class Optimizer(Section):
     weight_decay: float = Field(
         0.0, ge=0, description="sgd: added to the gradient; adamw: decoupled"
     )
+    decay_norms: bool = Field(
+        False, description="weight decay also on weights of norms and on biases"
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="sgd only")
     betas: tuple[float, float] = Field((0.9, 0.999), description="adamw only")
     clip_norm: float | None = Field(
@@ -147,7 +150,8 @@ class Optimizer(Section):
     def arguments(self) -> dict[str, Any]:
         """What the chosen optimizer is built with."""
         own = {"sgd": ("momentum",), "adamw": ("betas",)}[self.name]
-        return {name: getattr(self, name) for name in ("name", "lr", "weight_decay", *own)}
+        names = ("name", "lr", "weight_decay", "decay_norms", *own)
+        return {name: getattr(self, name) for name in names}
 
 
 class Schedule(Section):
@@ -158,7 +162,10 @@ class Schedule(Section):
     )
     warmup_steps: int = Field(50, ge=0, description="warmup-cosine: steps until the full rate")
     floor: float = Field(
-        0.01, ge=0, le=1, description="warmup-cosine: last rate, as a share of the full one"
+        0.01,
+        ge=0,
+        le=1,
+        description="warmup-cosine: the last step's rate, as a share of the full one",
     )
     constant_epochs: int = Field(150, ge=0, description="seed: epochs before the rate may fall")
     factor: float = Field(0.1, gt=0, lt=1, description="seed: what the rate is multiplied by")
@@ -228,13 +235,19 @@ class Recipe(Section):
     evaluate: Evaluate = Field(Evaluate(), description="validation")
     checkpoint: Checkpoint = Field(Checkpoint(), description="saving")
     log: Log = Field(Log(), description="what is shown and written")
-    precision: Literal["bf16", "fp32", "fp64"] = Field("bf16", description="arithmetic")
+    precision: Literal["bf16", "fp32", "fp64"] = Field(
+        "bf16",
+        description="arithmetic: bf16 under autocast, weights in fp32; fp32: without TF32; fp64",
+    )
     channels_last: bool = Field(True, description="memory layout of pictures; faster for most")
     compile: bool = Field(False, description="torch.compile the networks")
     cpu_threads: int | None = Field(
-        None, ge=1, description="threads of each process on CPU; null: its share of the cores"
+        None,
+        ge=1,
+        description="threads of each process's arithmetic on CPU; null: its share of the cores, 2 "
+        "where a GPU computes. Results differ by the order of float additions alone",
     )
-    memory: float | str = Field(
+    memory: Memory = Field(
         0.9, description="CUDA: share of the device, or GiB as '8GiB', that may be used"
     )
 
@@ -256,14 +269,9 @@ class Recipe(Section):
                 f"step.micro_batch is {self.micro_batch}, which must be a multiple of "
                 f"step.norm_group ({group}): a group goes through a network whole"
             )
-        self.data.manifest_arguments()
         for name, task in self.tasks.items():
             if task.target is None and name not in ("mask", "depth"):
                 raise ValueError(f"tasks.{name} needs a target: mask or depth")
-        if not re.fullmatch(r"0?\.\d*[1-9]\d*|1(\.0*)?|[0-9.]+(GiB|MiB)", str(self.memory)):
-            raise ValueError(
-                f"memory is {self.memory!r}; it must be a share above 0 up to 1, or like 8GiB"
-            )
         return self
 
     @property
@@ -292,7 +300,8 @@ class Recipe(Section):
 
     def launch_arguments(self) -> dict[str, Any]:
         """What the accelerator is started with."""
-        own = {name: getattr(self, name) for name in ("precision", "cpu_threads", "memory")}
+        own: dict[str, Any] = {"precision": self.precision, "cpu_threads": self.cpu_threads}
+        own["memory"] = parse_memory(self.memory)
         run = {"folder": self.run.folder, "timeout_seconds": self.run.timeout_seconds}
         return {**own, **run, "trackers": self.log.trackers}
 
@@ -349,9 +358,12 @@ class Recipe(Section):
             free += ["train.steps", "train.epochs"]
         return {key: value for key, value in facts.items() if not key.startswith(tuple(free))}
 
-    def as_yaml(self) -> str:
-        """The resolved recipe: every key, also those that were left at their default."""
-        return OmegaConf.to_yaml(OmegaConf.create(self.model_dump(mode="json")))
+    def as_yaml(self, url: str) -> str:
+        """The resolved recipe: every key, also those that were left at their default. url: what
+        stands there as data.url, whose own may hold secrets."""
+        values = self.model_dump(mode="json")
+        values["data"]["url"] = url
+        return OmegaConf.to_yaml(OmegaConf.create(values))
 
     def check_resumes(self, saved: dict[str, Any]) -> None:
         """Raises RecipeError, naming the keys, unless a run of `saved` can go on with this one.
@@ -373,21 +385,16 @@ class Recipe(Section):
             )
 
 
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} as {"a.b": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def load_recipe(path: str | Path, overrides: list[str]) -> Recipe:
+def load_recipe(
+    path: str | Path,
+    overrides: list[str],
+    *,
+    inspect: Callable[[dict[str, Any]], None] | None = None,
+) -> Recipe:
     """The recipe of a YAML file with `key=value` overrides merged in, checked.
 
-    Raises RecipeError naming the key, what was found, and the nearest key there is.
+    inspect: is shown the file's keys, flat, with their values as written, and may raise before any
+    is worked out. Raises RecipeError naming the key, what was found, and the nearest key there is.
     """
     try:
         loaded = OmegaConf.load(path)
@@ -396,11 +403,11 @@ def load_recipe(path: str | Path, overrides: list[str]) -> Recipe:
         raise RecipeError(f"recipe {path} does not exist; beside it: {near}") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise RecipeError(f"recipe {path} is not YAML that can be read: {error}") from error
-    for override in overrides:
-        if not re.fullmatch(r"[\w.\-]+=.*", override, re.DOTALL):
-            raise RecipeError(f"{override!r} is not of the form key=value, as in train.steps=100")
+    if inspect is not None:
+        written: Any = OmegaConf.to_container(loaded)
+        inspect(flatten(written) if isinstance(written, dict) else {"": written})
     try:
-        merged = OmegaConf.merge(loaded, OmegaConf.from_dotlist(overrides))
+        merged = OmegaConf.merge(loaded, _given(overrides))
         values = OmegaConf.to_container(merged, resolve=True)
     except omegaconf.errors.OmegaConfBaseException as error:
         raise RecipeError(f"recipe {path}: {error}") from error
@@ -409,6 +416,18 @@ def load_recipe(path: str | Path, overrides: list[str]) -> Recipe:
     except ValidationError as error:
         problems = "; ".join(_problem(detail) for detail in error.errors())
         raise RecipeError(f"recipe {path}: {problems}") from None
+
+
+def _given(overrides: list[str]) -> DictConfig:
+    for override in overrides:
+        if not re.fullmatch(r"[\w.\-]+=.*", override, re.DOTALL):
+            raise RecipeError(f"{override!r} is not of the form key=value, as in train.steps=100")
+    given = OmegaConf.from_dotlist(overrides)
+    for key, text in (override.split("=", 1) for override in overrides):
+        read = OmegaConf.select(given, key) if key in _TEXTS else None
+        if isinstance(read, bool | int | float):  # 007, 1e3 and yes are folders too
+            OmegaConf.update(given, key, text)
+    return given
 
 
 def _problem(detail: ErrorDetails) -> str:
@@ -423,22 +442,6 @@ def _problem(detail: ErrorDetails) -> str:
         return f"{key} is missing"
     message = detail["msg"].removeprefix("Value error, ")
     return f"{key}: {message}, found {detail['input']!r}" if key else message
-
-
-def fields_of(section: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str]]:
-    """(key, default, description) of every field, tasks as `tasks.NAME`."""
-    rows = []
-    for name, field in section.model_fields.items():
-        key = prefix + name
-        inner = field.annotation
-        if get_origin(inner) is dict and get_args(inner)[1] is TaskRecipe:
-            key, inner = f"{key}.NAME", get_args(inner)[1]
-        if isinstance(inner, type) and issubclass(inner, Section):
-            rows += fields_of(inner, key + ".")
-            continue
-        default = "needed" if field.is_required() else json.dumps(field.default)
-        rows.append((key, default, field.description or ""))
-    return rows
 
 
 def help_text() -> str:

@@ -22,7 +22,12 @@ from wdtrain.record.plans import KeptPlan, device_facts
 from wdtrain.record.scores import Baselines, check_splits
 from wdtrain.resize import size_for
 from wdtrain.store.manifest import Manifest
-from wdtrain.stream import Batch, Cursor, Order, open_stream
+from wdtrain.store.urls import shown
+from wdtrain.stream import Batch, Cursor, Order, advice, fullest_share, open_stream
+
+EVALUATION_BYTES = 256 * 2**20
+"""What samples of an evaluation are shuffled among, at most: those of training lie in memory beside
+it, and no number depends on their order."""
 
 
 @dataclass
@@ -51,6 +56,11 @@ class Run:
         return size_for((self.manifest.height, self.manifest.width), self.recipe.data.size)
 
     @property
+    def recipe_text(self) -> str:
+        """The resolved recipe as YAML, as it may be kept: without what is secret in data.url."""
+        return self.recipe.as_yaml(shown(self.recipe.data.url))
+
+    @property
     def training_view(self) -> learn.View:
         recipe = self.recipe
         augmentation = learn.Augmentation(seed=recipe.run.seed, **recipe.augment.model_dump())
@@ -74,7 +84,8 @@ class Run:
         self, split: str, limit: int | None = None, keys: Set[str] | None = None
     ) -> Iterator[learn.Answered]:
         """The batches of a split, each with every task's predictions and losses."""
-        batches = self.stream(split, self.recipe.evaluation_batch)
+        shuffle_bytes = min(self.order.shuffle_bytes, EVALUATION_BYTES)
+        batches = self.stream(split, self.recipe.evaluation_batch, shuffle_bytes=shuffle_bytes)
         return learn.evaluate_batches(self.tasks, batches, view=self.view, limit=limit, keys=keys)
 
     def plan(self, first_step: int = 0) -> RunPlan:
@@ -89,6 +100,18 @@ class Run:
         return plan_run(self.tasks, {**self.recipe.plan_arguments(), **facts})
 
     @property
+    def dealt(self) -> dict[str, int]:
+        """How samples are dealt to ranks."""
+        return {"lanes": self.recipe.data.lanes, "chunk": self.recipe.data.chunk}
+
+    def advice(self) -> str:
+        """What would give every rank work in every step; "" where that is so."""
+        group = self.recipe.step.norm_group
+        return advice(
+            self.recipe.train.batch_size, self.collective.world, norm_group=group, **self.dealt
+        )
+
+    @property
     def fitting(self) -> learn.Fitting:
         """What micro-batches are fitted to: pictures, device, and the fullest rank's share."""
         batch_size, world = self.recipe.train.batch_size, self.collective.world
@@ -98,7 +121,7 @@ class Run:
             view=self.training_view,
             height=height,
             width=width,
-            share=round(batch_size / world / self.order.balance(batch_size, world)),
+            share=fullest_share(batch_size, world, samples=self.order.samples, **self.dealt),
             device=self.accelerator.device,
             collective=self.collective,
             asked=self.stop.asked,
@@ -132,9 +155,9 @@ class Run:
             except learn.DoesNotFit as error:
                 raise self.explained(error) from None
         balance = self.order.balance(self.recipe.train.batch_size, self.collective.world)
-        text = plan_text(self.plan(), balance=balance, lanes=self.recipe.data.lanes)
+        text = plan_text(self.plan(), balance=balance, advice=self.advice())
         if on is not None:
-            more = learn.estimate_lines(self.fitting, on, self.recipe.memory)
+            more = learn.estimate_lines(self.fitting, on, self.recipe.launch_arguments()["memory"])
         else:
             more = learn.explain(self.choices) if self.choices else [_NOT_MEASURED]
         return "\n".join([text, *more])
@@ -153,7 +176,7 @@ def open_run(recipe: Recipe) -> Run:
     manifest.check_shards(data.train_split, *splits)
     accelerator = learn.start_accelerator(**recipe.launch_arguments())
     collective = learn.open_collective(recipe.run.timeout_seconds)
-    order = Order(manifest, data.train_split, seed=data.seed, lanes=data.lanes, chunk=data.chunk)
+    order = Order(manifest, data.train_split, **data.order_arguments())
     order.check_batch(recipe.train.batch_size, collective.world)
     steps, device = recipe.total_steps(order.samples), accelerator.device
     weights = {name: load_weights(t.weights) for name, t in recipe.tasks.items() if t.weights}
@@ -161,6 +184,7 @@ def open_run(recipe: Recipe) -> Run:
     common = {**recipe.build_arguments(), "device": device, "weights": weights, "size": size}
     tasks = learn.build_tasks(recipe.task_arguments(steps), **common)
     learn.register(accelerator, tasks)
+    learn.set_up(device, tasks, collective)  # before `fit` looks at what memory is left
     mean, std = manifest.overlay_mean, manifest.overlay_std
     view = learn.plain_view(mean, std, manifest.depth, recipe.precision)
     rest = (Baselines(manifest.depth), Cursor.at(order, 0), steps)
@@ -203,7 +227,7 @@ def command_line(arguments: list[str]) -> Asked:
         parser.error("--on says for which device to plan; give --plan with it")
     recipe = load_recipe(flags.config, flags.overrides)
     if flags.print_config:
-        parser.exit(message=recipe.as_yaml())
+        parser.exit(message=recipe.as_yaml(shown(recipe.data.url)))
     return Asked(recipe, flags.plan, flags.on)
 
 

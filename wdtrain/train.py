@@ -18,9 +18,12 @@ sys.path.append(str(Path.cwd()))  # networks of the user's own are found from wh
 
 from wdtrain import learn
 from wdtrain.job import Run, command_line, open_run
+from wdtrain.record.durable import described
 from wdtrain.record.gallery import Gallery
+from wdtrain.record.outlet import speak_without_waiting
 from wdtrain.record.run import RunRecord
 from wdtrain.record.scores import SplitScores, check_splits
+from wdtrain.store.urls import without_secrets
 from wdtrain.stream import Cursor
 
 COLLECT_EVERY_STEPS = 50
@@ -32,8 +35,9 @@ def resume(run: Run, record: RunRecord) -> int:
     found = record.newest(refuse=run.recipe.run.resume == "never")
     if found is None:
         return 0
-    run.recipe.check_resumes(found.extra["recipe"])
     run.cursor = Cursor.loads(found.extra["cursor"])
+    run.cursor.check_version()
+    run.recipe.check_resumes(found.extra["recipe"])
     run.cursor.check(run.order)
     run.accelerator.load_state(str(found.path))
     run.tasks.load_state_dict(found.extra["tasks"])
@@ -75,7 +79,8 @@ def look(run: Run, record: RunRecord) -> float:
     """A validation in mid-training: schedules take note of it; returns the skill shown in it."""
     lead = validate(run, record, limit=run.recipe.evaluate.max_samples or sys.maxsize)[0]
     for task in run.tasks:
-        task.schedule.observe(lead.tasks[task.name].loss, run.cursor.epoch)
+        if lead.tasks[task.name].is_scored:
+            task.schedule.observe(lead.tasks[task.name].loss, run.cursor.epoch)
     run.validated = run.tasks.steps
     return lead.skill()
 
@@ -101,7 +106,7 @@ def save(run: Run, record: RunRecord, skill: float | None) -> None:
     state = {"cursor": run.cursor.dumps(), "tasks": run.tasks.state_dict(), "damaged": damaged}
     plan = {name: choice.as_dict() for name, choice in run.choices.items()}
     looked = {"validated": run.validated, "plan": plan}
-    recipe = {"recipe": run.recipe.decisive(), "config": run.recipe.as_yaml()}
+    recipe = {"recipe": run.recipe.decisive(), "config": run.recipe_text}
     about = {**recipe, "view": run.view.as_dict(), "side": min(run.size)}
     record.save(run.tasks.steps, weights, {**state, **looked, **about}, metric=skill)
 
@@ -113,7 +118,7 @@ def finish(run: Run, record: RunRecord) -> None:
         gallery = Gallery(scores[0], run.collective.gather)
         gallery.fill(run.answers(gallery.split, keys=gallery.keys))
     if record.is_main:
-        record.report(scores, gallery, run.plan(), run.manifest.source, run.recipe.as_yaml())
+        record.report(scores, gallery, run.plan(), run.manifest.source, run.recipe_text)
     learn.check_stop(run.collective, run.stop.asked)
     record.finished()
 
@@ -125,11 +130,12 @@ def go(run: Run) -> int:
         first = resume(run, record)
         if record.is_finished(first, run.total_steps):
             return 0
-        record.start(first, run.manifest.source, recipe.as_yaml())
+        record.start(first, run.manifest.source, run.recipe_text, run.tasks.idle)
         try:
             with record.aside("fitting to memory"):
                 run.fit()
             record.show(run.plan(first))
+            record.warn(first, run.advice())
             with record.aside("fitting the baselines"):
                 training = run.stream(recipe.data.train_split, recipe.evaluation_batch)
                 targets = {str(task.target) for task in run.tasks}
@@ -156,14 +162,16 @@ def show_plan(run: Run, on: str | None) -> int:
 
 
 def main() -> int:
+    speak_without_waiting()
     try:
         asked = command_line(sys.argv[1:])
         run = open_run(asked.recipe)
-        return show_plan(run, asked.on) if asked.only_plan else go(run)
+        with run.stop:
+            return show_plan(run, asked.on) if asked.only_plan else go(run)
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and not learn.is_out_of_memory(error):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {without_secrets(described(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

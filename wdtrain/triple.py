@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -49,6 +50,17 @@ _DEFLATE_MOST = 1032
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _ZLIB_STORED_HEADER = b"\x78\x01"
 _STORED_BLOCK = 65535
+_IHDR = b"\0\0\0\rIHDR"
+_PNG_HEADER_BYTES = 33
+
+_NPY_START = re.compile(
+    rb"\x93NUMPY\x01\x00(?P<size>..)\{ *'descr': *'(?P<dtype>[|<=]u[12])', *"
+    rb"'fortran_order': *False, *"
+    rb"'shape': *\((?P<shape>[0-9]{1,9}(?:, *[0-9]{1,9}){0,3}),? *\),? *\} *\n",
+    re.DOTALL,
+)
+"""The head of the `.npy` arrays that a triple has (format 1.0). numpy's own reader evaluates the
+text, which fails in many ways, and makes room for whatever shape it names."""
 
 
 class TripleError(ValueError):
@@ -280,6 +292,15 @@ def stored_png_size(height: int, width: int, bits: int) -> int:
     return 8 + 25 + (12 + 2 + 5 * max(1, -(-line_bytes // _STORED_BLOCK)) + line_bytes + 4) + 12
 
 
+def png_shape(data: bytes | memoryview, *, name: str) -> tuple[int, int]:
+    """(height, width) of a PNG, from its header, before anything is decoded or made room for."""
+    head = bytes(data[:_PNG_HEADER_BYTES])
+    if len(head) < _PNG_HEADER_BYTES or not head.startswith(_PNG_SIGNATURE + _IHDR):
+        raise TripleError(f"{name} is not a PNG")
+    width, height = struct.unpack_from(">II", head, 16)
+    return height, width
+
+
 def png_holds_too_little(data: bytes) -> bool:
     """Whether a PNG's bytes are fewer than its pixels can have been deflated to."""
     width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
@@ -287,22 +308,14 @@ def png_holds_too_little(data: bytes) -> bool:
     return bool(height * line_bytes > _DEFLATE_MOST * len(data))
 
 
-def decode_png(
-    data: bytes | memoryview,
-    *,
-    name: str,
-    dtype: np.dtype,
-    shape: tuple[int, int] | None = None,
-) -> np.ndarray:
-    """uint8 or uint16 [h, w] of a greyscale PNG of exactly this dtype and, if given, this shape,
-    which its head says before anything is decoded.
+def decode_png(data: bytes | memoryview, *, name: str, dtype: np.dtype) -> np.ndarray:
+    """uint8 or uint16 [h, w] of a greyscale PNG of exactly this dtype.
 
     A palette, colour or alpha picture, or one of another depth, is refused by `name`: converting
     it silently would change what its values mean.
     """
     data = bytes(data)
-    if len(data) < 33 or not data.startswith(_PNG_SIGNATURE):
-        raise TripleError(f"{name} is not a PNG")
+    png_shape(data, name=name)
     bits, colour = data[24], data[25]
     if colour != 0 or bits != dtype.itemsize * 8:
         kinds = {0: "greyscale", 2: "RGB", 3: "palette", 4: "greyscale+alpha", 6: "RGBA"}
@@ -312,8 +325,6 @@ def decode_png(
         )
     width, height = struct.unpack_from(">II", data, 16)
     check_pixels(height, width, name=name)
-    if shape is not None and shape != (height, width):
-        raise TripleError(f"{name} is {(height, width)}, the manifest says {shape}")
     pixels = _stored_pixels(data)
     if pixels is None and png_holds_too_little(data):
         raise TripleError(
@@ -360,12 +371,28 @@ def encode_npy(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def read_npy_header(data: bytes | memoryview) -> tuple[tuple[int, ...], np.dtype, int] | None:
+    """(shape, dtype, bytes of the header) of a `.npy` array of codes in C order; None for others,
+    whose numbers or order no triple has."""
+    found = _NPY_START.match(data)
+    if found is None or found.end() != 10 + int.from_bytes(found["size"], "little"):
+        return None
+    shape = tuple(int(side) for side in found["shape"].split(b","))
+    return shape, np.dtype(found["dtype"].decode()), found.end()
+
+
 def decode_npy(data: bytes | memoryview, *, name: str) -> np.ndarray:
-    """The array of `.npy` bytes. Pickle is never decoded."""
-    try:
-        return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise TripleError(f"{name} is not a readable .npy array ({error})") from error
+    """The array of `.npy` bytes, a view of them. Pickle is never decoded."""
+    header = read_npy_header(data)
+    if header is None:
+        raise TripleError(f"{name} is not a readable .npy array (of uint8 or uint16, in C order)")
+    shape, dtype, start = header
+    wanted, found = math.prod(shape) * dtype.itemsize, len(data) - start
+    if wanted != found:
+        raise TripleError(
+            f"{name} is a .npy array {shape} of {wanted:,} bytes, and {found:,} follow its header"
+        )
+    return np.ndarray(shape, dtype, data, start)
 
 
 def encode_meta(meta: dict[str, Any], *, pad_to: int = 0) -> bytes:
@@ -377,6 +404,8 @@ def encode_meta(meta: dict[str, Any], *, pad_to: int = 0) -> bytes:
 def decode_meta(data: bytes | memoryview) -> dict[str, Any]:
     try:
         meta = json.loads(bytes(data))
+    except RecursionError as error:
+        raise TripleError("json is not readable (it is nested too deeply)") from error
     except ValueError as error:
         raise TripleError(f"json is not readable ({error})") from error
     if not isinstance(meta, dict):

@@ -120,6 +120,7 @@ def open_work(url: str, settings: Settings, num_batches: int) -> Work:
         seed=SEED,
         epochs=None,
         chunk=settings.chunk,
+        pin_memory=settings.device.type == "cuda",  # as in training; for everybody here
     )
     with closing(cast(Generator[StoredBatch, None, None], iter(stream))) as reading:
         batches = [learn.rows_of(next(reading), settings.norm_group) for _ in range(num_batches)]

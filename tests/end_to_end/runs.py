@@ -85,8 +85,9 @@ class Runs:
         shutil.copytree(other.folder / name, self.folder / name)
 
     def status(self, name: str) -> dict[str, Any]:
-        status: dict[str, Any] = json.loads((self.folder / name / "status.json").read_text())
-        return status
+        """How it stands, and why; not who wrote that, and when."""
+        status = json.loads((self.folder / name / "status.json").read_text())
+        return {key: status[key] for key in ("state", "why")}
 
     def losses(self, name: str) -> dict[int, tuple[float, float]]:
         """The losses of every step, as logged."""

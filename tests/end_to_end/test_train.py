@@ -196,7 +196,7 @@ def test_predicts_pictures_of_any_size(reference: Runs, tmp_path: Path) -> None:
     assert mask.shape == depth.shape == (50, 70)
     assert depth.dtype == np.uint16
     assert depth.min() > 0
-    assert (tmp_path / "out" / "photo.png").is_file()
+    assert (tmp_path / "out" / "photo.preview.png").is_file()
     assert main([str(tmp_path), str(tmp_path / "photo.jpg"), "--out", str(tmp_path / "no")]) == 2
     assert main([arguments[0], str(tmp_path / "gone.jpg"), "--out", str(tmp_path / "no")]) == 2
     assert not (tmp_path / "no").exists()

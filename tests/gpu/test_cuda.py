@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from tests.end_to_end.runs import RECIPE, TRAIN, Runs
+from tests.gpu.waiting import no_waiting
 from tests.learn.cases import make_rows, make_view, small_tasks
 from tests.sources import NoiseSource
 from wdtrain.learn.collective import Alone
+from wdtrain.learn.devices import default_device
 from wdtrain.learn.fitting import CudaGauge, Fitting
 from wdtrain.learn.networks import build
 from wdtrain.learn.step import train_step
@@ -41,23 +43,19 @@ def test_trains_on_the_device_without_a_launcher(tmp_path: Path, bits: int) -> N
 
 
 def test_a_step_waits_for_nothing_on_the_device() -> None:
-    device = torch.device("cuda")
+    device = default_device()
     tasks = small_tasks(device=device)
     rows = [make_rows(24, seed=seed) for seed in range(4)]
     view = make_view("fp32")
     how = {"device": device, "view": view, "collective": Alone()}
     train_step(tasks, rows[0], **how)  # the first one looks kernels up
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waiting():
         results = [train_step(tasks, part, **how) for part in rows[1:3]]
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert all(result.read().losses["mask"] > 0 for result in results)
 
 
 def test_a_real_shortage_is_recovered_from_and_micro_batches_are_fitted() -> None:
-    device = torch.device("cuda")
+    device = default_device()
     total = torch.cuda.get_device_properties(device).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, 2**30 / total))
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -46,6 +47,13 @@ def make_rows(count: int, *, group: int = 4, size: int = 16, seed: int = 0) -> R
         groups=groups,
         group_ids=[1000 * seed + start for start in starts],
     )
+
+
+def without_depth(rows: Rows, *indices: int) -> Rows:
+    """The same samples, of which these have no known depth at all."""
+    depth = rows.depth.clone()
+    depth[list(indices)] = 0
+    return replace(rows, depth=depth)
 
 
 def share_of_rank(rows: Rows, rank: int, world: int) -> Rows:
@@ -130,7 +138,7 @@ def small_tasks(*, device: torch.device = CPU, **micro_batches: int) -> TaskSet:
 def commit(norm: GroupedBatchNorm2d) -> None:
     """What is pending in a layer moves its running statistics, as at the end of a step."""
     assert norm.pending is not None
-    flat = torch.cat((norm.pending, norm.pending.new_zeros(1)))
+    flat = torch.cat((norm.pending, norm.pending.new_zeros(2)))
     Account(flat, [], norm).commit_statistics(torch.tensor(True))
 
 

@@ -203,14 +203,50 @@ def test_a_mask_stays_hard():
     assert set(truth.unique().tolist()) == {0.0, 1.0}
 
 
-def test_unknown_depth_is_weighted_out():
+def test_unknown_depth_is_not_trained_on():
     depth = torch.full((1, 1, 8, 8), 100, dtype=torch.uint8)
     depth[..., ::3] = 0
     values = drawn(zoom=[1.3], shift=[[0.3, 0.7]], angle_deg=[3.0])
     fmt = DepthFormat(kind="relative")
-    unit, valid = Warp(values, (8, 8), CPU).depth(depth, fmt)
+    warp = Warp(values, (8, 8), CPU)
+    unit, valid = warp.depth(depth, fmt)
     assert 0 < valid.mean() < 1
     torch.testing.assert_close(unit[valid == 1], torch.full_like(unit[valid == 1], 99 / 254))
+    known = warp.mask((depth > 0).to(torch.uint8) * 255)[0]  # by the nearest pixel
+    assert torch.equal(valid, warp.inside * known)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    near=st.floats(0.6, 19),
+    far=st.floats(0.6, 19),
+    bits=st.sampled_from([8, 16]),
+    kind=st.sampled_from(["metric", "inverse"]),
+    sizes=st.tuples(st.integers(9, 40), st.integers(9, 40)),
+    seed=st.integers(0, 2**20),
+)
+def test_depth_is_that_of_one_of_two_surfaces_and_its_outline_is_the_masks(
+    near, far, bits, kind, sizes, seed
+):
+    fmt = DepthFormat(kind=kind, bits=bits)
+    y, x = np.mgrid[: sizes[0], : sizes[1]]
+    figure = (x - sizes[1] / 2) ** 2 + (y - sizes[0] / 2) ** 2 < 12
+    metres = np.where(figure, near, far)
+    codes = fmt.encode(metres if kind == "metric" else 0.6 / metres)
+    depth = torch.from_numpy(codes)[None, None].repeat(4, 1, 1, 1)
+    mask = torch.from_numpy(figure * np.uint8(255))[None, None].repeat(4, 1, 1, 1)
+    augmentation, names = Augmentation(seed=seed, rotation_deg=20.0), list("abcd")
+    values = augmentation.draw(names, [0] * 4)
+    warp = Warp(values, sizes, CPU)
+    unit, valid = warp.depth(depth, fmt)
+    is_figure, inside = warp.mask(mask)
+    assert torch.equal(valid, inside)
+    of_figure, of_wall = (
+        zoomed(fmt.to_unit(depth.float())[:, :, where][:, :, :1, None], warp.log_zoom, fmt)
+        for where in (figure, ~figure)
+    )
+    expected = torch.where(is_figure > 0, of_figure, of_wall)
+    torch.testing.assert_close(unit[valid > 0], expected[valid > 0], rtol=0, atol=1e-6)
 
 
 @settings(deadline=None, max_examples=30)

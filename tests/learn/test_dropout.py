@@ -75,6 +75,20 @@ def test_gradient_passes_where_the_value_passed():
     assert torch.equal(x.grad, y.detach() / 2)
 
 
+def test_bfloat16_is_scaled_exactly_but_for_the_rounding_of_the_product():
+    layer = dropout(0.05)  # 1 / 0.95 is 1.0526; the nearest bfloat16 is 1.0547
+    layer.context.open([8], [0], [0])
+    values = torch.linspace(-3, 3, 8 * 3 * 5 * 7).view(8, 3, 5, 7).bfloat16()
+    x = values.clone().requires_grad_()
+    y = layer(x)
+    y.backward(values)
+    scale = layer._threshold[1]
+    expected = torch.where(y != 0, values.double() * scale, 0.0).bfloat16()
+    assert abs(scale - 1 / 0.95) < 1e-5
+    assert torch.equal(y, expected)
+    assert torch.equal(x.grad, expected)
+
+
 def test_channelwise_drops_whole_channels():
     layer = dropout(0.5, channelwise=True)
     layer.context.open([16], [0], [0])

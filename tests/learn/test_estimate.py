@@ -58,7 +58,7 @@ class UsersOwn(nn.Module):
         tokens = self.query(x.flatten(2).transpose(1, 2))
         attended = (tokens @ tokens.transpose(1, 2) / 4).softmax(-1) @ tokens
         x = attended.transpose(1, 2).reshape(x.shape)
-        return nn.functional.interpolate(self.end(x), scale_factor=2.0).sigmoid()
+        return nn.functional.interpolate(self.end(x), scale_factor=2.0).float().sigmoid()
 
 
 class NeedsData(nn.Module):

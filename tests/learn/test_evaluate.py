@@ -65,6 +65,7 @@ def batch_of(count: int, position: int) -> SimpleNamespace:
     own = {"chunks": [count], "positions": np.arange(position, position + count)}
     cursor = SimpleNamespace(position=position + count)
     parts = {name: getattr(rows, name) for name in ("overlay", "mask", "depth", "keys", "epochs")}
+    own["copy"] = rows.copy
     return SimpleNamespace(**parts, **own, cursor=cursor)
 
 

@@ -4,14 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wdtrain.learn.groups import groups_of_chunks, keyed, plan_micro_batches
+from wdtrain.learn.groups import groups_of_chunks, keyed, plan_few_sizes, plan_micro_batches
 
 sizes = st.lists(st.integers(1, 9), max_size=20)
 
 
+@pytest.mark.parametrize("planner", [plan_micro_batches, plan_few_sizes])
 @given(groups=sizes, micro_batch=st.integers(1, 30))
-def test_a_micro_batch_is_made_of_whole_groups_and_none_is_left_out(groups, micro_batch):
-    plan = plan_micro_batches(groups, micro_batch)
+def test_a_micro_batch_is_made_of_whole_groups_and_none_is_left_out(planner, groups, micro_batch):
+    plan = planner(groups, micro_batch)
     assert [index for first, last in plan for index in range(first, last)] == list(
         range(len(groups))
     )
@@ -25,6 +26,20 @@ def test_a_micro_batch_is_made_of_whole_groups_and_none_is_left_out(groups, micr
 def test_splits_24_as_asked(micro_batch, split):
     plan = plan_micro_batches([4] * 6, micro_batch)
     assert [4 * (last - first) for first, last in plan] == split
+
+
+@given(shares=st.lists(st.integers(0, 300), max_size=9), most=st.integers(1, 100), data=st.data())
+def test_shares_of_any_length_come_in_few_sizes_for_a_compiler(shares, most, data):
+    seen = set()
+    for share in shares:
+        groups = [32] * share
+        if data.draw(st.booleans()):
+            groups.insert(data.draw(st.integers(0, share)), 17)  # the end of an epoch
+        for first, last in plan_few_sizes(groups, 32 * most):
+            assert len(set(groups[first:last])) == 1
+            seen.add(tuple(groups[first:last]))
+    halvings = {(32,) * (most >> times) for times in range(most.bit_length())}
+    assert seen <= halvings | {(17,)}
 
 
 @given(chunks=sizes, norm_group=st.integers(1, 9))

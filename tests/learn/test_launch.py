@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 import torch
 
-from wdtrain.learn.launch import check_launcher, memory_share
+from wdtrain.learn.launch import StopRequest, check_launcher, memory_share
 
 FOREIGN = [
     ("ACCELERATE_USE_FSDP", "true", "FSDP"),
@@ -33,11 +34,40 @@ def test_the_same_precision_is_no_conflict(monkeypatch: pytest.MonkeyPatch) -> N
     check_launcher("bf16")
 
 
-def test_memory_is_a_share_or_a_size() -> None:
+def test_memory_is_a_share_or_bytes() -> None:
     assert memory_share(0.5, 100) == 0.5
-    assert memory_share("8GiB", 16 * 2**30) == 0.5
-    assert memory_share("512MiB", 2**30) == 0.5
-    assert memory_share("800GiB", 2**30) == 1.0
+    assert memory_share(1.0, 100) == 1.0
+    assert memory_share(8 * 2**30, 16 * 2**30) == 0.5
+    assert memory_share(1, 2**30) == 2**-30
+    assert memory_share(800 * 2**30, 2**30) == 1.0
+
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def test_signals_are_taken_while_a_run_goes_and_given_back() -> None:
+    before = [signal.getsignal(number) for number in SIGNALS]
+    stop = StopRequest()
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+    with stop:
+        assert not stop.asked()
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.asked()
+        assert (stop.reason, stop.exit_code) == ("SIGHUP", 129)
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_a_hang_up_that_is_ignored_at_the_start_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.asked()
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.exit_code == 143
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_the_threads_of_the_tests_are_limited() -> None:

@@ -61,13 +61,66 @@ def test_warmup_cosine_rises_falls_and_ends_at_its_floor():
     assert rates[9] == 1.0
     assert rates[:10] == sorted(rates[:10])
     assert rates[9:] == sorted(rates[9:], reverse=True)
-    assert rates[100] == rates[119] == 0
+    assert rates[54] == pytest.approx(0.5)  # as far from the first full one as from the last
+    assert rates[98] > rates[99] == rates[100] == rates[119] == 0
+
+
+@given(total=st.integers(2, 400), share=st.floats(0, 0.99), floor=st.floats(0, 1))
+def test_the_last_step_has_the_floor_and_the_first_after_the_warmup_the_full_rate(
+    total, share, floor
+):
+    warmup = int(share * (total - 1))
+    options = {"total_steps": total, "warmup_steps": warmup, "floor": floor}
+    schedule = build_schedule("warmup-cosine", optimizer(1.0), **options)
+    assert schedule.step(total - 1) == floor
+    assert schedule.step(warmup) == 1.0
+
+
+def test_a_run_of_one_step_has_the_full_rate():
+    assert build_schedule("warmup-cosine", optimizer(1.0), total_steps=1).step(0) == 1.0
+
+
+class Normed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.scale = nn.Parameter(torch.ones(()))
+
+
+@pytest.mark.parametrize(
+    ("name", "momentum"), [("sgd", {"momentum": 0.9}), ("adamw", {})], ids=["sgd", "adamw"]
+)
+@pytest.mark.parametrize("decay_norms", [False, True])
+def test_norms_and_biases_decay_only_where_asked(name, momentum, decay_norms):
+    network = Normed()
+    before = {path: value.detach().clone() for path, value in network.named_parameters()}
+    own = build_optimizer(
+        name, network.parameters(), lr=0.1, weight_decay=0.5, decay_norms=decay_norms, **momentum
+    )
+    for value in network.parameters():
+        value.grad = torch.zeros_like(value)
+    own.step()
+    moved = {p for p, value in network.named_parameters() if not torch.equal(value, before[p])}
+    wide = {"conv.weight"}
+    decaying = wide | {"conv.bias", "norm.weight", "scale"} if decay_norms else wide
+    assert moved == decaying
+    assert all(group["fused"] for group in own.param_groups)
+
+
+def test_without_decay_or_with_one_kind_of_parameter_there_is_one_group():
+    for options, parameters in (
+        ({}, list(Normed().parameters())),
+        ({"weight_decay": 0.1}, [nn.Parameter(torch.ones(2, 2))]),
+        ({"weight_decay": 0.1}, [nn.Parameter(torch.ones(2))]),
+    ):
+        groups = build_optimizer("adamw", parameters, lr=0.1, **options).param_groups
+        assert len(groups) == 1
 
 
 def test_every_group_of_an_optimizer_keeps_its_own_base_rate():
     groups = [{"params": [nn.Parameter(torch.ones(1))], "lr": lr} for lr in (0.1, 0.4)]
     sgd = torch.optim.SGD(groups)
-    build_schedule("warmup-cosine", sgd, total_steps=2).step(1)
+    build_schedule("warmup-cosine", sgd, total_steps=3).step(1)
     assert [group["lr"] for group in sgd.param_groups] == pytest.approx([0.05, 0.2])
 
 

@@ -398,3 +398,31 @@ def test_explains_every_probe_what_they_say_and_what_limited_the_size():
     assert lines[7].startswith("depth: 1 pass over 8,192 samples, 38,138 samples/s; a rank's whole")
     assert len(lines) == 7 + len(depth.probes) + 3
     assert "          704  out of memory" in explain({"mask": device.choose(800 * MIB)})
+
+
+@given(groups=st.integers(1, 600))
+def test_for_a_compiler_sizes_divide_the_share_where_one_that_does_is_near(groups):
+    all_sizes = set(ladder(share=groups, norm_group=1))
+    rungs = ladder(share=groups, norm_group=1, dividing=True)
+    whole = [size for size in range(1, groups + 1) if groups % size == 0]
+    assert rungs[0] == 1
+    assert rungs[-1] == groups
+    for size in rungs:
+        assert groups % size == 0 or not any(size <= 2 * one for one in whole if one < size)
+    for lower, upper in itertools.pairwise(rungs):
+        near = [size for size in all_sizes if 2 * lower < size < upper]
+        assert not near or groups > 32  # no large gap but where the ladder was thinned
+
+
+def test_what_will_be_compiled_takes_the_largest_that_fits_whatever_its_seconds_say():
+    def probe(size: int) -> Probe:
+        return Probe(micro_batch=size, peak_bytes=size, seconds=float(size) ** 2)
+
+    sizes = {"norm_group": 1, "share": 96, "budget_bytes": 60}
+    choice = choose_micro_batch(probe, **sizes, compiled=True)
+    assert choice.micro_batch == 48
+    assert choice.compiled
+    assert choice.limited_by == "budget"
+    assert choose_micro_batch(probe, **sizes).micro_batch == 1
+    assert Choice.from_dict(json.loads(json.dumps(choice.as_dict()))) == choice
+    assert "tried uncompiled" in "\n".join(explain({"mask": choice}))

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.learn.cases import (
+    depth_task,
     make_rows,
     make_view,
     mask_task,
@@ -16,9 +17,10 @@ from tests.learn.cases import (
     run_ranks,
     share_of_rank,
     small_tasks,
+    without_depth,
 )
 from tests.learn.faults import PHASES, Fault, faults, out_of_memory, put, recovered
-from tests.learn.test_step import furthest, gradients, weights
+from tests.learn.test_step import UNKNOWN, depth_gradients, furthest, gradients, weights
 from wdtrain.learn.rows import Rows
 from wdtrain.learn.shortage import DoesNotFit, is_out_of_memory, try_to
 from wdtrain.learn.task import TaskSet
@@ -86,6 +88,24 @@ def test_the_gradient_is_that_of_the_whole_batch(faults, whole, micro_batch, wor
 
     for flat in run_ranks(world, work):
         torch.testing.assert_close(flat, whole, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_the_gradient_is_that_of_the_whole_batch_where_samples_have_no_depth(faults, world):
+    whole = depth_gradients(24)
+
+    def work(collective):
+        tasks = TaskSet([depth_task(micro_batch=8)])
+        put(Fault("backward", "depth", 1), tasks)
+        rows = share_of_rank(without_depth(make_rows(24), *UNKNOWN), collective.rank, world)
+        result = one_step(tasks, rows, collective=collective)
+        assert len(result.recoveries) == 1
+        account = tasks.account(tasks[0])
+        assert account.samples == 17
+        return torch.cat((account.gradients, account.statistics))
+
+    for flat in run_ranks(world, work):
+        torch.testing.assert_close(flat, whole[:-1], rtol=0, atol=1e-10)
 
 
 def test_it_halves_until_it_fits_and_stays_there(faults):

@@ -17,6 +17,7 @@ from tests.learn.cases import (
     one_step,
     run_ranks,
     share_of_rank,
+    without_depth,
 )
 from wdtrain.learn.collective import Alone
 from wdtrain.learn.evaluate import evaluate
@@ -72,6 +73,95 @@ def test_the_gradient_does_not_depend_on_the_number_of_ranks(whole, world, micro
 
     for flat in run_ranks(world, work):
         torch.testing.assert_close(flat, whole, rtol=0, atol=1e-10)
+
+
+UNKNOWN = (0, 1, 2, 3, 9, 17, 23)
+"""Samples without any depth: a whole norm group, and single ones."""
+
+
+def depth_gradients(micro_batch: int, collective=None) -> torch.Tensor:
+    """The flat gradient and statistics of a U-Net of whose 24 samples 7 have no known depth."""
+    collective = collective or Alone()
+    tasks = TaskSet([depth_task(micro_batch=micro_batch)])
+    rows = share_of_rank(without_depth(make_rows(24), *UNKNOWN), collective.rank, collective.world)
+    reading = one_step(tasks, rows, collective=collective).read()
+    flat = tasks.account(tasks[0])
+    assert flat.samples == 17
+    return torch.cat((flat.gradients, flat.statistics, torch.tensor([reading.losses["depth"]])))
+
+
+def test_the_gradient_is_the_mean_over_the_samples_that_have_depth():
+    task = depth_task(micro_batch=24)
+    rows, view = without_depth(make_rows(24), *UNKNOWN), make_view()
+    prepared = view.prepare(rows.overlay, rows.depth, "depth", rows)
+    task.context.open(rows.groups, rows.group_epochs, rows.group_ids)
+    output = task.network(prepared.picture)
+    task.context.close()
+    known = torch.tensor([index not in UNKNOWN for index in range(24)])
+    mean = task.loss(output, prepared.target, prepared.valid)[known].mean()
+    expected = torch.autograd.grad(mean, task.live_parameters)
+    tasks = TaskSet([depth_task()])
+    reading = one_step(tasks, rows).read()
+    account = tasks.account(tasks[0])
+    assert reading.losses["depth"] == pytest.approx(mean.item(), abs=1e-12)
+    for parameter, gradient in zip(account.parameters, expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("micro_batch", SPLITS)
+def test_the_gradient_is_the_same_however_samples_without_depth_are_dealt(micro_batch, world):
+    whole = depth_gradients(24)
+    for flat in run_ranks(world, lambda collective: depth_gradients(micro_batch, collective)):
+        torch.testing.assert_close(flat, whole, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        {"name": "adamw", "lr": 0.003, "weight_decay": 0.1},
+        {"name": "sgd", "lr": 0.01, "momentum": 0.9, "weight_decay": 0.1},
+    ],
+    ids=["adamw", "sgd"],
+)
+def test_a_task_without_a_sample_to_learn_from_takes_no_step_and_the_others_do(optimizer):
+    def work(collective):
+        schedule = {"name": "warmup-cosine", "total_steps": 9, "warmup_steps": 3}
+        tasks = TaskSet([mask_task(), depth_task(optimizer=optimizer, schedule=schedule)])
+        known = share_of_rank(make_rows(8), collective.rank, collective.world)
+        one_step(tasks, known, collective=collective)
+        before, moments = weights(tasks), copy.deepcopy(tasks[1].optimizer.state_dict()["state"])
+        rows = without_depth(make_rows(8, seed=1), *range(8))
+        part = share_of_rank(rows, collective.rank, collective.world)
+        result = one_step(tasks, part, collective=collective)
+        reading, after = result.read(), weights(tasks)
+        state = tasks[1].optimizer.state_dict()["state"]
+        assert moments.keys() == state.keys()
+        for index, values in state.items():
+            for name, value in values.items():
+                assert torch.equal(value, moments[index][name]), name
+        moved = {
+            name.split("/")[0] for name in before if not torch.equal(before[name], after[name])
+        }
+        assert moved == {"mask"}
+        assert result.samples == 8
+        assert not reading.skipped
+        assert reading.idle == ("depth",)
+        assert reading.losses.keys() == reading.grad_norms.keys() == {"mask"}
+        assert result.learning_rates["depth"] == 0.5 * optimizer["lr"]  # of the step, as always
+        assert (tasks.steps, tasks.skipped) == (2, 0)
+        assert one_step(tasks, known, collective=collective).read().idle == ()
+        return tasks.state_dict()["idle"]
+
+    assert run_ranks(2, work) == [{"mask": 0, "depth": 1}] * 2
+
+
+def test_what_was_idle_is_still_counted_after_a_resume():
+    tasks, resumed = TaskSet([depth_task()]), TaskSet([depth_task()])
+    one_step(tasks, without_depth(make_rows(4), *range(4)))
+    resumed.load_state_dict(copy.deepcopy(tasks.state_dict()))
+    one_step(resumed, without_depth(make_rows(4), *range(4)))
+    assert resumed.idle == {"depth": 2}
 
 
 def plain_gradient(micro_batch: int, dropout: float) -> torch.Tensor:
@@ -300,23 +390,6 @@ def test_a_dropped_step_leaves_nothing_behind():
     for tasks in (interrupted, straight):
         one_step(tasks, make_rows(8))
     assert furthest(weights(interrupted), weights(straight)) == 0
-
-
-def test_ranks_that_run_out_at_different_steps_do_not_hang():
-    lengths = [1, 3]
-
-    def work(collective):
-        tasks, seen = TaskSet([mask_task()]), []
-        for seed in range(4):
-            ended = seed >= lengths[collective.rank]
-            rows = make_rows(0 if ended else 4, seed=10 * collective.rank + seed)
-            result = one_step(tasks, rows, collective=collective, exhausted=ended)
-            seen.append((result.samples, result.exhausted))
-        return seen, weights(tasks)
-
-    (first, one), (second, other) = run_ranks(2, work)
-    assert first == second == [(8, False), (4, False), (4, False), (0, True)]
-    assert furthest(one, other) == 0
 
 
 def test_a_rank_without_rows_takes_part():

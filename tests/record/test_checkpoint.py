@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -37,7 +39,8 @@ def write_content(step: int):
 
 
 def save(checkpoints: Checkpoints, step: int, metric: float | None = None):
-    return checkpoints.save(step, write_content(step), {"position": step * 256}, metric=metric)
+    write_content(step)(checkpoints.begin(step))
+    return checkpoints.commit(step, {"position": step * 256}, metric=metric)
 
 
 def steps_in(folder: Path) -> list[int]:
@@ -130,7 +133,9 @@ def test_a_newer_format_is_refused_by_name(tmp_path, monkeypatch):
 
 
 def test_keys_and_values_of_extra_come_back_as_json_has_them(tmp_path):
-    Checkpoints(tmp_path).save(1, write_content(1), {"by_rank": {10: 1.5, 2: (1, 2)}})
+    checkpoints = Checkpoints(tmp_path)
+    write_content(1)(checkpoints.begin(1))
+    checkpoints.commit(1, {"by_rank": {10: 1.5, 2: (1, 2)}})
     assert Checkpoints(tmp_path).latest().extra == {"by_rank": {"10": 1.5, "2": [1, 2]}}
 
 
@@ -153,13 +158,9 @@ def test_a_save_that_fails_leaves_nothing_and_the_next_one_is_clean(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     save(checkpoints, 1)
 
-    def fail(folder: Path) -> None:
-        (folder / "half").write_bytes(b"x")
-        raise OSError("No space left on device")
-
-    with pytest.raises(OSError, match="No space"):
-        checkpoints.save(2, fail)
-    assert steps_in(tmp_path) == [1]
+    (checkpoints.begin(2) / "half").write_bytes(b"x")
+    checkpoints.abandon(2)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
     save(checkpoints, 2)
     assert not (tmp_path / "step-00000002" / "half").exists()
 
@@ -185,6 +186,74 @@ def test_all_its_files_are_on_disk_before_it_has_its_name(tmp_path, monkeypatch)
     monkeypatch.setattr(os, "rename", rename)
     checkpoints.commit(1)
     assert tmp_path.stat().st_ino in synced
+
+
+def from_ranks(*ranks: Checkpoints):
+    """What each rank of several takes for the newest."""
+
+    answers, threads = {}, []
+    barrier, box = threading.Barrier(len(ranks)), [None] * len(ranks)
+
+    def work(rank: int) -> None:
+        def gather(value, what):
+            box[rank] = value
+            barrier.wait(30)
+            found = list(box)
+            barrier.wait(30)
+            return found
+
+        answers[rank] = ranks[rank].newest_of_all(gather)
+
+    for rank in range(len(ranks)):
+        threads.append(threading.Thread(target=work, args=(rank,)))
+        threads[-1].start()
+    for thread in threads:
+        thread.join(60)
+    return [answers[rank] for rank in range(len(ranks))]
+
+
+def test_ranks_go_on_from_what_all_of_them_find_whole(tmp_path):
+    for rank in range(3):  # a disk each, as a stale cache of a shared one looks
+        for step in (1, 2, 3, 4):
+            save(Checkpoints(tmp_path / str(rank), keep=9), step)
+    shutil.rmtree(tmp_path / "0" / "step-00000004")  # which rank 0 does not see yet
+    (tmp_path / "1" / "step-00000003" / "weights.bin").write_bytes(b"")
+    ranks = [Checkpoints(tmp_path / str(rank), keep=9) for rank in range(3)]
+    assert [found.step for found in from_ranks(*ranks)] == [2, 2, 2]
+    for one in ranks:
+        assert one.skipped == ranks[0].skipped
+        missing, damaged = one.skipped
+        assert "step-00000004" in missing
+        assert "for rank 0" in missing
+        assert "weights.bin is not what was saved" in damaged
+        assert "for rank 1" in damaged
+
+
+def test_ranks_do_not_go_on_from_two_checkpoints_of_the_same_step(tmp_path):
+    for rank in range(2):
+        checkpoints = Checkpoints(tmp_path / str(rank))
+        save(checkpoints, 1)
+        (checkpoints.begin(2) / "weights.bin").write_bytes(b"%d" % rank)
+        checkpoints.commit(2)
+    ranks = [Checkpoints(tmp_path / str(rank)) for rank in range(2)]
+    assert [found.step for found in from_ranks(*ranks)] == [1, 1]
+    assert "the ranks see different ones" in ranks[0].skipped[0]
+
+
+def test_one_that_cannot_be_read_is_passed_over(tmp_path, monkeypatch):
+    for step in (1, 2):
+        save(Checkpoints(tmp_path), step)
+    real = Path.open
+
+    def opened(path, mode="r", *more, **named):
+        if path.match("step-00000002/weights.bin"):
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return real(path, mode, *more, **named)
+
+    monkeypatch.setattr(Path, "open", opened)
+    found = Checkpoints(tmp_path)
+    assert_whole(found.latest(), 1)
+    assert "weights.bin cannot be read (Input/output error)" in found.skipped[0]
 
 
 class Killed(BaseException):
@@ -256,10 +325,10 @@ def train(first):
         for step in range(first + 1, 10**9):
             log.append({"step": step})
             log.sync()
-            def write(folder):
-                for index in range(3):
-                    (folder / f"{index}.bin").write_bytes(b"%d" % step * 20000)
-            checkpoints.save(step, write, {"step": step}, metric=-float(step))
+            folder = checkpoints.begin(step)
+            for index in range(3):
+                (folder / f"{index}.bin").write_bytes(b"%d" % step * 20000)
+            checkpoints.commit(step, {"step": step}, metric=-float(step))
 
 last, chance = 0, random.Random(0)
 for _ in range(rounds):
@@ -346,7 +415,8 @@ def test_what_accelerate_saves_goes_on_bit_for_bit(tmp_path, accelerator):
     network, optimizer = make_training(accelerator)
     take_step(network, optimizer)
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(1, lambda folder: accelerator.save_state(str(folder)), {"position": 2})
+    accelerator.save_state(str(checkpoints.begin(1)))
+    checkpoints.commit(1, {"position": 2})
     take_step(network, optimizer)
     expected = {name: tensor.clone() for name, tensor in network.state_dict().items()}
 

@@ -121,8 +121,37 @@ def test_a_prediction_wrong_by_a_factor_is_perfect_once_aligned():
     sums.update(half, target, torch.ones_like(target, dtype=torch.bool))
     result = sums.result()
     assert result["absrel"] == pytest.approx(0.5, abs=1e-5)
-    assert result["silog"] == pytest.approx(0.0, abs=0.05)
+    assert result["silog"] == pytest.approx(0.0, abs=2e-4)
     assert result["aligned/absrel"] == pytest.approx(0.0, abs=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    side=st.integers(1, 24),
+    factor=st.floats(0.3, 3.0),
+    spread=st.sampled_from([0.0, 1e-5, 1e-4, 1e-3, 0.1]),
+    noise=st.sampled_from([1e-6, 1e-4, 0.01]),
+)
+def test_roots_and_variances_of_the_smallest_errors_are_those_of_float64(
+    seed, side, factor, spread, noise
+):
+    rng = np.random.default_rng(seed)
+    truth = rng.uniform(0.4, 0.6, (1, 1, side, side))
+    logs = math.log(factor) + spread * rng.normal(size=truth.shape)
+    known = torch.ones(truth.shape, dtype=torch.bool)
+    sums = DepthSums(METRIC)
+    sums.update(torch.from_numpy(truth + logs / METRIC.log_range), torch.from_numpy(truth), known)
+    result = sums.result()
+    within = np.clip(truth + logs / METRIC.log_range, 0, 1) - truth
+    assert result["silog"] == pytest.approx(100 * (within * METRIC.log_range).std(), abs=2e-4)
+    assert result["rmse_log"] == pytest.approx(
+        math.sqrt(np.mean((within * METRIC.log_range) ** 2)), abs=2e-6
+    )
+    near = noise * rng.normal(size=truth.shape)
+    sums = DepthSums(DepthFormat(kind="inverse"))
+    sums.update(torch.from_numpy(truth + near), torch.from_numpy(truth), known)
+    assert sums.result()["rmse"] == pytest.approx(math.sqrt(np.mean(near**2)), abs=2e-6)
 
 
 @pytest.mark.parametrize(

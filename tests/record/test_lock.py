@@ -79,7 +79,45 @@ def test_released_it_can_be_held_again_and_names_nobody(tmp_path):
     lock = RunLock(tmp_path / "new" / "run", wait_seconds=0)
     with lock, pytest.raises(RunError, match=f"process {os.getpid()} on"):
         RunLock(tmp_path / "new" / "run", wait_seconds=0).acquire()
-    assert lock.path.read_bytes() == b""
+    assert lock.path.read_bytes() == b"{}"
     with lock:
         pass
     lock.release()  # a second release does nothing
+
+
+def test_files_that_no_run_wrote_are_not_written_over(tmp_path):
+    for name in ("config.yaml", "metrics.jsonl", "report.md", "status.json", "lock"):
+        folder = tmp_path / f"with-{name}"
+        folder.mkdir()
+        (folder / name).write_text("mine: 1\n")
+        with pytest.raises(RunError, match=f"holds {name} and nothing by which a run is known"):
+            RunLock(folder).acquire()
+        assert [path.name for path in folder.iterdir()] == [name]
+        assert (folder / name).read_text() == "mine: 1\n"
+
+
+@pytest.mark.parametrize("what", ["released", "killed", "status", "checkpoint", "others"])
+def test_a_run_is_known_by_what_is_left_of_it(tmp_path, what):
+    """However it ended, and if only its checkpoints were brought here; recipes may lie there."""
+    if what == "released":
+        with RunLock(tmp_path):
+            pass
+    elif what == "killed":
+        (tmp_path / "lock").write_text('{"pid": 1, "host": "gone"}')
+    elif what == "status":
+        (tmp_path / "status.json").write_text('{"state": "finished", "why": ""}')
+    elif what == "checkpoint":
+        (tmp_path / "checkpoints" / "step-00000001").mkdir(parents=True)
+    (tmp_path / "my-recipe.yaml").write_text("mine")
+    if what != "others":
+        (tmp_path / "config.yaml").write_text("of the run")
+    with RunLock(tmp_path):
+        pass
+    with RunLock(tmp_path):
+        pass
+
+
+def test_an_empty_lock_is_nobodys_loss(tmp_path):
+    (tmp_path / "lock").write_bytes(b"")  # killed right after it was made
+    with RunLock(tmp_path):
+        pass

@@ -22,6 +22,6 @@ def test_on_cuda_it_is_what_the_allocator_holds_against_the_device():
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     block = torch.ones(64 << 20, dtype=torch.uint8, device="cuda")
-    memory = measure_memory("cuda")
+    memory = measure_memory("cuda:0")
     assert memory.what == "CUDA"
     assert block.numel() <= memory.used_bytes <= memory.budget_bytes

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wdtrain.record import durable
+from wdtrain.record import durable, runlog
 from wdtrain.record.runlog import (
     RunError,
     RunLog,
@@ -67,15 +70,57 @@ def test_a_torn_last_line_is_cut_off_when_the_log_is_opened(tmp_path, torn):
     assert steps_of(tmp_path) == [1, 2, 3, 4]
 
 
-def test_a_line_that_a_crash_damaged_is_passed_over_and_cut(tmp_path):
+def test_a_damaged_line_is_said_with_its_number_and_cut(tmp_path):
     write_log(tmp_path, [1, 2])
     with (tmp_path / "metrics.jsonl").open("ab") as file:
         file.write(b"\0\0\0\0\n[1]\n")
     write_log(tmp_path, [3])
-    assert steps_of(tmp_path) == [1, 2, 3]
+    with pytest.warns(UserWarning, match="is damaged") as said:
+        assert steps_of(tmp_path) == [1, 2, 3]
+    for number, warning in zip((3, 4), said, strict=True):
+        assert f"metrics.jsonl, line {number} is damaged" in str(warning.message)
     with RunLog(tmp_path) as log:
         assert log.cut_back(3) == 2
+        assert ["line 3" in log.damaged[0], "line 4" in log.damaged[1]] == [True, True]
+        assert log.cut_back(3) == 0
+        assert log.damaged == []
     assert (tmp_path / "metrics.jsonl").read_bytes().count(b"\n") == 3
+
+
+def test_a_line_that_does_not_fit_on_the_disk_leaves_no_part(tmp_path):
+    code = (
+        "import resource, signal, sys\n"
+        "from wdtrain.record.runlog import RunLog\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "with RunLog(sys.argv[1]) as log:\n"
+        "    for step in range(100):\n"
+        "        log.append({'step': step})\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert "OSError" in done.stderr
+    assert f"File too large: '{tmp_path / 'metrics.jsonl'}'" in done.stderr
+    assert (tmp_path / "metrics.jsonl").read_bytes().endswith(b"}\n")
+    assert len(steps_of(tmp_path)) > 50
+
+
+@pytest.mark.parametrize("why", ["disk full", "x" * 100_000])
+def test_the_status_can_be_told_where_the_disk_is_full(tmp_path, monkeypatch, why):
+    write_status(tmp_path, "running", "a longer reason than the one that follows", pid=1)
+    allocated = (tmp_path / "status.json").stat().st_blocks
+
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(runlog, "write_whole", full)
+    write_status(tmp_path, "failed", why)
+    found = read_status(tmp_path)
+    assert found["state"] == "failed"
+    assert why.startswith(found["why"])
+    assert len(found["why"]) >= min(len(why), 1000)
+    assert (tmp_path / "status.json").stat().st_blocks == allocated
 
 
 @pytest.mark.parametrize("operation", ["fsync", "replace"])

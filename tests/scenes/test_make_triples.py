@@ -73,7 +73,7 @@ def test_an_interrupted_run_is_finished_to_the_same_bytes(tmp_path: Path) -> Non
     with pytest.raises(KeyboardInterrupt):
         write_triples(Interrupted(6, 32), tmp_path / "two")
     assert not (tmp_path / "two" / "triples.json").exists()
-    (tmp_path / "two" / "playground-000000001.mask.png.part").write_bytes(b"half")
+    (tmp_path / "two" / ".wdtrain-0123456789abcdef.partial").write_bytes(b"half")
     first = tmp_path / "two" / "playground-000000000.json"
     os.utime(first, (1, 1))
     write_triples(Playground(6, 32), tmp_path / "two")
@@ -119,6 +119,7 @@ def test_composes_a_kit_and_keeps_its_lift(kit: tuple[Path, Path], tmp_path: Pat
     [
         (("playground", "--count", 0), "at least 1 scene"),
         (("playground", "--count", 3, "--difficulty", 7), "difficulty is 7.0"),
+        (("playground", "--count", 3, "--placements", 0), "placements is 0"),
         (("compose", "--backgrounds", "none", "--cutouts", "none"), "does not exist"),
         (("import-seed", "."), "has no folder fg/"),
     ],
@@ -154,3 +155,46 @@ def test_every_command_helps_with_an_example() -> None:
         done = make_triples(command, "--help")
         assert done.returncode == 0
         assert f"make-triples {command}" in done.stdout
+
+
+def test_what_somebody_put_into_a_begun_folder_is_not_written_over(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        write_triples(Interrupted(6, 32), out)
+    mine = [out / "playground-000000004.mask.png", out / "movie.part", out / "notes.txt"]
+    for path in mine:
+        path.write_bytes(b"mine")
+    with pytest.raises(
+        ValueError, match=r"000000004\.mask\.png lies there and is not what is made"
+    ):
+        write_triples(Playground(6, 32), out)
+    assert all(path.read_bytes() == b"mine" for path in mine)
+    mine[0].unlink()
+    write_triples(Playground(6, 32), out)
+    assert (out / "triples.json").is_file()
+    assert mine[1].read_bytes() == b"mine"
+
+
+def test_lifts_that_were_corrected_by_hand_are_kept(kit: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    asked = ("compose", "--backgrounds", kit[0], "--cutouts", kit[1], "--placements", 1)
+    asked = (*asked, "--count", 3, "--size", 32, "--out", out)
+    assert make_triples(*asked).returncode == 0
+    fitted = lift_path(out).read_bytes()
+    again = make_triples(*asked)
+    assert (again.returncode, lift_path(out).read_bytes()) == (0, fitted)
+    assert "correct it by hand" in again.stdout
+    corrected = fitted.replace(b'"wall"', b'"wall" ')
+    lift_path(out).write_bytes(corrected)
+    again = make_triples(*asked)
+    assert again.returncode == 0
+    assert "was there already with other numbers" in again.stdout
+    assert lift_path(out).read_bytes() == corrected
+
+
+@pytest.mark.parametrize("text", ["no JSON", "[]", '{"depth": 3}', "\x00"])
+def test_a_folder_with_another_triples_json_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "triples.json").write_text(text)
+    with pytest.raises(ValueError, match="holds triples of another specification"):
+        write_triples(Playground(3, 32), tmp_path)
+    assert (tmp_path / "triples.json").read_text() == text

@@ -180,7 +180,8 @@ def test_bad_questions_are_one_clear_error(
         (["show", str(tmp_path)], "holds no manifest.json"),
         (["grid", url, "--split", "test"], "no split 'test'"),
         (["grid", url, "--count", "0"], "at least 1"),
-        (["grid", url, "--out", f"{url}/manifest.json/x.png"], "File exists"),
+        (["grid", url, "--out", f"{url}/manifest.json/x.png"], "manifest.json is a file"),
+        (["grid", url, "--out", str(tmp_path / "sheet.jpg")], "does not end in .png"),
     ):
         assert inspect_shards.main(arguments) == 2
         error = capsys.readouterr().err

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wdtrain.store.errors import StoreError
-from wdtrain.store.manifest import Manifest, digest_of, mean_and_std
+from wdtrain.store.manifest import Manifest, digest_of, mean_and_std, parse_manifest
 from wdtrain.store.samples import decode_row
 from wdtrain.store.verify import walk_blocks
 
@@ -97,12 +98,117 @@ def test_refuses_a_changed_manifest(copy: Path, change: dict[str, Any], why: str
         Manifest.load(str(copy))
 
 
-def test_refuses_shard_names_that_leave_the_folder(copy: Path) -> None:
-    document = json.loads((copy / "manifest.json").read_text())
-    document["splits"]["train"]["shards"][0]["name"] = "../train-000000.tar"
-    rewrite(copy, splits=document["splits"])
-    with pytest.raises(StoreError, match="no packer writes"):
-        Manifest.load(str(copy))
+SHARD = "splits.train.shards.0"
+WRONG = {
+    "encoding": ["jpeg", None, 1],
+    "compression": ["lz4", "zstd:0", "zstd:23", "zstd:-8", "none\n", None],
+    "height": [0, -24, 2**31, 2**70, 24.0, "24", None, True, [24]],
+    "width": [0, 65_536, 1.5],
+    "samples_per_block": [0, -1, 1.5, "16", 2**22, None],
+    "fields": [None, [], {}],
+    "fields.overlay.member": ["overlay.png", "/etc/passwd", 5],
+    "fields.overlay.shape": [[24, 32], [24, 32, 4], [32, 24, 3], "x"],
+    "fields.mask.dtype": ["uint16", "float32", None],
+    "fields.depth.kind": ["other", None],
+    "fields.depth.near_m": ["x", float("nan"), 0, -1.0, 20.0, 30, None, True],
+    "fields.depth.far_m": [float("inf"), 0.5, "20"],
+    "fields.depth.bits": [16, 32, "8", 8.0],
+    "fields.meta": [None, {"member": 5}],
+    "splits": [[], {}, None, {"train": 1}, {"../x": {"samples": 0, "shards": []}}],
+    "splits.train.samples": [2**62, -8, 8.0, "8", True, 2**80],
+    "splits.train.shards": [None, {}, "x", [1], [[]]],
+    f"{SHARD}.name": ["../train-000000.tar", "train-000000.tar.zst", "/a.tar", "", None, 5,
+                      "train-000001.tar", "val-seen-seen-000000.tar"],
+    f"{SHARD}.samples": [2**62, -8, 0, 1, 8.0, None, True],
+    f"{SHARD}.bytes": [-1, 0, "x", 1e6, None, 2**60, 1024],
+    f"{SHARD}.sha256": [5, "xyz", "A" * 64, None, ["a"] * 64],
+    f"{SHARD}.blocks": [None, [], [[1]], [[1, "xyz"]], 7, {}],
+    f"{SHARD}.blocks.0": [1, [1, "0" * 16], [-4096, "0" * 16], ["x", "y"], []],
+    f"{SHARD}.blocks.0.1": ["xyz", 5, "0x" + "0" * 14, "_" * 16, None],
+    "overlay": [{}, None],
+    "overlay.pixels": [0, -1, 1.0, None],
+    "overlay.sum": [[1, 2], [-1, 0, 0], [1.0, 2.0, 3.0], "abc", [0, 0, 0]],
+    "overlay.square_sum": [[0, 0, 0], [2**70] * 3],
+    "settings": [None, []],
+    "source": ["x"],
+    "rejects": [[], {"count": "0", "reasons": {}, "list": []}, {"count": 0}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", WRONG)
+def test_a_field_that_no_packer_writes_is_named(copy: Path, field: str) -> None:
+    path = copy / "manifest.json"
+    whole = json.loads(path.read_text())
+    *above, last = [int(part) if part.isdigit() else part for part in field.split(".")]
+    for value in WRONG[field]:
+        document = json.loads(json.dumps(whole))
+        inner = document
+        for part in above:
+            inner = inner[part]
+        inner[last] = value
+        document["digest"] = digest_of(document)
+        path.write_text(json.dumps(document))
+        with pytest.raises(StoreError, match="is not one that a packer writes: ") as caught:
+            Manifest.load(str(copy))
+        named = str(caught.value).partition(": ")[2].split(" is ")[0]
+        top = field.split(".")[0]
+        assert named.split(".")[0] == top, named
+        assert len(str(caught.value)) < 500
+
+
+def test_an_unknown_name_is_passed_over_and_a_missing_one_is_not(copy: Path) -> None:
+    path = copy / "manifest.json"
+    whole = json.loads(path.read_text())
+    rewrite(copy, remark="ours")
+    assert Manifest.load(str(copy)).samples == 300
+    for name in whole.keys() - {"format", "version", "digest"}:
+        document = {key: value for key, value in whole.items() if key != name}
+        path.write_text(json.dumps({**document, "digest": digest_of(document)}))
+        with pytest.raises(StoreError, match=f"{name} is missing"):
+            Manifest.load(str(copy))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"format":' * 100_000, "1" * 5000, "\xff", ""])
+def test_json_that_no_parser_takes_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "manifest.json").write_text(text, encoding="latin-1")
+    with pytest.raises(StoreError, match=r"manifest\.json .* is not"):
+        Manifest.load(str(tmp_path))
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
+)
+
+
+@given(data=st.data())
+def test_whatever_a_manifest_says_it_is_read_or_refused_in_our_words(
+    packed: Packed, data: st.DataObject
+) -> None:
+    manifest = packed("image", data.draw(st.sampled_from(["none", "zstd:3"])))
+    document = json.loads((Path(manifest.url) / "manifest.json").read_text())
+    for _ in range(data.draw(st.integers(1, 3))):
+        inner: Any = document
+        while isinstance(inner, dict | list) and inner:
+            keys = list(inner) if isinstance(inner, dict) else list(range(min(3, len(inner))))
+            key = data.draw(st.sampled_from(keys))
+            if not isinstance(inner[key], dict | list) or data.draw(st.integers(0, 4)) == 0:
+                inner[key] = data.draw(VALUES)
+                break
+            inner = inner[key]
+    document["digest"] = digest_of(document)
+    with suppress(StoreError):
+        found = parse_manifest(json.dumps(document).encode(), url=manifest.url)
+        assert found.samples == sum(
+            s.samples for split in found.splits.values() for s in split.shards
+        )
+        assert np.isfinite([*found.overlay_mean, *found.overlay_std]).all()
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_manifest_or_refused_in_our_words(data: bytes) -> None:
+    with pytest.raises(StoreError):
+        parse_manifest(data, url="somewhere")
 
 
 def test_refuses_what_is_no_dataset(tmp_path: Path) -> None:

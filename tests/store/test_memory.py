@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from wdtrain.store.memory import KEPT, Recycled
+from wdtrain.store.memory import KEPT, Lease, Recycled
 
 
 def place_of(array: np.ndarray) -> int:
@@ -107,6 +108,84 @@ def test_sizes_that_have_changed_get_the_room_of_those_before() -> None:
     for _ in range(KEPT):
         memory.take(5000)
     assert any(owner.nbytes > 5000 for owner in memory._free)
+
+
+class Copying:
+    """An event behind a copy that a device has yet to make."""
+
+    def __init__(self) -> None:
+        self.is_done = False
+        self.waited = 0
+
+    def query(self) -> bool:
+        return self.is_done
+
+    def synchronize(self) -> None:
+        self.waited += 1
+        self.is_done = True
+
+
+def let_go(memory: Recycled, *events: Copying) -> int:
+    """The place of an array that nothing shows any more and that is read until these events."""
+    lease = Lease()
+    array = memory.take(1000, lease)
+    for queue, event in enumerate(events):
+        lease.read_until(event, queue)
+    return place_of(array)
+
+
+def test_memory_that_a_device_still_reads_is_not_given_again() -> None:
+    memory, copies = Recycled(), [Copying(), Copying()]
+    place = let_go(memory, *copies)
+    held = [memory.take(1000)]
+    for copy in copies:
+        assert place not in map(place_of, held)
+        copy.is_done = True
+        held.append(memory.take(1000))
+    assert place == place_of(held[-1])
+
+
+def test_of_one_queue_the_last_copy_counts() -> None:
+    memory, lease, first, last = Recycled(), Lease(), Copying(), Copying()
+    array = memory.take(1000, lease)
+    lease.read_until(first, "a stream")
+    lease.read_until(last, "a stream")
+    place, last.is_done = place_of(array), True
+    del array
+    gc.collect()
+    assert place_of(memory.take(1000)) == place
+
+
+def test_what_may_still_read_it_can_be_told_when_it_is_let_go() -> None:
+    copy = Copying()
+    memory = Recycled(released=lambda lease: lease.read_until(copy, "a stream"))
+    place = let_go(memory)
+    assert place_of(memory.take(1000, Lease())) != place
+    copy.is_done = True
+    assert place in [place_of(memory.take(1000)), place_of(memory.take(1000))]
+
+
+def test_what_a_device_reads_is_never_freed_however_much_it_is() -> None:
+    owners: list[weakref.ref] = []
+
+    def allocate(num_bytes: int) -> np.ndarray:
+        owner = np.empty(num_bytes, np.uint8)
+        owners.append(weakref.ref(owner))
+        return owner
+
+    memory, copies = Recycled(allocate), [Copying() for _ in range(3 * KEPT)]
+    for copy in copies:
+        let_go(memory, copy)
+    assert all(owner() is not None for owner in owners)
+    for copy in copies[KEPT:]:
+        copy.is_done = True
+    memory.take(5000)
+    gc.collect()
+    assert all(owner() is not None for owner in owners[:KEPT])
+    assert sum(owner() is not None for owner in owners) <= 2 * KEPT + 1
+    del memory
+    gc.collect()
+    assert [copy.waited for copy in copies] == [1] * KEPT + [0] * 2 * KEPT
 
 
 def test_nothing_can_be_taken_too() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing.synchronize import SemLock
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,13 @@ from wdtrain.store.packing import pack
 twins = {index: index + 1 for index in range(1000, 40_000)}
 pack(Disks(count=300, twins=twins), sys.argv[1], processes=2, shard_samples=50)
 """
+HOLDING = """
+import sys
+from tests.store.test_packing_processes import SMALL, Troubled
+from wdtrain.store.packing import pack
+if __name__ == "__main__":
+    pack(Troubled(count=200, trouble="holding every lock"), sys.argv[1], **SMALL)
+"""
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,9 @@ class Troubled(Disks):
     trouble: str = ""
 
     def load(self, index: int) -> Triple:
-        if index == 100 and self.trouble == "killed":
+        if index == 100 and self.trouble == "holding every lock":
+            hold_every_lock()
+        if index == 100 and self.trouble != "defect":
             os.kill(os.getpid(), signal.SIGKILL)
         if index == 100:
             raise ZeroDivisionError("a defect of the source")
@@ -59,6 +71,26 @@ def test_a_killed_process_is_a_clear_error_and_packing_goes_on_after(
     with pytest.raises(ZeroDivisionError) as caught:
         pack(Troubled(count=200, trouble="defect"), tmp_path / "other", **SMALL)
     assert "test_packing_processes.py" in caught.value.__notes__[0], "where it was"
+
+
+def hold_every_lock() -> None:
+    """Takes whatever locks this process shares with others, as if it were inside of all of them."""
+    for thing in gc.get_objects():
+        if isinstance(thing, SemLock):
+            thing._semlock.acquire(False)  # type: ignore[attr-defined]
+
+
+def test_a_process_that_is_killed_inside_a_lock_leaves_nobody_waiting(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLDING, str(tmp_path / "set")]
+    with subprocess.Popen(
+        command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            said = process.communicate(timeout=30)[1]
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert "StoreError: a packing process died" in said
 
 
 def test_processes_that_die_while_they_start_are_not_waited_for(tmp_path: Path) -> None:

@@ -140,17 +140,32 @@ def test_servers_that_hang_or_know_no_ranges_give_the_same_epoch(server: FaultyS
         assert epoch(load(f"{server.url}/data")) == expected
 
 
-def test_a_block_damaged_on_its_way_is_asked_for_again(
-    server: FaultyServer, tmp_path: Path
+@pytest.mark.parametrize(("tries", "end"), [(2, ".zst"), (4, ".zst"), (4, "")])
+def test_what_is_damaged_on_its_way_is_asked_for_as_often_as_what_fails(
+    server: FaultyServer, tmp_path: Path, tries: int, end: str
 ) -> None:
     expected = epoch(str(server.folder / "data"))
     server.script = lambda asked: (
-        "damaged" if asked.path.endswith(".zst") and not asked.again else None
+        "damaged" if asked.path.endswith(end) and asked.again < tries - 1 else None
     )
     kept = {"cache_folder": str(tmp_path)}
-    assert epoch(load(f"{server.url}/data", **kept)) == expected
+    assert epoch(load(f"{server.url}/data", tries=tries, **kept)) == expected
     server.script = lambda asked: None
     assert epoch(load(f"{server.url}/data", **kept)) == expected
+
+
+def test_what_is_damaged_where_it_lies_is_asked_for_so_often_and_no_more(
+    server: FaultyServer,
+) -> None:
+    manifest = load(f"{server.url}/data", tries=3)
+    server.script = lambda asked: "damaged"
+    shard = manifest.split("train").shards[0]
+    with pytest.raises(StoreError, match="cannot be read"):
+        ShardReader(manifest.shard_url(shard), shard, manifest)
+    assert server.count(shard.name) == 3
+    with pytest.raises(StoreError, match=r"manifest\.json of"):
+        load(f"{server.url}/data", tries=3)
+    assert manifest.content_of(shard)[1] != shard.sha256
 
 
 def test_a_signed_url_reads_and_its_secret_is_not_shown(server: FaultyServer) -> None:

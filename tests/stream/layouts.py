@@ -14,11 +14,16 @@ from wdtrain.triple import DepthFormat
 class FakeShard:
     name: str
     samples: int
+    num_bytes: int = 0
 
 
 @dataclass(frozen=True)
 class FakeSplit:
     shards: tuple[FakeShard, ...]
+
+    @property
+    def samples(self) -> int:
+        return sum(shard.samples for shard in self.shards)
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,11 @@ class FakeManifest:
     depth: DepthFormat = field(default_factory=DepthFormat)
     digest: str = "d"
     url: str = "fake"
+    is_compressed: bool = True
+
+
+SAMPLE_BYTES = 8 * 8 * 5 + 4096
+"""Of a fake dataset of 8 x 8 pixels, as the order reckons them."""
 
 
 def fake_manifest(sizes: list[int], block: int, *, side: int = 8) -> Any:
@@ -48,4 +58,5 @@ def orders(draw: st.DrawFn) -> dict[str, Any]:
         "lanes": draw(st.integers(1, 9)),
         "chunk": draw(st.integers(1, 8)),
         "seed": draw(st.integers(0, 2**31)),
+        "shuffle_bytes": draw(st.integers(1, 500) | st.just(500)) * SAMPLE_BYTES,
     }

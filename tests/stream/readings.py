@@ -20,6 +20,10 @@ from wdtrain.store.splits import Holdout
 from wdtrain.stream import Batch, Cursor, Order, open_stream
 
 SIDE = 12
+SAMPLE_BYTES = SIDE * SIDE * 5 + 4096
+"""What the order reckons for a sample of a compressed dataset."""
+SHUFFLED = st.integers(1, 60) | st.just(10**6)
+"""Samples to shuffle among: windows of a block that is not kept, of some blocks, the whole."""
 NOTHING = Holdout(backgrounds=0, cutouts=0, pairs=0, samples=0)
 SETS = [
     # samples, samples a block, samples a shard, encoding, compression
@@ -78,11 +82,13 @@ class Case:
     chunk: int
     seed: int
     epochs: int
+    shuffled: int = 10**6
+    """Samples among which are shuffled: a whole split, or windows of lanes."""
 
     @property
     def order(self) -> dict[str, Any]:
         names = {"lanes": self.lanes, "chunk": self.chunk, "seed": self.seed}
-        return {"split": "train", **names}
+        return {"split": "train", **names, "shuffle_bytes": self.shuffled * SAMPLE_BYTES}
 
     @property
     def stop(self) -> int:
@@ -97,6 +103,7 @@ def cases(draw: st.DrawFn) -> Case:
         chunk=draw(st.integers(1, 9)),
         seed=draw(st.integers(0, 2**31)),
         epochs=draw(st.integers(1, 2)),
+        shuffled=draw(SHUFFLED),
     )
 
 

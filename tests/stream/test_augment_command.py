@@ -186,7 +186,8 @@ def test_tells_what_is_trained_on_by_both_by_the_mask_alone_and_by_neither(manif
 
 
 def test_a_recipe_is_tried_with_other_amounts(manifest, run_folder, tmp_path, capsys):
-    recipe = ["--config", str(run_folder / "config.yaml"), "--out", str(tmp_path / "seen.png")]
+    out = ["--out", str(tmp_path / "seen.png"), "--overwrite"]
+    recipe = ["--config", str(run_folder / "config.yaml"), *out]
     assert inspect_shards.main(["augment", "n000024", "--epoch", "3", *recipe, *OFF]) == 0
     told_off = "zoom 1.000, angle +0.00 deg, shift"
     assert capsys.readouterr().out.startswith(f"epoch 3: {told_off}")

@@ -52,7 +52,10 @@ def test_refuses_what_cannot_be_measured(
     for arguments, why in (
         ([str(tmp_path / "none")], "holds no manifest"),
         ([str(tmp_path / "set"), "--split", "test"], "no split 'test'"),
-        ([str(tmp_path / "set"), "--rounds", "0"], "--rounds must be 1 or more"),
+        ([str(tmp_path / "set"), "--rounds", "0"], "--rounds is 0; it must be 1 or more"),
+        ([str(tmp_path / "set"), "--samples", "0"], "--samples is 0"),
+        ([str(tmp_path / "set"), "--size", "0"], "--size is 0"),
+        ([str(tmp_path / "set"), "--size", "-4"], "--size is -4"),
         ([str(tmp_path / "set"), "--batch-size", "50"], "not a multiple of the chunk"),
     ):
         assert main(arguments) == 2

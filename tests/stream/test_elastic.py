@@ -21,7 +21,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.sources import NoiseSource
-from tests.stream.layouts import fake_manifest
+from tests.stream.layouts import SAMPLE_BYTES, fake_manifest
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.packing import pack
 from wdtrain.stream import Batch, Cursor, Order, open_stream
@@ -29,7 +29,13 @@ from wdtrain.stream.order import Piece
 
 law = settings(max_examples=25, deadline=None, derandomize=True)
 
-ORDER: dict[str, Any] = {"split": "train", "seed": 11, "lanes": 9, "chunk": 4}
+ORDER: dict[str, Any] = {
+    "split": "train",
+    "seed": 11,
+    "lanes": 9,
+    "chunk": 4,
+    "shuffle_bytes": 150 * (12 * 12 * 5 + 4096),
+}
 EPOCHS = 2
 WORLDS = (8, 3, 5)
 WAIT_SECONDS = 120
@@ -96,12 +102,19 @@ def test_a_job_stopped_at_any_batch_goes_on_in_its_order_under_any_world(
     block=st.integers(1, 40),
     lanes=st.integers(8, 40),
     chunk=st.integers(1, 16),
+    shuffled=st.integers(1, 1600),
     stops=st.lists(st.tuples(st.integers(1, 8), st.integers(1, 9)), min_size=1, max_size=6),
 )
 def test_a_job_of_a_simulated_dataset_visits_the_same_places_in_the_same_order(
-    sizes: list[int], block: int, lanes: int, chunk: int, stops: list[tuple[int, int]]
+    sizes: list[int],
+    block: int,
+    lanes: int,
+    chunk: int,
+    shuffled: int,
+    stops: list[tuple[int, int]],
 ) -> None:
-    order = Order(fake_manifest(sizes, block), "train", seed=3, lanes=lanes, chunk=chunk)
+    how = {"seed": 3, "lanes": lanes, "chunk": chunk, "shuffle_bytes": shuffled * SAMPLE_BYTES}
+    order = Order(fake_manifest(sizes, block), "train", **how)
     at = Cursor.at(order, 0)
     came: list[tuple[int, Place]] = []
     for world, chunks in stops:
@@ -116,12 +129,11 @@ def test_a_job_of_a_simulated_dataset_visits_the_same_places_in_the_same_order(
 
 def places_of(order: Order, piece: Piece) -> list[tuple[int, Place]]:
     """Each position of a piece with its place, found as the reader does: through its window."""
-    key = order.window_of(piece)
-    first = piece.offset - order.window_offset(key)
-    blocks, rows = (part[first : first + piece.rows] for part in order.window_samples(key))
-    assert len(rows) == piece.rows, "a piece goes over the end of its window"
-    shards, inside = order.shard_block(blocks)
-    places = zip(shards.tolist(), inside.tolist(), rows.tolist(), strict=True)
+    places: list[Place] = []
+    for fragment in order.fragments(piece):
+        blocks, row = order.samples_of(fragment)
+        shards, inside = order.shard_block(blocks)
+        places += zip(shards.tolist(), inside.tolist(), row.tolist(), strict=True)
     return list(enumerate(places, piece.position))
 
 

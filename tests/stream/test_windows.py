@@ -21,7 +21,7 @@ from wdtrain.store import native
 from wdtrain.store.errors import StoreError
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.shards import ShardReader
-from wdtrain.stream import Order, order
+from wdtrain.stream import Order
 from wdtrain.stream.order import WindowKey
 
 law = settings(max_examples=30, deadline=None, derandomize=True)
@@ -53,41 +53,44 @@ def count_reads(patch: pytest.MonkeyPatch) -> Counter[Place]:
     return found
 
 
-def reads_of_turns(data: Manifest, case: Case, batch_size: int) -> Counter[Place]:
-    """The same if each window is opened in its turn and the lane's one before it is at hand: what
-    is as small as a chunk is not kept, so that a chunk cut by a batch's end is read again."""
+def reads_of_turns(data: Manifest, case: Case, how: How) -> Counter[Place]:
+    """The same if each rank reads a block when it first needs it and keeps it as long as its
+    window is open: what is shuffled as a whole for ever, what is not kept for a batch."""
     found: Counter[Place] = Counter()
     laid, names = Order(data, **case.order), [s.name for s in data.splits["train"].shards]
-    last: dict[int, tuple[WindowKey, set[int]]] = {}
-    for first in range(0, case.stop, batch_size):
-        for piece in laid.pieces(first, min(first + batch_size, case.stop)):
-            key = laid.window_of(piece)
-            before, held = last.get(piece.lane, (None, set()))
-            if key == before:
-                continue
-            needed = set(laid.window_samples(key)[0].tolist())
-            same_epoch = before is not None and before.epoch == key.epoch
-            missing = np.array(sorted(needed - held if same_epoch else needed), np.int64)
-            for shard, inside in zip(*laid.shard_block(missing), strict=True):
-                found[names[shard], int(inside)] += 1
-            if laid.window_rows > laid.chunk:
-                last[piece.lane] = key, needed
+    size = how.chunks * case.chunk
+    for rank in range(how.world):
+        held: dict[int, tuple[WindowKey | None, set[int]]] = {}
+        for first in range(0, case.stop, size):
+            for piece in laid.pieces(first, min(first + size, case.stop)):
+                if piece.lane % how.world != rank:
+                    continue
+                for key, at, rows in laid.fragments(piece):
+                    before, blocks = held.get(key.lane, (None, set()))
+                    if before != key and not laid.is_whole:
+                        blocks = set()
+                    new = set(laid.window_samples(key)[0][at : at + rows].tolist()) - blocks
+                    shards, inside = laid.shard_block(np.array(sorted(new), np.int64))
+                    places = zip(shards.tolist(), inside.tolist(), strict=True)
+                    found.update((names[shard], block) for shard, block in places)
+                    held[key.lane] = key, blocks | new
+            if not laid.keeps_windows:
+                held.clear()
     return found
 
 
 @law
-@given(drawn=cases_with(1), turns=st.integers(0, 3), window=st.sampled_from([0, 1, 4]))
-def test_windows_opened_early_read_each_block_no_more_often(
-    packed: Shelf, drawn: tuple[Case, How], turns: int, window: int
+@given(drawn=cases_with(1), turns=st.integers(0, 3))
+def test_blocks_loaded_early_are_read_no_more_often(
+    packed: Shelf, drawn: tuple[Case, How], turns: int
 ) -> None:
     case, way = drawn
     data = packed(*case.made)
     how = How(way.world, way.threads, way.chunks + turns * case.lanes)  # several pieces of a lane
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(order, "MAX_WINDOW", window)
         found = count_reads(patch)
         came = seen(read_ranks(data, case, how))
-        needed = reads_of_turns(data, case, how.chunks * case.chunk)
+        needed = reads_of_turns(data, case, how)
     assert came.keys() == set(range(case.stop))
     assert found <= needed
     if data.is_compressed:
@@ -96,20 +99,17 @@ def test_windows_opened_early_read_each_block_no_more_often(
 
 @pytest.mark.parametrize("made", SETS[:3])
 @pytest.mark.parametrize("chunks", [1, 3])
-def test_a_missing_shard_stops_the_run_in_the_batch_that_comes_to_its_window(
-    packed: Shelf, made: Any, chunks: int, tmp_path: Path
+@pytest.mark.parametrize("shuffled", [20, 10**6])
+def test_a_missing_shard_stops_the_run_in_the_batch_that_comes_to_it(
+    packed: Shelf, made: Any, chunks: int, shuffled: int, tmp_path: Path
 ) -> None:
-    case, size = Case(made, 2, 4, 3, 1), 4 * chunks
+    case, size = Case(made, 2, 4, 3, 1, shuffled), 4 * chunks
     data = packed(*made)
     laid = Order(data, **case.order)
     for number, shard in enumerate(data.splits["train"].shards):
         folder = shutil.copytree(data.url, tmp_path / shard.name)
         (folder / shard.name).unlink()
-        step = min(
-            piece.position // size
-            for piece in laid.pieces(0, case.stop)
-            if number in laid.shard_block(laid.window_samples(laid.window_of(piece))[0])[0]
-        )
+        step = next(at for at in range(case.stop) if laid.locate(at)[0] == number) // size
         batches = open_rank(Manifest.load(str(folder)), case, How(1, 2, chunks), 0)
         assert len(list(islice(batches, step))) == step
         with pytest.raises(StoreError, match=f"{shard.name} is missing"):

@@ -3,24 +3,70 @@
 from __future__ import annotations
 
 import errno
+import os
+import select
 import sys
 from collections.abc import Callable
+from typing import Final, TextIO
+
+from rich.console import Console
+
+from wdtrain.store.urls import without_secrets
+
+UNREAD: Final = 141
+"""The exit code of what a shell's own tools end with when nobody reads them: 128 + SIGPIPE."""
+
+
+class Output(Console):
+    """Rich's console; where nobody reads it, that is for `run_command` to say."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 def run_command(main: Callable[[], int | None]) -> int:
-    """The exit code of a command: 2 and one `error:` line for bad input, 130 after Ctrl-C.
+    """The exit code of a command: 2 and one `error:` line for bad input, 130 after Ctrl-C, and 141
+    without a word where whoever reads the output (head, less) has seen enough.
 
     A person at the command line never sees a traceback for what they typed or for what lies on
     disk; a traceback means a defect of ours.
     """
     try:
-        return main() or 0
+        code = main() or 0
+        sys.stdout.flush()  # not at the interpreter's end, where a closed pipe cannot be caught
+        return code
     except (ValueError, OSError) as error:
-        print(f"error: {describe(error)}", file=sys.stderr)
+        if isinstance(error, BrokenPipeError) and _silence():
+            return UNREAD
+        print(f"error: {without_secrets(describe(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except SystemExit:  # of --help, whose text may not be read to its end either
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _silence()
+        raise
+
+
+def _silence() -> bool:
+    """Whether nobody reads the output any more; what is still written to it then goes nowhere."""
+    closed = [stream for stream in (sys.stdout, sys.stderr) if _is_unread(stream)]
+    for stream in closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return bool(closed)
+
+
+def _is_unread(stream: TextIO) -> bool:
+    """Whether a stream is a pipe or socket whose reader is gone."""
+    poll = select.poll()
+    try:
+        poll.register(stream.fileno(), 0)
+    except (OSError, ValueError):  # it is no file of the system
+        return False
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def describe(error: Exception) -> str:

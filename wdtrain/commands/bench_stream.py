@@ -18,11 +18,11 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 
-from wdtrain.commands import run_command
+from wdtrain.commands import Output, run_command
 from wdtrain.resize import size_for
+from wdtrain.settings import parse_bytes
 from wdtrain.store import native
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.memory import Recycled
@@ -59,8 +59,7 @@ class Rate:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code of `bench-stream` with these arguments (default: the command line's)."""
-    options = _parser().parse_args(arguments)
-    return run_command(lambda: _bench(options))
+    return run_command(lambda: _bench(_parser().parse_args(arguments)))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--batch-size", type=int, default=256, metavar="B", help="default 256")
     add("--threads", type=_counts, default=threads, metavar="N,...", help=f"default {threads}")
     add("--size", type=int, metavar="S", help="read at this shorter side; default: as stored")
+    add("--shuffle-bytes", default="1GiB", metavar="SIZE", help="data.shuffle_bytes; default 1GiB")
     add("--samples", type=int, metavar="N", help="of each round; default: an epoch, at most 100000")
     add("--rounds", type=int, default=5, metavar="N", help="the median counts; default 5")
     add("--json", action="store_true", help="print one JSON object")
@@ -94,10 +94,11 @@ def _counts(text: str) -> list[int]:
 
 
 def _bench(options: argparse.Namespace) -> int:
+    for name in ("batch_size", "size", "samples", "rounds"):
+        if (count := getattr(options, name)) is not None and count < 1:
+            raise ValueError(f"--{name.replace('_', '-')} is {count}; it must be 1 or more")
     manifest = Manifest.load(options.target)
     samples = options.samples or min(manifest.split(options.split).samples, 100_000)
-    if min(samples, options.rounds) < 1:
-        raise ValueError("--samples and --rounds must be 1 or more")
     floor = _Floor(manifest, options)
     rates: list[Rate] = []
     stages: dict[str, float | None] = {}
@@ -123,6 +124,7 @@ def _stream(manifest: Manifest, options: argparse.Namespace, threads: int) -> St
         threads=threads,
         epochs=None,
         size=options.size,
+        shuffle_bytes=parse_bytes(options.shuffle_bytes),
     )
 
 
@@ -244,7 +246,7 @@ def _show(
     rates: list[Rate],
     stages: dict[str, float | None],
 ) -> None:
-    console = Console()
+    console = Output()
     form = f"{manifest.encoding} {manifest.compression}"
     compiled = "compiled" if native.LIBRARY is not None else "NOT compiled (see troubleshooting)"
     console.print(

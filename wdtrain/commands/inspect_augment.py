@@ -19,13 +19,16 @@ from PIL import Image, ImageDraw, ImageFont
 
 from wdtrain.commands.inspect_order import check_cursor, manifest_of
 from wdtrain.commands.pack_shards import long_work
+from wdtrain.commands.trust import add_trust, load_run_recipe
 from wdtrain.config import Augment, Data, Recipe, Run, load_recipe
-from wdtrain.record.pictures import colour_depth, colour_mask, save_png
+from wdtrain.record.outputs import OVERWRITE_HELP, Outputs
+from wdtrain.record.pictures import colour_depth, colour_mask, png_of
 from wdtrain.resize import size_for
 from wdtrain.store.errors import StoreError
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.samples import BlockIndex, decode_row, parse_block
 from wdtrain.store.shards import ShardReader
+from wdtrain.store.urls import shown
 
 if TYPE_CHECKING:  # the networks' room brings torch along, which the other actions do without
     from wdtrain.learn.augment import Augmentation, Drawn
@@ -92,9 +95,11 @@ def add_augment(actions: Any) -> None:
         "where a run or recipe names it; the key of a sample")  # fmt: skip
     add("--epoch", required=True, metavar="N[,N...]", help="epochs, counted from 0")
     add("--out", type=Path, default=Path("augment.png"), metavar="FILE", help="default augment.png")
+    add("--overwrite", action="store_true", help=OVERWRITE_HELP)
     where = action.add_mutually_exclusive_group()
     where.add_argument("--run", dest="run_folder", type=Path, metavar="FOLDER",
                        help="what this run saw, by its config.yaml")  # fmt: skip
+    add_trust(action)
     where.add_argument("--config", type=Path, metavar="FILE", help="what this recipe would show")
     split = Data.model_fields["train_split"].default
     add("--split", metavar="NAME", help=f"default: the recipe's, else {split}")
@@ -117,6 +122,9 @@ def show_augment(options: argparse.Namespace) -> int:
             f"{' '.join(options.words)!r} is more than TARGET and KEY; name one sample"
         )
     options.target = target[0] if target else None
+    out = Outputs.for_file(
+        options.out, "inspect-shards augment", overwrite=options.overwrite, ending=".png"
+    )
     manifest = manifest_of(options, recipe)
     data = Data(url=manifest.url) if recipe is None else recipe.data
     split = options.split or data.train_split
@@ -128,7 +136,7 @@ def show_augment(options: argparse.Namespace) -> int:
     sample = find_sample(manifest, split, options.key, size=data.size)
     sights = [see(sample, epoch, view) for epoch in epochs]
     picture = sheet(sample, sights, view)
-    save_png(options.out, picture)
+    out.write(options.out.name, png_of(picture))
     for sight in sights:
         print(f"epoch {sight.epoch}: {', '.join(told(sight.drawn, sample.mask.shape))}")
     print(f"wrote {options.out} ({picture.shape[1]} x {picture.shape[0]})")
@@ -140,15 +148,14 @@ def _recipe(options: argparse.Namespace) -> Recipe | None:
     folder = options.run_folder
     if folder is None:
         return None if options.config is None else load_recipe(options.config, [])
-    if not (folder / "config.yaml").is_file():
-        raise ValueError(f"{folder} is not a run: it holds no config.yaml; name a run's folder")
+    recipe = load_run_recipe(folder, trust=options.trust)
     twice = [name for name in _GIVEN if getattr(options, name) is not None]
     if twice:
         raise ValueError(
             f"--{twice[0].replace('_', '-')} stands in the recipe of {folder} already, and what "
             "the run saw is asked; leave it out, or name the recipe by --config to try others"
         )
-    return load_recipe(folder / "config.yaml", [])
+    return recipe
 
 
 def _epochs(text: str, recipe: Recipe | None, manifest: Manifest) -> list[int]:
@@ -177,8 +184,7 @@ def _check_run(folder: Path, data: Data, manifest: Manifest) -> None:
     """ValueError where the run's newest checkpoint tells that it was trained on another dataset."""
     from wdtrain.stream.order import Order
 
-    how = {"seed": data.seed, "lanes": data.lanes, "chunk": data.chunk}
-    check_cursor(folder, Order(manifest, data.train_split, **how))
+    check_cursor(folder, Order(manifest, data.train_split, **data.order_arguments()))
 
 
 def _augmentation(options: argparse.Namespace, recipe: Recipe | None) -> Augmentation:
@@ -214,7 +220,7 @@ def find_sample(
             progress(done := done + block.num_samples, total)
     others = [name for name in manifest.splits if name != split]
     raise StoreError(
-        f"split {split} of {manifest.url} holds no sample {key!r}; most like it are "
+        f"split {split} of {shown(manifest.url)} holds no sample {key!r}; most like it are "
         f"{', '.join(near) or 'none'}; inspect-shards order prints keys"
         + (f"; other splits (--split) are {', '.join(others)}" if others else "")
         + "".join(f"; {problem}, so it was not looked into" for problem in damaged[:1])

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +18,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from wdtrain.commands.inspect_shuffle import show_shuffle
+from wdtrain.commands.trust import add_trust, load_run_recipe
 from wdtrain.config import Data, Recipe, Train, load_recipe
+from wdtrain.settings import parse_bytes
 from wdtrain.store.errors import DamagedBlock, StoreError
 from wdtrain.store.files import is_url
 from wdtrain.store.manifest import Manifest
@@ -36,6 +38,8 @@ examples:
   inspect-shards order --run runs/mine --step 1200 --world 8 --rank 3   # what did rank 3 see?
   inspect-shards order --run runs/mine --step 1200 --world 8 --json | jq -r .key
   inspect-shards order shards/mine --position 0 --count 9 --places      # reads the manifest alone
+  inspect-shards order shards/mine --shuffle --shuffle-bytes 256MiB     # how well it is mixed
+  inspect-shards order --shuffle --config recipes/mine.yaml
 
 Step S, counted from 1 as in metrics.jsonl, takes the positions from (S - 1) x batch size on; a rank
 takes those whose lane is its own (lane mod world). The order is the same for any world. A damaged
@@ -46,6 +50,7 @@ _DEFAULTS: Final[dict[str, Any]] = {
     "seed": Data.model_fields["seed"].default,
     "lanes": Data.model_fields["lanes"].default,
     "chunk": Data.model_fields["chunk"].default,
+    "shuffle_bytes": Data.model_fields["shuffle_bytes"].default,
     "batch_size": Train.model_fields["batch_size"].default,
 }
 """What a recipe that says nothing of it trains with."""
@@ -98,9 +103,13 @@ def add_order(actions: Any) -> None:
     add("target", metavar="TARGET", nargs="?", help="a dataset's folder or URL; or --run alone")
     add("--run", dest="run_folder", type=Path, metavar="FOLDER", help="take the dataset and the "
         "options of the order from this run's config.yaml")  # fmt: skip
+    add_trust(action)
     which = action.add_mutually_exclusive_group(required=True)
     which.add_argument("--position", type=int, metavar="P", help="from this position on, from 0")
     which.add_argument("--step", type=int, metavar="S", help="this step, counted from 1")
+    which.add_argument("--shuffle", action="store_true", help="say how often two samples stored "
+        "in one block come in one norm group and in one batch, beside chance")  # fmt: skip
+    add("--config", type=Path, metavar="FILE", help="take them from this recipe")
     add("--count", type=int, metavar="N", help="positions from P on; default 1")
     add("--rank", type=int, metavar="R", help="only what this rank took, of --world ranks")
     add("--world", type=int, metavar="W", help="say each sample's rank among so many")
@@ -109,9 +118,13 @@ def add_order(actions: Any) -> None:
         ("seed", int, "data.seed of the recipe"),
         ("lanes", int, "data.lanes"),
         ("chunk", int, "data.chunk"),
+        ("shuffle_bytes", str, "data.shuffle_bytes"),
         ("batch_size", int, "train.batch_size, over all ranks"),
     ):
-        option, shown = f"--{name.replace('_', '-')}", "NAME" if kind is str else "N"
+        option, shown = (
+            f"--{name.replace('_', '-')}",
+            "N" if kind is int else "SIZE" if name == "shuffle_bytes" else "NAME",
+        )
         add(option, type=kind, metavar=shown, help=f"{what}; default {_DEFAULTS[name]}")
     add("--places", action="store_true", help="leave keys out, and read nothing but the manifest")
     add("--json", action="store_true", help="one JSON object a line")
@@ -120,19 +133,17 @@ def add_order(actions: Any) -> None:
 
 def show_order(options: argparse.Namespace) -> int:
     """Prints the places asked for; 1 if one lies in a damaged block."""
+    if options.shuffle:
+        return show_shuffle(*_order_of(options), as_json=options.json)
     question = _question(options)
     keys = KeysOfBlocks(question.manifest, question.order.split)
     widths = _column_widths(question)
-    try:
-        if not options.json:
-            print(question.title)
-            print(_aligned({name: name for name in widths}, widths))
-        for place in places(question, keys):
-            values = {name: getattr(place, name) for name in widths}
-            print(json.dumps(values) if options.json else _aligned(values, widths))
-        sys.stdout.flush()
-    except BrokenPipeError:  # what reads us (head, less) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if not options.json:
+        print(question.title)
+        print(_aligned({name: name for name in widths}, widths))
+    for place in places(question, keys):
+        values = {name: getattr(place, name) for name in widths}
+        print(json.dumps(values) if options.json else _aligned(values, widths))
     for problem in keys.damaged.values():
         print(f"{problem}; its samples have no key here", file=sys.stderr)
     return 1 if keys.damaged else 0
@@ -140,16 +151,7 @@ def show_order(options: argparse.Namespace) -> int:
 
 def _question(options: argparse.Namespace) -> Question:
     """What the options ask; ValueError for what cannot be answered."""
-    from wdtrain.stream.order import Order
-
-    recipe = None if options.run_folder is None else _recipe(options)
-    how = {name: getattr(options, name) for name in _DEFAULTS} if recipe is None else _how(recipe)
-    how = {name: _DEFAULTS[name] if value is None else value for name, value in how.items()}
-    manifest = manifest_of(options, recipe)
-    batch_size = how.pop("batch_size")
-    order = Order(manifest, **how)
-    if options.run_folder is not None:
-        check_cursor(options.run_folder, order)
+    order, manifest, batch_size, recipe = _order_of(options)
     _check_ranks(options, order)
     if options.step is None:
         start, stop = _asked_positions(options)
@@ -157,34 +159,46 @@ def _question(options: argparse.Namespace) -> Question:
         order.check_batch(batch_size, options.world or 1)
         last = None if recipe is None else recipe.total_steps(order.samples)
         start, stop = _positions_of_step(options, batch_size, last)
-    told = ", ".join(f"{name} {value}" for name, value in how.items())
+    told = ", ".join(f"{name} {getattr(order, name)}" for name in _DEFAULTS if name != "batch_size")
     what = "" if options.step is None else f"step {options.step} of batches of {batch_size}: "
     title = f"{what}positions {start} to {stop - 1} of order {order.digest} ({told})"
     rank, world = options.rank, options.world
     return Question(title, manifest, order, start, stop, rank, world, not options.places)
 
 
+def _order_of(options: argparse.Namespace) -> tuple[Order, Manifest, int, Recipe | None]:
+    """The order that is asked about, its dataset, the batch size, and the recipe if one is named;
+    ValueError where they do not fit each other."""
+    from wdtrain.stream.order import Order
+
+    recipe = None if options.run_folder is None else _recipe(options)
+    if options.config is not None:
+        recipe = load_recipe(options.config, [])
+    how = {name: getattr(options, name) for name in _DEFAULTS} if recipe is None else _how(recipe)
+    how = {name: _DEFAULTS[name] if value is None else value for name, value in how.items()}
+    manifest = manifest_of(options, recipe)
+    batch_size = how.pop("batch_size")
+    how["shuffle_bytes"] = parse_bytes(how["shuffle_bytes"])
+    order = Order(manifest, **how)
+    if options.run_folder is not None:
+        check_cursor(options.run_folder, order)
+    return order, manifest, batch_size, recipe
+
+
 def _how(recipe: Recipe) -> dict[str, Any]:
-    data = recipe.data
-    return {
-        "split": data.train_split,
-        "seed": data.seed,
-        "lanes": data.lanes,
-        "chunk": data.chunk,
-        "batch_size": recipe.train.batch_size,
-    }
+    how = {"split": recipe.data.train_split, **recipe.data.order_arguments()}
+    return {**how, "batch_size": recipe.train.batch_size}
 
 
 def _recipe(options: argparse.Namespace) -> Recipe:
     """The recipe of the run that was named; ValueError if there is none, or for a second answer."""
     folder = options.run_folder
-    if not (folder / "config.yaml").is_file():
-        raise ValueError(f"{folder} is not a run: it holds no config.yaml; name a run's folder")
+    recipe = load_run_recipe(folder, trust=options.trust)
     twice = [name for name in _DEFAULTS if getattr(options, name) is not None]
     if twice:
         flag = f"--{twice[0].replace('_', '-')}"
         raise ValueError(f"{flag} stands in the recipe of {folder} already; leave out one of them")
-    return load_recipe(folder / "config.yaml", [])
+    return recipe
 
 
 def manifest_of(options: argparse.Namespace, recipe: Recipe | None) -> Manifest:
@@ -296,12 +310,16 @@ def places(question: Question, keys: KeysOfBlocks) -> Iterator[Place]:
         rank = None if world is None else piece.lane % world
         if question.rank is not None and rank != question.rank:
             continue
-        for position in range(piece.position, piece.position + piece.rows):
-            shard, block, row = order.locate(position)
-            found = keys.of(shard, block) if question.reads_keys else None
-            key = None if found is None else found[row]
-            name = shards[shard].name
-            yield Place(position, piece.epoch, piece.lane, rank, name, block, row, key)
+        position = piece.position
+        for fragment in order.fragments(piece):
+            numbers, rows = order.samples_of(fragment)
+            found = (part.tolist() for part in (*order.shard_block(numbers), rows))
+            for shard, block, row in zip(*found, strict=True):
+                of_block = keys.of(shard, block) if question.reads_keys else None
+                key = None if of_block is None else of_block[row]
+                name = shards[shard].name
+                yield Place(position, piece.epoch, piece.lane, rank, name, block, row, key)
+                position += 1
 
 
 def _column_widths(question: Question) -> dict[str, int]:

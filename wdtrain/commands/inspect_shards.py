@@ -11,14 +11,16 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from wdtrain.commands import run_command
+from wdtrain.commands import Output, run_command
 from wdtrain.commands.inspect_augment import add_augment
 from wdtrain.commands.inspect_order import add_order
 from wdtrain.commands.pack_shards import long_work
-from wdtrain.record.pictures import save_png
+from wdtrain.record.outputs import OVERWRITE_HELP, Outputs
+from wdtrain.record.pictures import png_of
 from wdtrain.store.errors import StoreError
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.sheet import contact_sheet
+from wdtrain.store.urls import shown
 from wdtrain.store.verify import audit, verify
 
 EXAMPLES: Final = """\
@@ -42,8 +44,11 @@ Act = Callable[[argparse.Namespace], int]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code of `inspect-shards` with these arguments (default: the command line's)."""
-    options = _parser().parse_args(arguments)
-    return run_command(lambda: int(options.act(options)))
+    return run_command(lambda: _act(_parser().parse_args(arguments)))
+
+
+def _act(options: argparse.Namespace) -> int:
+    return int(options.act(options))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,17 +82,18 @@ def _of_manifest(act: Callable[[Manifest, argparse.Namespace], int]) -> Act:
 
 def _grid_options(action: argparse.ArgumentParser) -> None:
     action.add_argument("--out", type=Path, default=Path("grid.png"), help="default grid.png")
+    action.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
     action.add_argument("--split", default="train", help="default train")
     action.add_argument("--count", type=int, default=24, help="samples; default 24")
 
 
 def show(manifest: Manifest, options: argparse.Namespace) -> int:
     """Prints the manifest for a person."""
-    console = Console(soft_wrap=True)
+    console = Output(soft_wrap=True)
     depth = manifest.depth
     limits = f" {depth.near_m:g} to {depth.far_m:g} m" if depth.is_logarithmic else ""
     console.print(
-        f"[bold]{manifest.url}[/]: {manifest.samples:,} triples of {manifest.height} x "
+        f"[bold]{shown(manifest.url)}[/]: {manifest.samples:,} triples of {manifest.height} x "
         f"{manifest.width}, {manifest.encoding}, {manifest.compression}, "
         f"{manifest.samples_per_block} a block, digest {manifest.digest[:12]}"
     )
@@ -125,7 +131,8 @@ def verify_all(manifest: Manifest, options: argparse.Namespace) -> int:
     with long_work("verifying") as progress:
         problems = verify(manifest, progress)
     if not problems:
-        print(f"{manifest.url} is whole: {manifest.samples:,} samples decoded, all sums right")
+        count = f"{manifest.samples:,} samples decoded"
+        print(f"{shown(manifest.url)} is whole: {count}, all sums right")
     return _print_problems(problems)
 
 
@@ -139,7 +146,7 @@ def audit_all(manifest: Manifest, options: argparse.Namespace) -> int:
     for name, parts in found.splits.items():
         counts = (parts.samples, len(parts.backgrounds), len(parts.cutouts), len(parts.pairs))
         table.add_row(name, *(f"{count:,}" for count in counts))
-    Console().print(table)
+    Output().print(table)
     if not found.problems:
         print("no leak: no split shares what it must not, and no key comes twice")
     return _print_problems(found.problems)
@@ -157,7 +164,10 @@ def grid(manifest: Manifest, options: argparse.Namespace) -> int:
     """Writes a contact sheet as PNG."""
     if options.count < 1:
         raise StoreError(f"--count {options.count}: at least 1 sample is needed")
+    out = Outputs.for_file(
+        options.out, "inspect-shards grid", overwrite=options.overwrite, ending=".png"
+    )
     sheet = contact_sheet(manifest, split=options.split, count=options.count)
-    save_png(options.out, sheet)
+    out.write(options.out.name, png_of(sheet))
     print(f"wrote {options.out} ({sheet.shape[1]} x {sheet.shape[0]})")
     return 0

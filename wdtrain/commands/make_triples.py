@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-from rich.console import Console
 from rich.progress import track
 
-from wdtrain.commands import run_command
+from wdtrain.commands import Output, run_command
+from wdtrain.record.outputs import ASIDE_PREFIX, write_new
 from wdtrain.scenes.compose import Composition
 from wdtrain.scenes.lift import lifts_json
 from wdtrain.scenes.playground import Playground
@@ -45,9 +45,7 @@ def _main() -> int:
     source, lifts = arguments.build(arguments)
     rejects = write_triples(source, arguments.out)
     if lifts is not None:
-        path = lift_path(arguments.out)
-        _write(path, lifts().encode())
-        print(f"lift: {path} (correct it by hand and give it back with --lift)")
+        print(_keep_lifts(lifts(), lift_path(arguments.out)))
     print(f"{len(source) - len(rejects)} triples in {arguments.out}, {len(rejects)} rejected")
     for reject in rejects[:10]:
         print(f"rejected {reject['key']}: {reject['reason']}", file=sys.stderr)
@@ -59,6 +57,18 @@ def _main() -> int:
 def lift_path(out: Path) -> Path:
     """Where the lifts of a composition are kept: beside the folder, which holds triples alone."""
     return out.parent / f"{out.name}.lift.json"
+
+
+def _keep_lifts(text: str, path: Path) -> str:
+    """What to say of the lifts: they are in `path`, where nobody has corrected them there."""
+    try:
+        write_new(path, text.encode())
+    except FileExistsError:
+        return (
+            f"lift: {path} was there already with other numbers, corrected by hand or of another "
+            "kit, and is left as it is; move it away and run again to have those of this folder"
+        )
+    return f"lift: {path} (correct it by hand and give it back with --lift)"
 
 
 def write_triples(source: Source, out: Path) -> list[dict[str, str]]:
@@ -105,7 +115,7 @@ def _make(source: Source, out: Path, writer: Executor) -> list[dict[str, str]]:
 def _open(out: Path, spec: str) -> list[dict[str, str]] | None:
     """None with `out` ready to be written to, or the rejects if it is whole already."""
     if (out / TRIPLES).is_file():
-        index = json.loads((out / TRIPLES).read_text(encoding="utf-8"))
+        index = _read_index(out / TRIPLES)
         held = {name: index.get(name) for name in ("depth", "source")}
         if json.dumps(held, sort_keys=True) == spec:
             rejects: list[dict[str, str]] = index["rejects"]
@@ -124,15 +134,24 @@ def _open(out: Path, spec: str) -> list[dict[str, str]] | None:
                 f"{out} holds an interrupted run of another specification; choose another --out or "
                 "remove it"
             )
-    elif any(not name.name.startswith(UNFINISHED) for name in out.iterdir()):
+    elif any(not path.name.startswith(ASIDE_PREFIX) for path in out.iterdir()):
         raise ValueError(f"{out} is not empty; choose another --out, or empty it")
     else:
         _write(started, spec.encode())
     return None
 
 
+def _read_index(path: Path) -> dict[str, Any]:
+    """What a `triples.json` says; {} for one that says nothing that can be read."""
+    try:
+        index = json.loads(path.read_bytes())
+    except ValueError:
+        return {}
+    return index if isinstance(index, dict) else {}
+
+
 def _remove_leftovers(out: Path) -> None:
-    for path in out.glob("*.part"):
+    for path in out.glob(f"{ASIDE_PREFIX}*.partial"):
         path.unlink()
 
 
@@ -151,15 +170,18 @@ def _write_triple(out: Path, triple: Triple) -> None:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """`data` under its name, whole or not at all."""
-    part = f"{path}.part"
-    with open(part, "wb") as file:
-        file.write(data)
-    os.replace(part, path)
+    """`data` under its name, whole or not at all, and never over anything else."""
+    try:
+        write_new(path, data, synced=False)
+    except FileExistsError as error:
+        raise ValueError(
+            f"{path} lies there and is not what is made here, so it would be lost; move it away "
+            "and run the same command again"
+        ) from error
 
 
 def _progress(indices: range, title: str) -> Iterable[int]:
-    console = Console(stderr=True)
+    console = Output(stderr=True)
     if not console.is_terminal:
         return indices
     return track(indices, description=title, console=console, transient=True)

@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from wdtrain.commands import run_command
+from wdtrain.commands import Output, run_command
 from wdtrain.scenes import parse_source
 from wdtrain.store import manifest as manifests
 from wdtrain.store.declared import note_of
@@ -69,8 +68,7 @@ _PLAIN_EVERY_SECONDS: Final = 5.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code of `pack-shards` with these arguments (default: those of the command line)."""
-    options = _parser().parse_args(arguments)
-    return run_command(lambda: _pack(options))
+    return run_command(lambda: _pack(_parser().parse_args(arguments)))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -171,11 +169,14 @@ def _source(text: str) -> Source | Path:
 
 
 @contextmanager
-def long_work(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Gives a function of (done, total) that shows progress: a bar on a terminal, else lines."""
-    console = Console(stderr=True)
+def long_work(what: str, unit: str = "samples") -> Iterator[Callable[[int, int], None]]:
+    """Gives a function of (done, total) that shows progress: a bar on a terminal, else lines.
+
+    what: "packing"; unit: what is counted.
+    """
+    console = Output(stderr=True)
     if not console.is_terminal:
-        yield _plain_progress(what)
+        yield _plain_progress(what, unit)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
@@ -183,7 +184,7 @@ def long_work(what: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _plain_progress(what: str) -> Callable[[int, int], None]:
+def _plain_progress(what: str, unit: str) -> Callable[[int, int], None]:
     started = last = time.perf_counter()
 
     def show(done: int, total: int) -> None:
@@ -192,6 +193,6 @@ def _plain_progress(what: str) -> Callable[[int, int], None]:
         if now - last >= _PLAIN_EVERY_SECONDS:
             last = now
             rate = done / (now - started)
-            print(f"{what}: {done:,} of {total:,} samples, {rate:,.0f} a second", file=sys.stderr)
+            print(f"{what}: {done:,} of {total:,} {unit}, {rate:,.0f} a second", file=sys.stderr)
 
     return show

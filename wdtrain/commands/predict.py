@@ -2,14 +2,17 @@
 
 Weights are read from safetensors, never from pickle. What a prediction needs to know of the
 training (channel means, depth limits, size) lies in the checkpoint, so the dataset may be gone.
+One picture is held at a time. One that cannot be used is named and left out; the others go on.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import isqrt
 from pathlib import Path
 
 import cv2
@@ -17,32 +20,54 @@ import numpy as np
 import torch
 
 from wdtrain.commands import run_command
-from wdtrain.config import Recipe, load_recipe
+from wdtrain.commands.pack_shards import long_work
+from wdtrain.commands.predict_inputs import (
+    Named,
+    list_pictures,
+    pictures_of_files,
+    pictures_of_split,
+    result_names,
+    split_names,
+    split_stream,
+)
+from wdtrain.commands.trust import add_trust, load_run_recipe
 from wdtrain.learn.build import load_state
+from wdtrain.learn.devices import default_device, exact_float32
 from wdtrain.learn.evaluate import predict
 from wdtrain.learn.networks import build
+from wdtrain.learn.shortage import release, try_to
 from wdtrain.learn.view import View, plain_view
-from wdtrain.pictures import read_rgb
 from wdtrain.record.checkpoint import Checkpoint, Checkpoints, load_weights
-from wdtrain.record.pictures import colour_depth, colour_mask, save_png
+from wdtrain.record.outputs import OVERWRITE_HELP, Outputs
+from wdtrain.record.pictures import colour_depth, colour_mask, png_of
 from wdtrain.resize import size_for
-from wdtrain.store.manifest import Manifest
-from wdtrain.store.shrink import Resizer
-from wdtrain.stream import open_stream
 from wdtrain.triple import DepthFormat, encode_png
 
 STRIDE = 16
 """Networks take sides divisible by this."""
-SHOWN_PX = 256
-"""Small pictures are magnified side by side up to about this height."""
-
+MOST_PIXELS = 2**24
+"""Of a picture as networks see it: a strip of 5,000 x 1 would become one of 320,000 x 64."""
+SHOWN_PX = (256, 1024)
+"""A preview's pictures are brought to a longer side between these."""
 _EXAMPLES = """examples:
   tools/predict runs/kit photo.jpg other.png --out predictions
-  tools/predict runs/kit ../pictures/*.jpg --out predictions --checkpoint best --size 128
+  tools/predict runs/kit ../pictures --out predictions --checkpoint best --size 128
   tools/predict runs/playground --split val-new-new --count 8 --out predictions
 
-writes for each picture NAME: NAME.mask.png (probability 0..255), NAME.depth.png (16-bit codes of
-the dataset's depth format; 0 is never written), NAME.png (picture, mask, depth side by side)"""
+Of each picture NAME.jpg: NAME.mask.png (probability, 0..255), NAME.depth.png (16-bit codes of the
+dataset's depth format; 0 is never written) and NAME.preview.png (picture, mask and depth side by
+side). Pictures of the same name in one call get their endings and folders into the results' names.
+Folders are taken with all below them; results then lie in folders of the same names.
+
+Networks see a picture with its shorter side at --size, both sides rounded to multiples of 16.
+A picture that is smaller than that is enlarged smoothly (bilinear), a larger one shrunk by area.
+What they say is brought back to the picture's size in the same way: probabilities before any
+threshold (foreground counts from 128), and depth, which therefore changes gradually at an edge,
+over about one pixel of what the networks saw.
+
+A picture that cannot be read is named and skipped. Nothing is written over what this tool did not
+make; what it made (listed in .wdtrain-made.jsonl in --out) is replaced with --overwrite.
+The exit code is 0, 1 where pictures were skipped, 2 after an error or where none was left."""
 
 
 @dataclass(frozen=True)
@@ -56,39 +81,95 @@ class Trained:
     device: torch.device
 
     def __call__(self, rgb: np.ndarray) -> dict[str, np.ndarray]:
-        """By target, float32 [h, w] in 0..1 of a uint8 [h, w, 3] picture of any size."""
+        """By task, float32 [h, w] in 0..1 of a uint8 [h, w, 3] picture of any size.
+
+        ValueError for a picture that does not fit into memory, or that networks say NaN of.
+        """
         height, width = rgb.shape[:2]
-        inner = size_for((height, width), self.side, multiple=STRIDE)
-        small = np.empty((1, *inner, 3), np.uint8)
-        Resizer((height, width), inner).shrink(np.ascontiguousarray(rgb)[None], small)
-        overlay = torch.from_numpy(small).permute(0, 3, 1, 2).to(self.device)
+        inner = self._inner_size(height, width)
+        overlay = torch.from_numpy(resized(rgb, *inner)).permute(2, 0, 1)[None]
         found = {}
         for task, network in self.networks.items():
-            unit = predict(network, overlay, normalisation=self.view.normalisation)
-            whole = unit[0, 0].cpu().numpy()
-            found[self.targets[task]] = cv2.resize(
-                whole, (width, height), interpolation=cv2.INTER_LINEAR
-            )
+            unit = self._ask(network, overlay)
+            if not np.isfinite(unit).all():
+                raise ValueError(f"the network of task {task!r} says NaN of it; train it anew")
+            found[task] = resized(unit, height, width)
         return found
 
+    def endings(self) -> dict[str, str]:
+        """What the results are called after a picture's name: by task, and `preview`."""
+        count = Counter(self.targets.values())
+        kinds = {
+            task: target if count[target] == 1 else task for task, target in self.targets.items()
+        }
+        return {task: f".{kind}.png" for task, kind in kinds.items()} | {"preview": ".preview.png"}
 
-def load_trained(folder: Path, which: str, side: int | None) -> Trained:
+    def _ask(self, network: torch.nn.Module, overlay: torch.Tensor) -> np.ndarray:
+        answers: list[np.ndarray] = []
+
+        def ask() -> None:
+            normalisation = self.view.normalisation
+            unit = predict(network, overlay.to(self.device), normalisation=normalisation)
+            answers.append(unit[0, 0].cpu().numpy())
+
+        if shortage := try_to(ask):
+            release(self.device)
+            height, width = overlay.shape[2:]
+            raise ValueError(
+                f"at {width} x {height} it does not fit into memory ({shortage.message}); give a "
+                "smaller --size"
+            )
+        return answers[0]
+
+    def _inner_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) that the networks see: the shorter side as in training."""
+        inner = size_for((height, width), self.side, multiple=STRIDE)
+        if inner[0] * inner[1] > MOST_PIXELS:
+            raise ValueError(
+                f"it is {width} x {height}, which networks would see at {inner[1]} x {inner[0]}: "
+                f"more than {MOST_PIXELS:,} pixels; give a smaller --size, or cut it into parts"
+            )
+        return inner
+
+
+def resized(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """[height, width, ...] of the same dtype: axes that shrink by area, those that grow bilinearly.
+
+    One after the other, since OpenCV's area repeats pixels where it enlarges.
+    """
+    smaller = min(width, picture.shape[1]), min(height, picture.shape[0])
+    picture = cv2.resize(picture, smaller, interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR))
+
+
+def load_trained(folder: Path, which: str, side: int | None, *, trust: bool = False) -> Trained:
     """The networks of the run in `folder`, at its last or best checkpoint."""
-    if not (folder / "config.yaml").is_file():
-        raise ValueError(f"{folder} is not a run: it holds no config.yaml; name a run's folder")
+    recipe = load_run_recipe(folder, trust=trust)
     sys.path.append(str(Path.cwd()))  # networks of the user's own, as in training
-    recipe = load_recipe(folder / "config.yaml", [])
     found = _checkpoint(folder, which)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    exact_float32()
+    device = default_device()
     networks = {}
     for task, declared in recipe.tasks.items():
         network = build(declared.network, **declared.options)
         load_state(network, load_weights(found.path / f"{task}.safetensors"))
         networks[task] = network.to(device).eval()
-    saved = found.extra["view"]
-    view = plain_view(saved["mean"], saved["std"], DepthFormat(**saved["depth"]), "fp32")
+    view, trained_side = _seen_in_training(found)
     targets = {task: recipe.target_of(task) for task in recipe.tasks}
-    return Trained(networks, targets, view, side or found.extra["side"], device)
+    return Trained(networks, targets, view, side or trained_side, device)
+
+
+def _seen_in_training(found: Checkpoint) -> tuple[View, int]:
+    """How pictures were prepared, and their shorter side, as the checkpoint says."""
+    try:
+        saved, side = found.extra["view"], int(found.extra["side"])
+        depth = DepthFormat(**saved["depth"])
+        return plain_view(saved["mean"], saved["std"], depth, "fp32"), side
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"checkpoint {found.path} does not say how pictures were prepared ({error!r}), so "
+            "networks would see others than in training; take one that train.py has saved"
+        ) from error
 
 
 def _checkpoint(folder: Path, which: str) -> Checkpoint:
@@ -100,82 +181,133 @@ def _checkpoint(folder: Path, which: str) -> Checkpoint:
     return found
 
 
-def pictures_of_files(paths: Sequence[Path]) -> dict[str, np.ndarray]:
-    """RGB pictures by file stem; ValueError naming a file that cannot be read, or two alike."""
-    pictures: dict[str, np.ndarray] = {}
-    for path in paths:
-        if not path.is_file():
-            what = "is a folder" if path.is_dir() else "does not exist"
-            raise ValueError(f"{path} {what}; name picture files")
-        rgb = read_rgb(path.read_bytes(), name=str(path))
-        if path.stem in pictures:
-            raise ValueError(f"two pictures are named {path.stem}; their results would be one file")
-        pictures[path.stem] = rgb
-    return pictures
+def side_by_side(
+    rgb: np.ndarray, found: Mapping[str, np.ndarray], targets: Mapping[str, str]
+) -> np.ndarray:
+    """uint8 [h, w, 3]: the picture and what was found of it, at a size to look at."""
+    height, width = rgb.shape[:2]
+    longer = max(height, width)
+    scale = min(max(longer, SHOWN_PX[0]), SHOWN_PX[1]) / longer
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    tiles = [resized(rgb, *size)]
+    for task, unit in found.items():
+        colour = colour_mask if targets[task] == "mask" else colour_depth
+        tiles.append(colour(resized(unit, *size)))
+    gap = np.full((size[0], 4, 3), 255, np.uint8)
+    return np.concatenate([part for tile in tiles for part in (tile, gap)][:-1], 1)
 
 
-def pictures_of_split(recipe: Recipe, split: str, count: int) -> dict[str, np.ndarray]:
-    """The first `count` overlays of a split of the run's own dataset, by key."""
-    manifest = Manifest.load(**recipe.data.manifest_arguments())
-    pictures: dict[str, np.ndarray] = {}
-    chunk = recipe.data.chunk
-    for batch in open_stream(manifest, split=split, batch_size=chunk, seed=0, chunk=chunk):
-        for key, overlay in zip(batch.keys, batch.overlay, strict=True):
-            if len(pictures) == count:
-                return pictures
-            pictures[key] = overlay.permute(1, 2, 0).contiguous().numpy()
-    return pictures
+def encoded(unit: np.ndarray, target: str, depth: DepthFormat) -> bytes:
+    """PNG of a prediction [h, w] in 0..1: a mask's in 8 bits, a depth's as codes of 16 bits."""
+    unit = np.clip(unit, 0, 1)
+    if target == "mask":
+        return encode_png(np.rint(unit * 255).astype(np.uint8))
+    codes = 1 + np.rint(unit * (replace(depth, bits=16).max_code - 1))
+    return encode_png(codes.astype(np.uint16))
 
 
-def side_by_side(rgb: np.ndarray, found: Mapping[str, np.ndarray]) -> np.ndarray:
-    """uint8 [h, w, 3]: the picture, its mask, its depth, small ones magnified."""
-    tiles = [rgb]
-    if "mask" in found:
-        tiles.append(colour_mask(found["mask"]))
-    if "depth" in found:
-        tiles.append(colour_depth(found["depth"]))
-    factor = max(1, SHOWN_PX // rgb.shape[0])
-    gap = np.full((rgb.shape[0] * factor, 4, 3), 255, np.uint8)
-    parts = [part for tile in tiles for part in (_magnified(tile, factor), gap)]
-    return np.concatenate(parts[:-1], 1)
+@dataclass
+class Work:
+    """What there is to predict, by the names of its results, and how far it is."""
 
+    trained: Trained
+    outputs: Outputs
+    names: list[str]
+    done: int = 0
+    skipped: int = 0
+    damaged: dict[str, str] = field(default_factory=dict)
 
-def _magnified(picture: np.ndarray, factor: int) -> np.ndarray:
-    return picture.repeat(factor, 0).repeat(factor, 1)
+    def check(self) -> None:
+        """OutputError where a result may not be written."""
+        endings = self.trained.endings().values()
+        self.outputs.check(name + ending for name in self.names for ending in endings)
 
+    def skip(self, why: str) -> None:
+        """A picture cannot be used, which is said at once and counted."""
+        self.skipped += 1
+        print(f"skipped: {why}", file=sys.stderr)
 
-def write_prediction(
-    out: Path, name: str, rgb: np.ndarray, found: Mapping[str, np.ndarray], depth: DepthFormat
-) -> None:
-    """NAME.mask.png, NAME.depth.png and NAME.png are in `out`."""
-    if "mask" in found:
-        mask = np.rint(found["mask"] * 255).astype(np.uint8)
-        (out / f"{name}.mask.png").write_bytes(encode_png(mask))
-    if "depth" in found:
-        fine = replace(depth, bits=16)
-        codes = 1 + np.rint(np.clip(found["depth"], 0, 1) * (fine.max_code - 1))
-        (out / f"{name}.depth.png").write_bytes(encode_png(codes.astype(np.uint16)))
-    save_png(out / f"{name}.png", side_by_side(rgb, found))
+    def do(self, pictures: Iterator[Named]) -> None:
+        """All results of those that can be used are written, one picture after the other."""
+        with long_work("predicting", "pictures") as progress:
+            for number, (name, rgb) in enumerate(pictures, 1):
+                if rgb is not None:
+                    try:
+                        found = self.trained(rgb)
+                    except ValueError as error:
+                        self.skip(f"{name}: {error}")
+                    else:
+                        self._write(name, rgb, found)
+                progress(number, len(self.names))
+        for where, why in self.damaged.items():
+            self.skip(f"{where}: {why}")
+
+    def _write(self, name: str, rgb: np.ndarray, found: Mapping[str, np.ndarray]) -> None:
+        trained, endings = self.trained, self.trained.endings()
+        for task, unit in found.items():
+            data = encoded(unit, trained.targets[task], trained.view.depth_format)
+            self.outputs.write(name + endings[task], data)
+        preview = side_by_side(rgb, found, trained.targets)
+        self.outputs.write(name + endings["preview"], png_of(preview))
+        self.done += 1
+
+    def told(self) -> str:
+        """A line that counts."""
+        pictures = f"{self.done:,} picture{'s' * (self.done != 1)}"
+        skipped = f"; {self.skipped:,} skipped, named above" if self.skipped else ""
+        return f"predicted {pictures} into {self.outputs.folder}{skipped}"
 
 
 def _predict(options: argparse.Namespace) -> int:
+    _check_options(options)
+    trained = load_trained(options.run, options.checkpoint, options.size, trust=options.trust)
+    outputs = Outputs(options.out, "predict", overwrite=options.overwrite)
+    work = Work(trained, outputs, [])
+    if options.split:
+        recipe = load_run_recipe(options.run, trust=options.trust)
+        stream = split_stream(recipe, options.split, {})
+        work.names = split_names(stream, options.count)
+        stream = split_stream(recipe, options.split, work.damaged)
+        pictures = pictures_of_split(stream, work.names)
+    else:
+        listing = list_pictures(options.pictures)
+        for remark in listing.remarks():
+            print(remark, file=sys.stderr)
+        work.names = result_names(listing.pictures)
+        pictures = pictures_of_files(listing.pictures, work.names, work.skip)
+    work.check()
+    try:
+        work.do(pictures)
+    except KeyboardInterrupt:
+        print(work.told())
+        raise
+    if not work.done:
+        raise ValueError("none of the pictures could be predicted; the reasons stand above")
+    print(work.told())
+    return 1 if work.skipped else 0
+
+
+def _check_options(options: argparse.Namespace) -> None:
     if options.split and options.pictures:
         raise ValueError("pictures and --split were both given; name one of them")
-    if options.count < 1 or (options.size is not None and options.size < STRIDE):
-        raise ValueError(f"--count must be at least 1, and --size at least {STRIDE}")
-    trained = load_trained(options.run, options.checkpoint, options.size)
-    if options.split:
-        recipe = load_recipe(options.run / "config.yaml", [])
-        pictures = pictures_of_split(recipe, options.split, options.count)
-    else:
-        pictures = pictures_of_files(options.pictures)
-    if not pictures:
+    if not options.split and not options.pictures:
         raise ValueError("there is no picture to predict; name picture files, or a --split")
-    options.out.mkdir(parents=True, exist_ok=True)
-    for name, rgb in pictures.items():
-        write_prediction(options.out, name, rgb, trained(rgb), trained.view.depth_format)
-    print(f"predicted {len(pictures)} picture{'s' * (len(pictures) != 1)} into {options.out}")
-    return 0
+    if options.count < 1:
+        raise ValueError(f"--count is {options.count}; it must be at least 1")
+    side = options.size
+    if side is not None and (side < STRIDE or side % STRIDE or side * side > MOST_PIXELS):
+        near = min(max(STRIDE, round(side / STRIDE) * STRIDE), isqrt(MOST_PIXELS))
+        raise ValueError(
+            f"--size is {side}; networks take sides that are multiples of {STRIDE}, up to "
+            f"{isqrt(MOST_PIXELS):,}; give {near}"
+        )
+
+
+def _path(text: str) -> Path:
+    """The path; an empty one, as an unset variable of a shell gives, would be this folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty; name a file or folder, or . for here")
+    return Path(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -186,13 +318,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("run", type=Path, metavar="RUN", help="the folder of a run")
-    add("pictures", type=Path, nargs="*", metavar="PICTURE", help="picture files, of any size")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
+    add("run", type=_path, metavar="RUN", help="the folder of a run")
+    add("pictures", type=_path, nargs="*", metavar="PICTURE", help="files, or folders of them")
+    add("--out", type=_path, required=True, metavar="DIR", help="folder for the results")
+    add("--overwrite", action="store_true", help=OVERWRITE_HELP)
     add("--checkpoint", choices=("last", "best"), default="last", help="default: last")
     add("--size", type=int, metavar="S", help="shorter side the networks see; as in training")
     add("--split", metavar="NAME", help="a split of the run's dataset, instead of pictures")
     add("--count", type=int, default=8, metavar="N", help="pictures of the split; default: 8")
+    add_trust(parser)
     options = parser.parse_intermixed_args(arguments)
     return run_command(lambda: _predict(options))
 

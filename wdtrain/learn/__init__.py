@@ -8,7 +8,7 @@ from wdtrain.learn.build import build_tasks
 from wdtrain.learn.collective import Alone, Collective, open_collective
 from wdtrain.learn.evaluate import Answered, evaluate_batches
 from wdtrain.learn.fitting import CudaGauge, Fitting, budget_bytes
-from wdtrain.learn.launch import StopRequest, register, start_accelerator
+from wdtrain.learn.launch import StopRequest, register, set_up, start_accelerator
 from wdtrain.learn.planner import explain
 from wdtrain.learn.refusal import estimate_lines, explain_refusal
 from wdtrain.learn.rows import rows_of
@@ -44,6 +44,7 @@ __all__ = [
     "plain_view",
     "register",
     "rows_of",
+    "set_up",
     "start_accelerator",
     "train_step",
 ]

@@ -32,9 +32,6 @@ from wdtrain.learn.targets import (
 )
 from wdtrain.triple import DepthFormat
 
-KNOWN_SHARE = 0.5
-"""A depth pixel is valid if at least this share of its bilinear weight lies on known depth."""
-
 
 @dataclass(frozen=True)
 class Drawn:
@@ -186,12 +183,11 @@ class Warp:
         return self._read(mask_target(stored), "nearest"), self.inside
 
     def depth(self, stored: Tensor, depth_format: DepthFormat) -> tuple[Tensor, Tensor]:
-        """(unit depth as seen after the zoom, clipped to 0..1; valid)."""
-        unit, known = depth_target(stored, depth_format)
-        both = self._read(torch.cat((unit, known), dim=1), "bilinear")  # unit is 0 where unknown
-        total, share = both[:, :1], both[:, 1:]
-        valid = self.inside * (share >= KNOWN_SHARE)
-        unit = total / share.clamp(min=1e-6)
+        """(unit depth as seen after the zoom, clipped to 0..1; valid), of the nearest pixel, which
+        the mask is read from too: a mean over an edge is the depth of nothing."""
+        codes = self._read(stored.to(torch.float32), "nearest")
+        unit, known = depth_target(codes, depth_format)
+        valid = self.inside * known
         return zoomed(unit, self.log_zoom, depth_format) * valid, valid
 
     def _read(self, values: Tensor, mode: str) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wdtrain.learn.devices import exact_float32
 from wdtrain.learn.networks import build
 from wdtrain.learn.task import TaskSet, build_task
 
@@ -25,7 +26,9 @@ def build_tasks(
     declared: by name, {"network", "options", "target", "loss", "optimizer", "schedule",
     "max_grad_norm"}; weights: state dicts to start from, by task; common: `build_task`'s precision,
     micro_batch, channels_last, compiled. Raises ValueError naming the task and what is wrong.
+    float32 is float32 on CUDA from now on, in all of the process.
     """
+    exact_float32()
     tasks = []
     for name, one in declared.items():
         try:

@@ -3,7 +3,8 @@
 `Alone` is one process; `Distributed` is a torch.distributed job. Host numbers travel over a CPU
 group (gloo), so that agreeing neither waits for the device nor needs its memory.
 The surprise: every call ends. It returns, or raises RankLost that names who is missing: a rank that
-has ended is noticed at once, one that does not answer after `timeout_seconds`.
+has ended is noticed at once, one that does not answer after `timeout_seconds`. After a RankLost the
+process groups are gone, and the process can end (`ending.py`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from wdtrain.learn.ending import give_up_groups
 from wdtrain.learn.watch import RankLost, Waited, Watch
 
 DEFAULT_TIMEOUT_SECONDS = 600.0
@@ -170,7 +172,7 @@ class Distributed:
         """What `begin` starts is done, or RankLost."""
         self._watch.check()
         self._watch.enter()
-        started = time.monotonic()
+        started, work = time.monotonic(), None
         try:
             work = begin()
             while work is not None and not work.is_completed():
@@ -180,10 +182,15 @@ class Distributed:
                 work.wait()  # raises what the work failed by
         except torch.OutOfMemoryError:
             raise
+        except RankLost:
+            give_up_groups(work)
+            raise
         except RuntimeError as error:
             seconds = time.monotonic() - started
             waited = Waited(what, seconds, seconds >= self._timeout_seconds, str(error))
-            raise self._watch.roll_call(waited) from error
+            lost = self._watch.roll_call(waited)
+            give_up_groups(work)
+            raise lost from error
 
 
 def _wait_a_slice(work: _Work) -> None:

@@ -1,11 +1,52 @@
-"""Common GPUs by name, with the memory that PyTorch finds on them, for plans made elsewhere.
+"""Devices: the one that is used, made ready; and common GPUs by name, for plans made elsewhere.
 
-The surprise: a card sold with 80 GB has 79.1 GiB for PyTorch, one sold with 16 GB has 14.6.
+The surprise: "cuda" is not a device to all of PyTorch. Some of its calls take the current one for
+it, others refuse it, so here and nowhere else it is given its index. And a card sold with 80 GB has
+79.1 GiB for PyTorch, one sold with 16 GB has 14.6.
 """
 
 from __future__ import annotations
 
 import re
+import warnings
+
+import torch
+import torch.nn.functional as F
+
+
+def indexed(device: torch.device | str) -> torch.device:
+    """The same device; "cuda" becomes "cuda:N", the one that is current in this thread."""
+    if str(device) == "cuda":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device(device)
+
+
+def default_device() -> torch.device:
+    """The current GPU with its index, or the CPU where there is none."""
+    return indexed("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def exact_float32() -> None:
+    """From now on float32 is float32 on CUDA, in this process: convolutions would otherwise round
+    what they multiply to TF32, 10 bits of mantissa instead of 23."""
+    with warnings.catch_warnings():
+        # The newer setting must not be mixed with this one, which other packages still read.
+        warnings.filterwarnings("ignore", "Please use the new API settings to control TF32")
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def warm_up(device: torch.device) -> None:
+    """What a GPU takes once for itself is taken: its context, and the handles of cuDNN and cuBLAS.
+    Memory that is measured before that is not there later."""
+    if device.type != "cuda":
+        return
+    torch.cuda.set_device(device)
+    picture = torch.ones(1, 8, 16, 16, device=device, requires_grad=True)
+    passed = F.conv2d(picture, torch.ones(8, 8, 3, 3, device=device)).flatten(2)
+    torch.autograd.backward((passed @ passed.mT).sum())
+    torch.cuda.synchronize(device)
+
 
 KNOWN_DEVICES: dict[str, float] = {
     "GTX 1080 Ti 11GB": 10.90,

@@ -1,6 +1,6 @@
 """Dropout that is a function of (seed, epoch, group, layer): not of rank, micro-batch or retry.
 
-The masks are raw 16-bit random words, one an element, read as bfloat16 and turned into factors by
+The masks are raw 16-bit random words, one an element, read as bfloat16 and turned into 0 or 1 by
 one vectorised kernel (that of the backward of `threshold`), with no pass to make uniform floats or
 booleans of them. On the CPU the words come from SFC64 (numpy), on a GPU from its own generator: the
 masks of the two differ, those of two machines of a kind do not.
@@ -53,20 +53,21 @@ class KeyedDropout(nn.Module):
             plain = nn.functional.dropout2d if self.channelwise else nn.functional.dropout
             return plain(x, self.p)
         groups.check(len(x), self.layer)
-        return x * self._factors(x, groups)
+        # 1 / (1 - p) is not a number in bfloat16: as a scalar it is kept in float32, and only the
+        # product is rounded, here and in the backward.
+        return (x * self._kept(x, groups)).mul_(self._threshold[1])
 
-    def _factors(self, x: Tensor, groups: Groups) -> Tensor:
-        """0 or 1 / (1 - p) for each element; drawn channels last whatever the layout of `x`."""
+    def _kept(self, x: Tensor, groups: Groups) -> Tensor:
+        """0 or 1 for each element; drawn channels last whatever the layout of `x`."""
         space = [1] * (x.dim() - 2) if self.channelwise else list(x.shape[2:])
         size = math.prod(space) * x.shape[1]
         assert self.context.seeds is not None
         words = keyed_words(self.context.seeds, self.layer, list(groups.rows), size, x)
         noise = words.view(torch.bfloat16)
-        threshold, scale = self._threshold
-        factors: Tensor = torch.ops.aten.threshold_backward(
-            torch.full((), scale, dtype=x.dtype, device=x.device), noise.to(x.dtype), threshold
+        kept: Tensor = torch.ops.aten.threshold_backward(
+            torch.ones((), dtype=x.dtype, device=x.device), noise.to(x.dtype), self._threshold[0]
         )
-        return factors.view(len(x), *space, x.shape[1]).movedim(-1, 1)
+        return kept.view(len(x), *space, x.shape[1]).movedim(-1, 1)
 
 
 @torch.library.custom_op("wdtrain::keyed_words", mutates_args=())

@@ -56,8 +56,8 @@ class Feed:
         stored = getattr(part, target)
         return Fed(
             part,
-            part.overlay.to(self._device, non_blocking=True),
-            stored.to(self._device, non_blocking=True),
+            part.copy(part.overlay, self._device),
+            part.copy(stored, self._device),
         )
 
     def _arrive(self, fed: Fed) -> None:

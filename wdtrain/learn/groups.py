@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -94,4 +95,22 @@ def plan_micro_batches(groups: Sequence[int], micro_batch: int) -> list[tuple[in
         rows += group
     if first < len(groups):
         plan.append((first, len(groups)))
+    return plan
+
+
+def plan_few_sizes(groups: Sequence[int], micro_batch: int) -> list[tuple[int, int]]:
+    """As `plan_micro_batches`, for a compiler, to which each size is another graph.
+
+    A micro-batch is equal groups only: as many as fit, or half as many, or half of that ..., so a
+    part of a batch of any length comes in the same few sizes. An odd group is one by itself.
+    """
+    plan: list[tuple[int, int]] = []
+    first = 0
+    for rows, run in groupby(groups):
+        left, count = len(list(run)), max(1, micro_batch // rows)
+        while left:
+            while count > left:
+                count //= 2
+            plan.append((first, first + count))
+            first, left = first + count, left - count
     return plan

@@ -14,6 +14,7 @@ import time
 import types
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, Self
 
 import psutil
 import torch
@@ -21,9 +22,11 @@ import yaml
 from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration
 
+from wdtrain.learn.collective import Collective, RankLost
+from wdtrain.learn.devices import indexed, warm_up
 from wdtrain.learn.heap import keep_freed_memory
 from wdtrain.learn.join import is_on_cpu, is_one_of_several, join
-from wdtrain.learn.task import Task
+from wdtrain.learn.task import Task, TaskSet
 
 _FOREIGN = {
     "ACCELERATE_USE_FSDP": "FSDP",
@@ -31,6 +34,8 @@ _FOREIGN = {
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
 }
 _STARTING_SECONDS = 60.0
+GPU_THREADS = 2
+"""Threads of arithmetic on the CPU beside a GPU: there are scores of a validation to add up."""
 
 
 def check_launcher(precision: str) -> None:
@@ -87,13 +92,14 @@ def start_accelerator(
     trackers: list[str],
     folder: str,
     cpu_threads: int | None,
-    memory: float | str,
+    memory: float,
     timeout_seconds: float = 600.0,
 ) -> Accelerator:
     """The accelerator of this process, on its device, with its CPU threads and memory limit set.
 
-    timeout_seconds: how long ranks wait for one another. ValueError if not all ranks come in that
-    time, and the minute that processes may take to start.
+    memory: what may be used of a GPU, a share (float) or bytes (int); timeout_seconds: how long
+    ranks wait for one another. ValueError if not all ranks come in that time, and the minute that
+    processes may take to start.
     """
     check_launcher(precision)
     # Longer than the collective's own limit, which can say who is missing and so has to come first.
@@ -106,17 +112,22 @@ def start_accelerator(
         log_with=trackers or None,
         project_config=ProjectConfiguration(project_dir=folder, logging_dir=folder),
     )
-    # The launcher exports OMP_NUM_THREADS=1 unless it is set, which would leave cores idle.
-    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    cores = len(os.sched_getaffinity(0))
-    torch.set_num_threads(cpu_threads or max(1, cores // local_world))
-    if accelerator.device.type == "cuda":
-        total_bytes = torch.cuda.get_device_properties(accelerator.device).total_memory
-        share = memory_share(memory, total_bytes)
-        torch.cuda.set_per_process_memory_fraction(share, torch.cuda.current_device())
+    device = accelerator.state.device = indexed(accelerator.device)
+    torch.set_num_threads(cpu_threads or default_threads(device))
+    if device.type == "cuda":
+        total_bytes = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(memory_share(memory, total_bytes), device)
     else:
         keep_freed_memory()
     return accelerator
+
+
+def default_threads(device: torch.device) -> int:
+    """Threads of a process's arithmetic on the CPU: its share of the cores, since a launcher would
+    leave them idle (OMP_NUM_THREADS=1); two where a GPU computes and the reader needs the cores."""
+    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    share = max(1, len(os.sched_getaffinity(0)) // local_world)
+    return min(share, GPU_THREADS) if device.type == "cuda" else share
 
 
 def register(accelerator: Accelerator, tasks: Iterable[Task]) -> None:
@@ -126,13 +137,32 @@ def register(accelerator: Accelerator, tasks: Iterable[Task]) -> None:
         accelerator.prepare_optimizer(task.optimizer, device_placement=False)
 
 
-def memory_share(memory: float | str, total_bytes: int) -> float:
-    """The share of a device of `total_bytes` that `memory` allows: 0.9, or "8GiB"."""
-    size = re.fullmatch(r"([0-9.]+)(GiB|MiB)", str(memory))
-    if size:
-        allowed = float(size[1]) * 2 ** (30 if size[2] == "GiB" else 20)
-        return min(1.0, allowed / total_bytes)
-    return float(memory)
+def set_up(device: torch.device, tasks: TaskSet, collective: Collective) -> None:
+    """Device and communicator hold all that they take for themselves, before anybody measures what
+    is left: the device by a first small pass, the communicator by the sum that each step makes.
+
+    All ranks call it, at the start. ValueError on all of them where that sum fails: NCCL takes
+    hundreds of MB, and where it does not get them, smaller micro-batches cannot help.
+    """
+    warm_up(device)
+    tasks.open()  # zeros are summed
+    try:
+        collective.flat_sum(tasks.ledger.flat)
+    except RankLost as error:
+        if error.lost:
+            raise
+        why = str(error.__cause__ or error).strip().splitlines()[0]
+        raise ValueError(
+            f"the first sum over all ranks failed ({why}): GPUs cannot exchange gradients here; "
+            "see in nvidia-smi what else fills them, and what NCCL_DEBUG=INFO says"
+        ) from error
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def memory_share(memory: float, total_bytes: int) -> float:
+    """The share of a device of `total_bytes` that `memory` allows: a float is one, an int bytes."""
+    return min(1.0, memory / total_bytes) if isinstance(memory, int) else memory
 
 
 _ONE_PRESS_SECONDS = 0.5
@@ -144,10 +174,12 @@ _STARTED_BY = os.getppid()
 
 
 class StopRequest:
-    """Set by SIGTERM, SIGINT (Ctrl-C), or the launcher's death; read at each step's agreement.
+    """Set by SIGTERM, SIGHUP, SIGINT (Ctrl-C), or the launcher's death; read at each step's
+    agreement. A context manager: signals are taken inside, and given back after.
 
-    A second Ctrl-C interrupts at once, as a person who presses twice expects. The launcher's
-    workers live in a session of their own and outlive it, so they watch who their parent is.
+    A second Ctrl-C interrupts at once, as a person who presses twice expects. SIGHUP is a closed
+    terminal; where it is ignored at the start (nohup), it stays so. The launcher's workers live in
+    a session of their own and outlive it, so they watch who their parent is.
     """
 
     def __init__(self) -> None:
@@ -157,8 +189,19 @@ class StopRequest:
         # Without a launcher the parent is a shell, which may well end before a long training.
         is_launched = bool({"TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION"} & set(os.environ))
         self._launcher = _STARTED_BY if is_launched else None
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        taken = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            taken.append(signal.SIGHUP)
+        self._before = {number: signal.signal(number, self._on_signal) for number in taken}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._before = {}
 
     @property
     def reason(self) -> str:

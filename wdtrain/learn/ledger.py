@@ -1,8 +1,8 @@
 """All that a step sums up before it is agreed on, in one flat tensor: one reduction for all tasks.
 
 A task's account is a slice: the gradients of its live parameters (`parameter.grad` is a view of
-it), the pending statistics of its BatchNorm layers, and the sum of its losses. Zeroing the slice
-drops everything that a local pass did; nothing else remembers it.
+it), the pending statistics of its BatchNorm layers, the sum of its losses and the number of samples
+that have one. Zeroing the slice drops everything that a local pass did; nothing else remembers it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from wdtrain.learn.norm import GroupedBatchNorm2d
+
+_OF_LOSSES = 2
+"""Entries of an account behind its statistics: the sum of the losses, the number of samples."""
 
 
 class Account:
@@ -27,7 +30,7 @@ class Account:
         self.tracking = [norm for norm in self.norms if norm.pending_size]
         num_gradients = sum(parameter.numel() for parameter in self.parameters)
         self.gradients, rest = flat[:num_gradients], flat[num_gradients:]
-        self.statistics, self.loss_sum = rest[:-1], rest[-1:]
+        self.statistics, self.losses = rest[:-_OF_LOSSES], rest[-_OF_LOSSES:]
         sizes = [parameter.numel() for parameter in self.parameters]
         self._gradient_views = [
             view.as_strided(parameter.shape, parameter.stride())
@@ -40,7 +43,22 @@ class Account:
     @staticmethod
     def size(parameters: Sequence[nn.Parameter], network: nn.Module) -> int:
         norms = (m for m in network.modules() if isinstance(m, GroupedBatchNorm2d))
-        return sum(p.numel() for p in parameters) + sum(n.pending_size for n in norms) + 1
+        pending = sum(norm.pending_size for norm in norms)
+        return sum(p.numel() for p in parameters) + pending + _OF_LOSSES
+
+    @property
+    def loss_sum(self) -> Tensor:
+        return self.losses[0]
+
+    @property
+    def samples(self) -> Tensor:
+        """How many samples the task can learn from: those with a valid pixel."""
+        return self.losses[1]
+
+    def add_losses(self, losses: Tensor, valid: Tensor) -> None:
+        """The losses [n] of samples whose pixels are valid where `valid` [n, 1, h, w] is not 0."""
+        learnable = valid.flatten(1).amax(1) > 0
+        self.losses.add_(torch.stack([losses.sum(), learnable.sum()]))
 
     def open(self) -> None:
         """Forget what was gathered; gradients and pending statistics go into the slice again."""

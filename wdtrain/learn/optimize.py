@@ -21,9 +21,18 @@ SCHEDULES = ("constant", "seed", "warmup-cosine")
 
 
 def build_optimizer(
-    name: str, parameters: Iterable[nn.Parameter], *, lr: float, **options: Any
+    name: str,
+    parameters: Iterable[nn.Parameter],
+    *,
+    lr: float,
+    decay_norms: bool = False,
+    **options: Any,
 ) -> torch.optim.Optimizer:
-    """`sgd` (momentum, weight_decay, nesterov) or `adamw` (betas, eps, weight_decay)."""
+    """`sgd` (momentum, weight_decay, nesterov) or `adamw` (betas, eps, weight_decay).
+
+    decay_norms: whether weight decay also draws on what has one axis or none: weights of norms, and
+    biases. Where it does not, and there is decay, these are a parameter group of their own.
+    """
     kinds: dict[str, type[torch.optim.Optimizer]] = {
         "sgd": torch.optim.SGD,
         "adamw": torch.optim.AdamW,
@@ -32,12 +41,24 @@ def build_optimizer(
         raise ValueError(_unknown("optimizer", name, OPTIMIZERS))
     if not lr > 0:
         raise ValueError(f"the learning rate of {name} is {lr}; it must be above 0")
+    apart = bool(options.get("weight_decay")) and not decay_norms
+    groups = _groups(list(parameters), apart=apart)
     try:
-        optimizer = kinds[name](parameters, lr=lr, fused=True, **options)  # type: ignore[call-arg]
+        optimizer = kinds[name](groups, lr=lr, fused=True, **options)  # type: ignore[call-arg]
     except TypeError as error:
         raise ValueError(f"optimizer {name!r} does not take {options}: {error}") from error
     allocate(optimizer)
     return optimizer
+
+
+def _groups(parameters: list[nn.Parameter], *, apart: bool) -> list[dict[str, Any]]:
+    """One parameter group, or, `apart`, a second one that does not decay, each in their order."""
+    if not apart:
+        return [{"params": parameters}]
+    flat = [parameter for parameter in parameters if parameter.dim() <= 1]
+    wide = [parameter for parameter in parameters if parameter.dim() > 1]
+    groups: list[dict[str, Any]] = [{"params": wide}, {"params": flat, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
 
 
 @torch.no_grad()
@@ -136,7 +157,8 @@ class SeedSchedule(Constant):
 
 @dataclass
 class WarmupCosine(Constant):
-    """Linear over `warmup_steps`, then half a cosine to `floor` (a share) at `total_steps`."""
+    """Linear over `warmup_steps`, then half a cosine: the first step after them has the full rate,
+    the last of `total_steps` has `floor` (a share). A run of one step has the full rate."""
 
     total_steps: int = 0
     warmup_steps: int = 0
@@ -154,8 +176,11 @@ class WarmupCosine(Constant):
     def share(self, step: int) -> float:
         if step < self.warmup_steps:
             return (step + 1) / (self.warmup_steps + 1)
-        done = (step - self.warmup_steps) / (self.total_steps - self.warmup_steps)
-        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+        last = self.total_steps - 1
+        if step >= max(last, 1):
+            return self.floor
+        done = (step - self.warmup_steps) / max(last - self.warmup_steps, 1)
+        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 Schedule = Constant

@@ -58,7 +58,8 @@ class Choice:
     share: samples of a rank's part of a batch; samples_per_second: over all passes of the share,
     the last of which may be smaller; predicted_bytes: what the other probes say of this size, once
     there are two of them; fixed_bytes, bytes_per_sample: the straight line through all probes (one
-    probe alone cannot tell them apart: all counts as samples); probes: in the order they were made.
+    probe alone cannot tell them apart: all counts as samples); probes: in the order they were made;
+    compiled: the step is, its probes were not.
     """
 
     micro_batch: int
@@ -71,6 +72,7 @@ class Choice:
     bytes_per_sample: float
     limited_by: Limit
     probes: tuple[Probe | DidNotFit, ...]
+    compiled: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as JSON can hold it; `from_dict` gives an equal choice back."""
@@ -113,14 +115,18 @@ def choose_micro_batch(
     share: int,
     budget_bytes: int,
     largest_elements_per_sample: int = 0,
+    compiled: bool = False,
 ) -> Choice:
     """The fastest size for the share among those measured within the budget; at most 6 probes.
 
     probe(micro_batch) tries a size, None where it ran out of memory. share: samples of a rank's
     part of a batch, of the fullest rank. largest_elements_per_sample: of the largest tensor of a
     pass, 0 if not known; the size is a multiple of norm_group that keeps it below 2^31, or
-    norm_group itself, which cannot be cut. Raises CannotFit exactly when norm_group does not fit,
-    ValueError for a norm_group or share below 1.
+    norm_group itself, which cannot be cut. compiled: the step will be, its probes are not: their
+    memory is what a compiled pass hardly exceeds, their seconds say nothing of it. So the largest
+    size that fits is taken, of those that divide the share, where these are not far between.
+    Raises CannotFit exactly when norm_group does not fit, ValueError for a norm_group or share
+    below 1.
 
     Monotone in the budget, where a probe is a function of the size: the largest verified size never
     shrinks as the budget grows, so the share is never slower where larger is never slower; where
@@ -128,7 +134,8 @@ def choose_micro_batch(
     """
     if norm_group < 1 or share < 1:
         raise ValueError(f"norm_group is {norm_group}, share is {share}; both must be at least 1")
-    rungs = ladder(share=share, norm_group=norm_group, elements=largest_elements_per_sample)
+    elements = largest_elements_per_sample
+    rungs = ladder(share=share, norm_group=norm_group, elements=elements, dividing=compiled)
     made: list[Probe | DidNotFit] = []
 
     def measure(size: int, allowed_bytes: float) -> Probe | None:
@@ -141,17 +148,21 @@ def choose_micro_batch(
     if first is None:
         needed = made[0] if isinstance(made[0], Probe) else None
         raise CannotFit(norm_group, budget_bytes, needed)
-    fitting, unknown = _bisected(measure, rungs, first, budget_bytes * (1 - _SAFETY))
+    allowed_bytes = budget_bytes * (1 - _SAFETY)
+    fitting, unknown = _bisected(measure, rungs, first, allowed_bytes, timed=not compiled)
 
     padded = -(-share // norm_group) * norm_group
-    best = min(fitting, key=lambda seen: (_seconds(seen, first, padded), seen.micro_batch))
+    best = fitting[-1]
+    if not compiled:
+        best = min(fitting, key=lambda seen: (_seconds(seen, first, padded), seen.micro_batch))
     limited_by: Limit = "budget"
     if unknown or best is not fitting[-1]:
         limited_by = "speed"
     elif best.micro_batch == rungs[-1]:
         limited_by = "batch" if rungs[-1] == padded else "index"
     seconds = _seconds(best, first, padded)
-    return _choice(best, made, share, budget_bytes, seconds, limited_by)
+    choice = _choice(best, made, share, budget_bytes, seconds, limited_by)
+    return replace(choice, compiled=compiled)
 
 
 def _bisected(
@@ -159,11 +170,13 @@ def _bisected(
     rungs: Sequence[int],
     first: Probe,
     allowed_bytes: float,
+    *,
+    timed: bool,
 ) -> tuple[list[Probe], bool]:
     """The sizes that fitted, ascending, and whether larger ones were left untried as no faster."""
     fitting = [first]
     low, high = 0, len(rungs)
-    while high - low > 1 and not _saturated(fitting, rungs[-1]):
+    while high - low > 1 and not (timed and _saturated(fitting, rungs[-1])):
         middle = (low + high) // 2
         # Nothing but `fitting` may guide the search: it is the same for every budget that comes
         # here. What failed is not: a smaller budget runs out of memory where a larger one measures.
@@ -202,17 +215,25 @@ def _choice(
     )
 
 
-def ladder(*, share: int, norm_group: int, elements: int = 0) -> list[int]:
+def ladder(*, share: int, norm_group: int, elements: int = 0, dividing: bool = False) -> list[int]:
     """At most 32 sizes in ascending order, all multiples of norm_group, the first norm_group.
 
     Each is the smallest that needs no more passes over the share than itself: a larger one up to
     the next rung would only make the last pass smaller. Where there are more than 32 of them, they
-    are thinned so that neighbours lie as near as they can, as ratios.
+    are thinned so that neighbours lie as near as they can, as ratios. dividing: a size that does
+    not divide the share is left out where one that does is at least half as large.
     """
     groups = -(-share // norm_group)
     most = _MAX_ELEMENTS // (elements * norm_group) if elements else groups
     even = sorted({-(-groups // passes) for passes in range(1, groups + 1)})
     even = [size for size in even if size <= max(most, 1)]
+    if dividing:
+        whole = {size for size in even if groups % size == 0}
+        even = [
+            size
+            for size in even
+            if size in whole or not any(one < size <= 2 * one for one in whole)
+        ]
     ratios = (1 + step / 100 for step in itertools.count())
     thinned = (_thinned(even, ratio) for ratio in ratios)
     return [size * norm_group for size in next(one for one in thinned if len(one) <= _MAX_RUNGS)]
@@ -294,6 +315,10 @@ def _explained(name: str, choice: Choice) -> list[str]:
         mark = "  chosen" if seen.micro_batch == choice.micro_batch else mark
         speed = f"{1000 * seen.seconds:>9,.1f}  {seen.micro_batch / seen.seconds:>9,.0f}"
         lines.append(f"    {seen.micro_batch:>9,}  {_size(seen.peak_bytes):>10}  {speed}{mark}")
+    if choice.compiled:
+        lines.append(
+            "    tried uncompiled, since each size is compiled anew: the largest that fits is taken"
+        )
     return [
         *lines,
         f"    memory = {_size(choice.fixed_bytes)} + {_size(choice.bytes_per_sample)} a sample; "

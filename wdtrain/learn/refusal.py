@@ -116,11 +116,11 @@ class _Scale:
         )
 
 
-def estimate_lines(fitting: Fitting, on: str, memory: float | str) -> list[str]:
+def estimate_lines(fitting: Fitting, on: str, memory: float) -> list[str]:
     """What would be chosen on a device that is not here, for a person.
 
-    on: a budget ("24GiB") or a device's name; memory: the share of it, or the budget, that may be
-    used. Raises ValueError for a device that is not known, DoesNotFit.
+    on: a budget ("24GiB") or a device's name; memory: a share of it (float), or bytes (int), that
+    may be used. Raises ValueError for a device that is not known, DoesNotFit.
     """
     name, total_bytes = parse_device(on)
     budget_bytes = int(memory_share(memory, total_bytes) * total_bytes)

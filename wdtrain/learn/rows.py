@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from wdtrain.learn.groups import groups_of_chunks
+
+Copy = Callable[[Tensor, torch.device], Tensor]
+
+
+def _copy(part: Tensor, device: torch.device) -> Tensor:
+    return part.to(device, non_blocking=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +27,8 @@ class Rows:
 
     overlay uint8 [n, 3, h, w], mask uint8 [n, 1, h, w], depth uint8 or uint16 [n, 1, h, w]; keys
     and epochs: one a row; groups: rows of each norm group, in order; group_ids: the global position
-    of each group's first row.
+    of each group's first row; copy: takes one of the tensors, or a view of it, to a device without
+    waiting, as the batch does it that the rows are of, whose memory is not used again before.
     """
 
     overlay: Tensor
@@ -28,6 +38,7 @@ class Rows:
     epochs: Sequence[int]
     groups: Sequence[int]
     group_ids: Sequence[int]
+    copy: Copy = _copy
 
     def __post_init__(self) -> None:
         counts = {len(self.overlay), len(self.mask), len(self.depth), len(self.keys)}
@@ -44,8 +55,7 @@ class Rows:
 
     def part(self, first_group: int, last_group: int) -> Rows:
         """The rows of groups first..last - 1: views, no copies."""
-        start = sum(self.groups[:first_group])
-        rows = slice(start, start + sum(self.groups[first_group:last_group]))
+        rows = slice(self._starts[first_group], self._starts[last_group])
         return Rows(
             overlay=self.overlay[rows],
             mask=self.mask[rows],
@@ -54,12 +64,17 @@ class Rows:
             epochs=self.epochs[rows],
             groups=self.groups[first_group:last_group],
             group_ids=self.group_ids[first_group:last_group],
+            copy=self.copy,
         )
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        """The first row of each group, and of the one that would come after the last."""
+        return list(accumulate(self.groups, initial=0))
 
     @property
     def group_epochs(self) -> list[int]:
-        starts = [sum(self.groups[:index]) for index in range(len(self.groups))]
-        return [self.epochs[start] for start in starts]
+        return [self.epochs[start] for start in self._starts[:-1]]
 
 
 class StoredBatch(Protocol):
@@ -79,6 +94,7 @@ class StoredBatch(Protocol):
     def positions(self) -> np.ndarray: ...
     @property
     def epochs(self) -> list[int]: ...
+    def copy(self, part: Tensor, device: torch.device) -> Tensor: ...
 
 
 def rows_of(batch: StoredBatch, norm_group: int) -> Rows:
@@ -93,4 +109,5 @@ def rows_of(batch: StoredBatch, norm_group: int) -> Rows:
         epochs=batch.epochs,
         groups=groups,
         group_ids=[int(position) for position in batch.positions[starts]],
+        copy=batch.copy,
     )

@@ -2,10 +2,10 @@
 
 begin (the batch stays on the host), local (task by task and micro-batch by micro-batch: copy,
 augment, forward, sum of per-sample losses, backward; no collective), agree (a few host numbers),
-then commit (one flat reduction, divide by the samples of the whole batch, clip, optimize, BatchNorm
-statistics) or, for the tasks that ran out of memory on some rank, the local part once more with
-smaller micro-batches. Until commit nothing outside the ledger has changed, and no exception crosses
-the agreement: so no rank waits for another that has given up.
+then commit (one flat reduction, divide by the samples of the whole batch that the task could learn
+from, clip, optimize, BatchNorm statistics) or, for the tasks that ran out of memory on some rank,
+the local part once more with smaller micro-batches. Until commit nothing outside the ledger has
+changed, and no exception crosses the agreement: so no rank waits for another that has given up.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from wdtrain.learn.clock import Stopwatch
 from wdtrain.learn.collective import Collective
 from wdtrain.learn.feed import Fed, Feed
-from wdtrain.learn.groups import plan_micro_batches
+from wdtrain.learn.groups import plan_few_sizes, plan_micro_batches
 from wdtrain.learn.late import Late
 from wdtrain.learn.ledger import Account
 from wdtrain.learn.rows import Rows
@@ -34,13 +34,15 @@ Losses = dict[str, list[tuple[Sequence[str], Tensor]]]
 
 @dataclass(frozen=True, kw_only=True)
 class StepReading:
-    """The numbers of a step, on the host. Losses: means over the whole batch and all ranks;
-    skipped: the gradient was not finite."""
+    """The numbers of a step, on the host. Losses: means over those samples of the whole batch that
+    have a valid pixel for the task, on all ranks; a task without any took no step and is `idle`: it
+    has neither loss nor gradient. skipped: the gradient was not finite."""
 
     losses: dict[str, float]
     grad_norms: dict[str, float]
     seconds: dict[str, float]
     skipped: bool = False
+    idle: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,26 +50,26 @@ class StepResult:
     """What a step did. `read` it one step late, so that the device is not waited for.
 
     samples: of the whole batch, over all ranks, 0 if the step was dropped; stop: some rank asked to
-    stop, and the step was dropped; exhausted: no rank has data; recoveries: from running out of
+    stop, and the step was dropped; recoveries: from running out of
     memory, on any rank.
     """
 
     samples: int
     learning_rates: dict[str, float] = field(default_factory=dict)
     stop: bool = False
-    exhausted: bool = False
     recoveries: tuple[Recovery, ...] = ()
     late: Late | None = field(default=None, repr=False)
     stopwatch: Stopwatch | None = field(default=None, repr=False)
 
     def read(self) -> StepReading:
-        names = list(self.learning_rates)
-        numbers = self.late.read() if self.late else [1.0]
+        finite, *numbers = self.late.read() if self.late else [1.0]
+        told = list(zip(self.learning_rates, *(numbers[n::3] for n in range(3)), strict=True))
         return StepReading(
-            losses=dict(zip(names, numbers[1::2], strict=True)),
-            grad_norms=dict(zip(names, numbers[2::2], strict=True)),
+            losses={name: loss for name, samples, loss, _ in told if samples},
+            grad_norms={name: norm for name, samples, _, norm in told if samples},
             seconds=self.stopwatch.read() if self.stopwatch else {},
-            skipped=not numbers[0],
+            skipped=not finite,
+            idle=tuple(name for name, samples, _, _ in told if not samples),
         )
 
 
@@ -83,15 +85,13 @@ def train_step(
     view: View,
     collective: Collective,
     stop_asked: Callable[[], bool] = never,
-    exhausted: bool = False,
 ) -> StepResult:
     """One optimizer step of every task on one batch; all ranks call it, an empty rank with no rows.
 
     stop_asked: looked at before each micro-batch and once at the end; if any rank says yes, every
-    rank drops the step. exhausted: this rank's data has ended. A task that runs out of memory on
-    any rank is done again on all, by the half of its micro-batch, which stays. Raises StepError
-    after three steps in a row whose gradient was not finite, DoesNotFit where a single norm group
-    is too much.
+    rank drops the step. A task that runs out of memory on any rank is done again on all, by the
+    half of its micro-batch, which stays. Raises StepError after three steps in a row whose gradient
+    was not finite, DoesNotFit where a single norm group is too much.
     """
     local = LocalPass(rows=rows, device=device, view=view, stop_asked=stop_asked)
     undone, recoveries = list(tasks), []
@@ -99,10 +99,9 @@ def train_step(
         shortages = {task.name: local.attempt(task, tasks.account(task)) for task in undone}
         lacking = [shortages.get(task.name) is not None for task in tasks]
         with local.watch.part("sync"):
-            said = collective.host_sum([stop_asked(), exhausted, len(rows), *lacking])
-        (stop, ended, total), lacking_ranks = said[:3], said[3:]
-        if stop or ended == collective.world:
-            return StepResult(samples=0, stop=stop > 0, exhausted=not stop, stopwatch=local.watch)
+            stop, total, *lacking_ranks = collective.host_sum([stop_asked(), len(rows), *lacking])
+        if stop:
+            return StepResult(samples=0, stop=True, stopwatch=local.watch)
         undone = [task for task, ranks in zip(tasks, lacking_ranks, strict=True) if ranks]
         if not undone:
             break
@@ -119,7 +118,7 @@ def train_step(
     with local.watch.part("sync"):
         collective.flat_sum(tasks.ledger.flat)
     with local.watch.part("optimizer"):
-        late = commit(tasks, int(total), partial(suspects, local.losses))
+        late = commit(tasks, partial(suspects, local.losses))
     rates = {task.name: task.optimizer.param_groups[0]["lr"] for task in tasks}
     return StepResult(
         samples=int(total),
@@ -177,19 +176,18 @@ class LocalPass:
         """Add the rows' gradients, statistics and losses to a task's account."""
         task.network.train()
         kept = self.losses[task.name] = []
-        cuts = plan_micro_batches(self.rows.groups, task.micro_batch)
+        plan = plan_few_sizes if task.compiled else plan_micro_batches
+        cuts = plan(self.rows.groups, task.micro_batch)
         arriving = self.feed.micro_batches(self.rows, cuts, task.target)
         for _ in cuts:
             if self.stop_asked():
                 return
             with self.watch.part("copy"):
                 fed = next(arriving)
-            losses = self._forward_backward(task, fed)
-            account.loss_sum.add_(losses.sum())
-            kept.append((fed.rows.keys, losses))
+            kept.append((fed.rows.keys, self._forward_backward(task, account, fed)))
 
-    def _forward_backward(self, task: Task, fed: Fed) -> Tensor:
-        """Loss of each sample [n] of a micro-batch, detached; gradients go to the ledger."""
+    def _forward_backward(self, task: Task, account: Account, fed: Fed) -> Tensor:
+        """Loss of each sample [n] of a micro-batch, detached; all else goes to the ledger."""
         with self.watch.part("augment"):
             prepared = self.view.prepare(fed.overlay, fed.stored, task.target, fed.rows, self.memo)
         with self.watch.part("forward_backward"):
@@ -200,9 +198,11 @@ class LocalPass:
                     output = task.network(prepared.picture).to(prepared.target.dtype)
                 losses = task.loss(output, prepared.target, prepared.valid)
                 torch.autograd.backward(losses.sum())
+                losses = losses.detach()
+                account.add_losses(losses, prepared.valid)
             finally:
                 task.context.close()
-        return losses.detach()
+        return losses
 
 
 def suspects(losses: Losses) -> list[str]:
@@ -214,28 +214,31 @@ def suspects(losses: Losses) -> list[str]:
 
 
 @torch.no_grad()
-def commit(tasks: TaskSet, total: int, suspected: Callable[[], list[str]]) -> Late:
+def commit(tasks: TaskSet, suspected: Callable[[], list[str]]) -> Late:
     """The reduced ledger becomes a step of every optimizer, or of none if it is not finite.
 
-    The host is told of that one step late: nothing here waits for the device, or allocates more
-    than a few numbers. Returns finite (1 or 0), then loss and gradient norm of each task.
+    A task that no sample of the batch has anything for is left as it is: no decay, no momentum. The
+    host is told one step late: nothing here waits for the device, or allocates more than a few
+    numbers. Returns finite (1 or 0), then samples, loss and gradient norm of each task.
     """
     numbers, checks = [], []
     for task in tasks:
         account = tasks.account(task)
-        account.gradients.div_(total)
+        divisor = account.samples.clamp(min=1)
+        account.gradients.div_(divisor)
         norm = torch.linalg.vector_norm(account.gradients)
-        numbers += [account.loss_sum[0] / total, norm]
+        numbers += [account.samples, account.loss_sum / divisor, norm]
         checks += [*numbers[-2:], account.statistics.sum()]
     finite = torch.isfinite(torch.stack(checks)).all()
     for index, task in enumerate(tasks):
         account = tasks.account(task)
         if task.max_grad_norm:
-            scale = task.max_grad_norm / (numbers[2 * index + 1] + 1e-6)
+            scale = task.max_grad_norm / (numbers[3 * index + 2] + 1e-6)
             account.gradients.mul_(scale.clamp(max=1.0))
         task.schedule.step(tasks.steps)
-        task.move(finite)
-        account.commit_statistics(finite)
+        moves = finite & (account.samples > 0)
+        task.move(moves)
+        account.commit_statistics(moves)
     late = Late([finite, *numbers])
     tasks.steps += 1
     tasks.committed(late, suspected)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wdtrain.learn.compiling import compile_network
 from wdtrain.learn.groups import Context
 from wdtrain.learn.late import Late
 from wdtrain.learn.ledger import Account, Ledger
@@ -21,6 +22,7 @@ from wdtrain.learn.losses import Loss, build_loss
 from wdtrain.learn.networks import domain_of
 from wdtrain.learn.optimize import Schedule, build_optimizer, build_schedule, step_if
 from wdtrain.learn.prepare import live_parameters, prepare_network
+from wdtrain.learn.rounding import keep_output_fine
 from wdtrain.learn.shortage import Shortage
 from wdtrain.learn.targets import Target
 from wdtrain.learn.trial import check_network
@@ -59,7 +61,7 @@ class Task:
 
     target: "mask" or "depth"; micro_batch: the most samples that go through the network at once,
     whole norm groups, smaller after each recovery; norm_group: samples that BatchNorm sees as one;
-    max_grad_norm: the gradient is scaled down to this norm, 0 = off.
+    max_grad_norm: the gradient is scaled down to this norm, 0 = off; compiled: by torch.compile.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Task:
     micro_batch: int
     norm_group: int
     max_grad_norm: float = 0.0
+    compiled: bool = False
 
     @property
     def live_parameters(self) -> list[nn.Parameter]:
@@ -109,26 +112,18 @@ def build_task(
     size: height and width of the dry passes that try the network out. Raises ValueError for
     unknown names, a loss on the wrong activation, a network that cannot keep the step's laws.
     """
-    if target not in ("mask", "depth"):
-        raise ValueError(f"task {name!r} has target {target!r}; it must be mask or depth")
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
-    if micro_batch < 1:
-        raise ValueError(f"micro_batch of task {name!r} is {micro_batch}; it must be at least 1")
+    _check_settings(name, target, loss, precision, micro_batch)
     domain = domain_of(network)
     chosen_loss = build_loss(loss, domain)
-    if target == "depth" and "dice" in loss:
-        raise ValueError(
-            f"loss {loss!r} compares regions, and a depth has none; choose l1, smooth-l1 or bce"
-        )
     context = prepare_network(network, seed, name=name)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     dtype = torch.float64 if precision == "fp64" else torch.float32
     network.to(device=device, dtype=dtype, memory_format=layout)  # type: ignore[call-overload]
     check_network(network, context, size=size)
+    if precision == "bf16" and domain == "unit":
+        keep_output_fine(network, size=size)
     live = live_parameters(network, *size)
-    if compiled:
-        network.compile()
+    compile_network(network, when=compiled)
     parameters = dict(network.named_parameters())
     chosen_optimizer = build_optimizer(parameters=[parameters[path] for path in live], **optimizer)
     return Task(
@@ -144,14 +139,29 @@ def build_task(
         micro_batch=micro_batch,
         norm_group=norm_group,
         max_grad_norm=max_grad_norm,
+        compiled=compiled,
     )
+
+
+def _check_settings(name: str, target: str, loss: str, precision: str, micro_batch: int) -> None:
+    if target not in ("mask", "depth"):
+        raise ValueError(f"task {name!r} has target {target!r}; it must be mask or depth")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
+    if micro_batch < 1:
+        raise ValueError(f"micro_batch of task {name!r} is {micro_batch}; it must be at least 1")
+    if target == "depth" and "dice" in loss:
+        raise ValueError(
+            f"loss {loss!r} compares regions, and a depth has none; choose l1, smooth-l1 or bce"
+        )
 
 
 class TaskSet(Sequence[Task]):
     """The tasks of a run with what their steps sum up and count.
 
     steps: batches stepped on or skipped; skipped: those whose gradient was not finite;
-    skipped_in_a_row; both as of the last step that was settled.
+    skipped_in_a_row; idle: by task, the steps that it did not take, as no sample of the batch had a
+    valid pixel for it; all as of the last step that was settled.
     """
 
     def __init__(self, tasks: Sequence[Task]) -> None:
@@ -161,6 +171,7 @@ class TaskSet(Sequence[Task]):
         self._tasks = list(tasks)
         self.ledger = Ledger({t.name: (t.network, t.live_parameters) for t in tasks})
         self.steps = self.skipped = self.skipped_in_a_row = self.recoveries = 0
+        self.idle = dict.fromkeys(names, 0)
         self._asked = {task.name: task.micro_batch for task in tasks}
         self._recovered: dict[str, tuple[int, int]] = {}
         self._unsettled: tuple[Late, Callable[[], list[str]]] | None = None
@@ -213,7 +224,10 @@ class TaskSet(Sequence[Task]):
         if self._unsettled is None:
             return
         (late, suspects), self._unsettled = self._unsettled, None
-        if late.read()[0]:
+        finite, *numbers = late.read()
+        for name, samples in zip(self.idle, numbers[::3], strict=True):
+            self.idle[name] += not samples
+        if finite:
             self.skipped_in_a_row = 0
             return
         self.skipped += 1
@@ -234,6 +248,7 @@ class TaskSet(Sequence[Task]):
             "skipped": self.skipped,
             "skipped_in_a_row": self.skipped_in_a_row,
             "recoveries": self.recoveries,
+            "idle": self.idle,
             "micro_batches": {t.name: [self._asked[t.name], t.micro_batch] for t in self._tasks},
             "schedules": {task.name: task.schedule.state_dict() for task in self._tasks},
         }
@@ -250,6 +265,7 @@ class TaskSet(Sequence[Task]):
         self.steps, self.skipped = state["steps"], state["skipped"]
         self.skipped_in_a_row = state["skipped_in_a_row"]
         self.recoveries = state.get("recoveries", 0)
+        self.idle |= state.get("idle", {})
         self._recovered = state.get("micro_batches", {})
         for task in self._tasks:
             self.ask(task, self._asked[task.name])

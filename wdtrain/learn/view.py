@@ -46,10 +46,10 @@ class Memo:
     ) -> Prepared:
         """Some of the rows: views. The picture is made anew after a network has written into it."""
         if self._seen is None or self._seen.picture._version != self._version:
-            self._seen = see(self._rows.overlay.to(device, non_blocking=True), self._rows)
+            self._seen = see(self._rows.copy(self._rows.overlay, device), self._rows)
             self._version = self._seen.picture._version
         if target not in self._targets:
-            stored = getattr(self._rows, target).to(device, non_blocking=True)
+            stored = self._rows.copy(getattr(self._rows, target), device)
             self._targets[target] = self._seen.target(stored, target)
         start = self._starts[part.group_ids[0]]
         rows = slice(start, start + len(part))

@@ -1,9 +1,9 @@
 """Checkpoints: a folder a step, whole or not there.
 
 `begin` gives every rank the same folder aside to write into; `commit`, on rank 0 after a barrier,
-hashes and syncs what lies there, gives it its name and prunes older ones; `latest` finds the newest
-whole one. `checkpoint.json` holds the files' SHA-256 and what the caller keeps beside them (cursor,
-recipe digest, schedules ...).
+hashes and syncs what lies there, gives it its name and prunes older ones; `newest_of_all` finds the
+newest that is whole and the same for all ranks. `checkpoint.json` holds the files' SHA-256 and what
+the caller keeps beside them (cursor, recipe digest, schedules ...).
 The surprise: the best one is recorded nowhere: each manifest holds its metric, and the best of what
 lies there is the best of the run, because it is never pruned. So no pointer can be wrong.
 """
@@ -16,7 +16,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from wdtrain.record.durable import rename, sync_tree
+from wdtrain.record.durable import rename, sync_tree, writing
 
 MANIFEST_NAME = "checkpoint.json"
 FORMAT_VERSION = 1
@@ -40,12 +40,14 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint: its folder, its step, the caller's `extra`, its validation metric."""
+    """A whole checkpoint: its folder, its step, the caller's `extra`, its validation metric, and
+    the digest of all of that and of its files."""
 
     path: Path
     step: int
     extra: dict[str, Any]
     metric: float | None = None
+    digest: str = ""
 
 
 @dataclass
@@ -94,7 +96,8 @@ class Checkpoints:
         """
         self._attempts += 1
         aside = self._aside(step)
-        aside.mkdir(parents=True, exist_ok=True)
+        with writing(aside):
+            aside.mkdir(parents=True, exist_ok=True)
         return aside
 
     def commit(
@@ -108,41 +111,59 @@ class Checkpoints:
         """
         aside = self._aside(step)
         metric = metric if metric is not None and math.isfinite(metric) else None
-        _write_manifest(aside, step, dict(extra or {}), metric)
-        sync_tree(aside)
+        with writing(aside):
+            digest = _write_manifest(aside, step, dict(extra or {}), metric)
+            sync_tree(aside)
         self._give_name(aside, self.folder / f"step-{step:08d}")
         self._prune(newest=step)
-        return Checkpoint(self.folder / f"step-{step:08d}", step, dict(extra or {}), metric)
+        return Checkpoint(self.folder / f"step-{step:08d}", step, dict(extra or {}), metric, digest)
 
     def abandon(self, step: int) -> None:
-        """What was written since `begin(step)` is gone."""
+        """What was written since `begin(step)` is gone. Rank 0, where a save has failed."""
         shutil.rmtree(self._aside(step), ignore_errors=True)
 
-    def save(
-        self,
-        step: int,
-        write: Callable[[Path], None],
-        extra: Mapping[str, Any] | None = None,
-        *,
-        metric: float | None = None,
-    ) -> Checkpoint:
-        """begin, write, commit for a single process; a failing `write` leaves nothing behind."""
-        try:
-            write(self.begin(step))
-            return self.commit(step, extra, metric=metric)
-        except BaseException:
-            self.abandon(step)
-            raise
-
     def latest(self) -> Checkpoint | None:
-        """The newest whole one, every byte verified, or None; `skipped` says what was damaged."""
+        """The newest whole one, every byte verified, or None; `skipped` says what was damaged.
+
+        For a reader; ranks that go on together take `newest_of_all`.
+        """
+        return self.newest_of_all(lambda mine, what: [mine])
+
+    def newest_of_all(self, gather: Callable[[Any, str], list[Any]]) -> Checkpoint | None:
+        """The newest one that every rank finds whole and the same, by step and digest, or None.
+
+        All ranks call it; gather gives the values of all ranks by rank. `skipped`, on all of them,
+        says what was passed over, and because of which rank.
+        """
         self.skipped = []
-        for step in sorted(self._steps(), reverse=True):
-            try:
-                return verify(self._steps()[step])
-            except CheckpointError as error:
-                self.skipped.append(str(error))
+        seen = gather(sorted(self._steps()), "the checkpoints that are there")
+        for step in sorted(set().union(*seen), reverse=True):
+            found = self._look(step)
+            said = gather(
+                (found.digest, "") if isinstance(found, Checkpoint) else ("", str(found)),
+                f"a look at the checkpoint of step {step}",
+            )
+            if len({digest for digest, _ in said}) == 1 and isinstance(found, Checkpoint):
+                return found
+            self.skipped.append(self._why_not(step, said))
         return None
+
+    def _look(self, step: int) -> Checkpoint | CheckpointError:
+        path = self._steps().get(step, self.folder / f"step-{step:08d}")
+        try:
+            return verify(path)
+        except CheckpointError as error:
+            return error
+
+    def _why_not(self, step: int, said: Sequence[tuple[str, str]]) -> str:
+        """In words, from the digest or the error of each rank."""
+        blind = {rank: why for rank, (_, why) in enumerate(said) if why}
+        if not blind:
+            return f"checkpoint of step {step}: the ranks see different ones ({self.folder})"
+        rank, why = min(blind.items())
+        if len(blind) == len(said):
+            return why
+        return f"{why} (so it is for rank {rank}; ranks go on from what all of them can read)"
 
     def best(self) -> Checkpoint | None:
         """The one with the best metric (the later of equals), verified; None if none has one."""
@@ -200,11 +221,16 @@ def verify(path: Path | str) -> Checkpoint:
     manifest = _read_manifest(path)
     for name, expected in manifest["files"].items():
         file = path / name
-        if not file.is_file():
-            raise _damaged(path, f"{name} is missing")
-        if _sha256(file) != expected["sha256"]:
+        try:
+            if not file.is_file():
+                raise _damaged(path, f"{name} is missing")
+            found = _sha256(file)
+        except OSError as error:
+            raise _damaged(path, f"{name} cannot be read ({error.strerror})") from error
+        if found != expected["sha256"]:
             raise _damaged(path, f"{name} is not what was saved ({expected['bytes']} bytes)")
-    return Checkpoint(path, manifest["step"], manifest["extra"], manifest["metric"])
+    step, extra, metric = manifest["step"], manifest["extra"], manifest["metric"]
+    return Checkpoint(path, step, extra, metric, manifest["digest"])
 
 
 def save_weights(path: Path | str, state: Mapping[str, torch.Tensor]) -> None:
@@ -212,7 +238,8 @@ def save_weights(path: Path | str, state: Mapping[str, torch.Tensor]) -> None:
     tensors = {
         name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()
     }
-    save_file(tensors, str(path))
+    with writing(Path(path)):
+        save_file(tensors, str(path))
 
 
 def load_weights(path: Path | str) -> dict[str, torch.Tensor]:
@@ -230,7 +257,7 @@ def _damaged(path: Path, why: str) -> CheckpointError:
     )
 
 
-def _write_manifest(folder: Path, step: int, extra: dict[str, Any], metric: float | None) -> None:
+def _write_manifest(folder: Path, step: int, extra: dict[str, Any], metric: float | None) -> str:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     body = {
         "format": FORMAT_VERSION,
@@ -246,7 +273,9 @@ def _write_manifest(folder: Path, step: int, extra: dict[str, Any], metric: floa
         "extra": extra,
     }
     body = json.loads(json.dumps(body))  # keys that are numbers become text before the digest
-    (folder / MANIFEST_NAME).write_text(json.dumps({**body, "digest": _digest(body)}, indent=1))
+    digest = _digest(body)
+    (folder / MANIFEST_NAME).write_text(json.dumps({**body, "digest": digest}, indent=1))
+    return digest
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -262,7 +291,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             f"checkpoint {folder} has format {body['format']}, this version reads up to "
             f"{FORMAT_VERSION}: it was written by a newer wdtrain; update this one"
         )
-    return dict(body)
+    return {**body, "digest": digest}
 
 
 def _digest(body: Mapping[str, Any]) -> str:

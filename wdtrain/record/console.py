@@ -15,6 +15,7 @@ from typing import Literal, TextIO, get_args
 from wdtrain.record.console_base import PARTS, Console, Progress, RunPlan, Score, TaskPlan
 from wdtrain.record.console_live import LiveConsole
 from wdtrain.record.console_plain import PlainConsole
+from wdtrain.record.outlet import outlet
 
 __all__ = ["PARTS", "Console", "Progress", "RunPlan", "Score", "TaskPlan", "make_console"]
 
@@ -30,12 +31,13 @@ def make_console(
 ) -> Console:
     """The console of this kind on this stream (default: standard output).
 
-    auto: live where the stream is a terminal that can move its cursor, else plain.
+    auto: live where the stream is a terminal that can move its cursor, else plain. A stream that is
+    closed or that nobody reads makes it silent (`outlet.py`).
     """
-    stream = sys.stdout if stream is None else stream
+    output = outlet(sys.stdout if stream is None else stream)
     if kind not in get_args(Kind):
         raise ValueError(f"console is {kind!r}; it must be auto, live or plain")
-    can_move = stream.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown", "")
+    can_move = output.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown", "")
     if kind == "live" or (kind == "auto" and can_move):
-        return LiveConsole(stream, clock=clock)
-    return PlainConsole(stream, interval_seconds=interval_seconds, clock=clock)
+        return LiveConsole(output, clock=clock)
+    return PlainConsole(output, interval_seconds=interval_seconds, clock=clock)

@@ -18,6 +18,7 @@ from wdtrain.record.metrics import label
 
 PARTS = ("data", "copy", "augment", "forward_backward", "sync", "optimizer")
 _MIN_SHOWN_SHARE = 0.005
+UNKNOWN = "not scored, for no sample of the split has a known pixel"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,16 +75,22 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """The latest validation of a task: its leading metric beside the baseline's."""
+    """The latest validation of a task: its leading metric beside the baseline's.
+
+    is_known: whether any sample had a pixel to score; where none had, there is no value.
+    """
 
     task: str
     metric: str
     value: float
     baseline: float | None = None
     baseline_name: str = ""
+    is_known: bool = True
 
     def sentence(self) -> str:
         """mask IoU 0.6120 (colour threshold 0.1430)"""
+        if not self.is_known:
+            return f"{self.task}: {UNKNOWN}"
         text = f"{self.task} {label(self.metric)} {number(self.value)}"
         if self.baseline is None:
             return text
@@ -143,7 +150,8 @@ class Speedometer:
         self.samples = 0
         self.steps = 0
         self.seconds: dict[str, float] = {}
-        self.losses: dict[str, float] = {}
+        self.losses: dict[str, list[float]] = {}
+        """Of each task: the sum, and of how many steps; a task may take fewer than there are."""
 
     def add(self, progress: Progress) -> None:
         self._counted_seconds = self.trained_seconds
@@ -152,7 +160,8 @@ class Speedometer:
         for part, seconds in progress.seconds.items():
             self.seconds[part] = self.seconds.get(part, 0.0) + seconds
         for task, loss in progress.losses.items():
-            self.losses[task] = self.losses.get(task, 0.0) + loss
+            total, steps = self.losses.get(task, [0.0, 0])
+            self.losses[task] = [total + loss, steps + 1]
 
     def pause(self) -> None:
         self._trained_seconds = self.trained_seconds
@@ -177,7 +186,7 @@ class Speedometer:
         return count / self._counted_seconds if self._counted_seconds > 0 else 0.0
 
     def mean_losses(self) -> dict[str, float]:
-        return {task: loss / self.steps for task, loss in self.losses.items()}
+        return {task: total / steps for task, (total, steps) in self.losses.items()}
 
     def shares(self) -> dict[str, float]:
         """Share 0..1 of the time for each part, `PARTS` first; the rest is "other"."""

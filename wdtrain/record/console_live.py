@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TextIO
+from typing import TextIO, cast
 
 from rich.console import Console as Terminal
 from rich.console import ConsoleOptions, Group, RenderableType, RenderResult
@@ -22,6 +22,7 @@ from rich.text import Text
 from wdtrain.record.console_base import Console, Progress, RunPlan, Score, Speedometer
 from wdtrain.record.console_panel import Panel
 from wdtrain.record.glyphs import ASCII, UNICODE, History, duration
+from wdtrain.record.outlet import Outlet, outlet
 
 _REFRESH_PER_SECOND = 4
 _WINDOW_SECONDS = 20.0
@@ -35,12 +36,13 @@ class LiveConsole(Console):
 
     def __init__(
         self,
-        stream: TextIO,
+        stream: TextIO | Outlet,
         *,
         clock: Callable[[], float] = time.monotonic,
         terminal: Terminal | None = None,
     ) -> None:
-        self._terminal = terminal or Terminal(file=stream, highlight=False)
+        self._stream = outlet(stream)
+        self._terminal = terminal or Terminal(file=cast(TextIO, self._stream), highlight=False)
         self._clock = clock
         self._lock = threading.Lock()
         self._live: Live | None = None
@@ -104,6 +106,7 @@ class LiveConsole(Console):
         live, self._live = self._live, None
         if live is not None:
             live.stop()
+        self._stream.drain()
 
     def __rich_console__(self, terminal: Terminal, options: ConsoleOptions) -> RenderResult:
         with self._lock:

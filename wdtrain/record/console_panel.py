@@ -14,7 +14,14 @@ from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from wdtrain.record.console_base import RunPlan, Score, Speedometer, memory_text, seconds_left
+from wdtrain.record.console_base import (
+    UNKNOWN,
+    RunPlan,
+    Score,
+    Speedometer,
+    memory_text,
+    seconds_left,
+)
 from wdtrain.record.glyphs import ASCII, Glyphs, duration, number, part_name, rate, share_columns
 from wdtrain.record.memory import Memory
 from wdtrain.record.metrics import is_higher_better, label
@@ -71,6 +78,8 @@ class Panel:
 
     def score(self, step: int, score: Score) -> list[RenderableType]:
         at = Text(f"   step {step:,}", _QUIET)
+        if not score.is_known:
+            return [self._row("", label(score.metric), "-", Text(UNKNOWN, _QUIET))]
         if score.baseline is None:
             return [self._row("", label(score.metric), number(score.value), at)]
         gain = score.value - score.baseline

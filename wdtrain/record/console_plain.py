@@ -16,6 +16,7 @@ from wdtrain.record.console_base import (
     seconds_left,
 )
 from wdtrain.record.glyphs import duration, number, part_name, rate
+from wdtrain.record.outlet import Outlet, outlet
 
 
 class PlainConsole(Console):
@@ -26,12 +27,12 @@ class PlainConsole(Console):
 
     def __init__(
         self,
-        stream: TextIO,
+        stream: TextIO | Outlet,
         *,
         interval_seconds: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._stream = stream
+        self._stream = outlet(stream)
         self._interval_seconds = interval_seconds
         self._clock = clock
         self._plan: RunPlan | None = None
@@ -75,6 +76,7 @@ class PlainConsole(Console):
     def close(self) -> None:
         if self._speed.steps:
             self._write_progress()
+        self._stream.drain()
 
     def _write_progress(self) -> None:
         if self._last is None or self._plan is None:
@@ -94,7 +96,7 @@ class PlainConsole(Console):
         self._speed = Speedometer(self._clock)
 
     def _write(self, text: str) -> None:
-        encoding = self._stream.encoding or "utf-8"
+        encoding = self._stream.encoding
         safe = text.encode(encoding, "replace").decode(encoding)
         self._stream.write(safe + "\n")
         self._stream.flush()

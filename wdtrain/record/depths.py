@@ -24,7 +24,11 @@ ALIGNMENTS = ("", "aligned")
 _PIXEL_SUMS = (
     "absrel", "sqrel", "square", "square_log", "log10", "delta1", "delta2", "delta3", "mae",
 )  # fmt: skip
-_NAMES = ("pixels", *_PIXEL_SUMS, "silog", "images")
+_SQUARES = ("square", "square_log")
+"""Roots and a variance are taken of these, which rounding would show in: they are squares of what
+was rounded, and what rounding takes away of them stands in a column of its own, their rest."""
+_RESTS = tuple(f"{name} rest" for name in _SQUARES)
+_NAMES = ("pixels", *_PIXEL_SUMS, *_RESTS, "silog", "images")
 _LOG_METRICS = ("absrel", "rmse_log", "rmse", "mae", "sqrel", "log10", "silog")
 _DELTAS = ("delta1", "delta2", "delta3")
 
@@ -83,6 +87,8 @@ class DepthSums(Sums):
         """Metrics [n] of sums [n, names]."""
         column = dict(zip(_NAMES, sums.unbind(1), strict=True))
         means = {name: ratio(column[name], column["pixels"], float("nan")) for name in _PIXEL_SUMS}
+        for name, rest in zip(_SQUARES, _RESTS, strict=True):
+            means[name] = ratio(column[name] + column[rest], column["pixels"], float("nan"))
         rmse = means["square"].sqrt()
         if not self.depth_format.is_logarithmic:
             return {"rmse": rmse, "mae": means["mae"]}
@@ -119,14 +125,18 @@ class DepthSums(Sums):
             torch.where(valid, truth, 1.0),
             logarithmic=self.depth_format.is_logarithmic,
         )
-        values = torch.stack(list(errors.values()), 1)
-        values.mul_(2.0**PIXEL_BITS).round_()  # `fixed`, in place: this is the largest tensor here
+        values = torch.stack([*errors.values(), *(errors[name] for name in _SQUARES)], 1)
+        values.mul_(2.0**PIXEL_BITS)  # in place: this is the largest tensor here
+        rounded, rests = values[:, : len(errors)], values[:, len(errors) :]
+        rests.sub_(rests.round())
+        rounded.round_()
         products = torch.bmm(regions.to(torch.float64), values.mT) * 2.0**-PIXEL_BITS
-        sums = dict(zip(errors, products.unbind(2), strict=True))
+        sums = dict(zip((*errors, *_RESTS), products.unbind(2), strict=True))
         sums["pixels"] = regions.sum(2).to(torch.float64)
         sums["images"] = (sums["pixels"] > 0).to(torch.float64)
         mean = ratio(sums["log"], sums["pixels"], 0.0)
-        variance = ratio(sums["square_log"], sums["pixels"], 0.0) - mean**2
+        squares = sums["square_log"] + sums["square_log rest"]
+        variance = ratio(squares, sums["pixels"], 0.0) - mean**2
         sums["silog"] = fixed(100 * variance.clamp(min=0.0).sqrt(), IMAGE_BITS)
         return torch.stack([sums[name] for name in _NAMES], 2)
 
@@ -143,7 +153,7 @@ def _regions(valid: Tensor, foreground: Tensor | None) -> Bool[Tensor, "n region
 def _errors(depth: Tensor, truth: Tensor, *, logarithmic: bool) -> dict[str, Tensor]:
     """Per-pixel summands by name; `log` is the signed log error. Undefined ones are 0."""
     difference = depth - truth
-    errors = {"mae": difference.abs(), "square": difference**2}
+    errors = {"mae": difference.abs(), "square": fixed(difference, PIXEL_BITS) ** 2}
     if not logarithmic:
         zero = torch.zeros_like(depth)
         return {**dict.fromkeys((*_PIXEL_SUMS, "log"), zero), **errors}
@@ -154,7 +164,7 @@ def _errors(depth: Tensor, truth: Tensor, *, logarithmic: bool) -> dict[str, Ten
         "absrel": difference.abs() / truth,
         "sqrel": difference**2 / truth,
         "log": log,
-        "square_log": log**2,
+        "square_log": fixed(log, PIXEL_BITS) ** 2,
         "log10": log.abs() / math.log(10),
         **{f"delta{power}": (largest < 1.25**power).to(torch.float64) for power in (1, 2, 3)},
     }

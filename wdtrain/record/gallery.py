@@ -11,8 +11,9 @@ import numpy as np
 from torch import Tensor
 
 from wdtrain.record.glyphs import number
-from wdtrain.record.metrics import is_higher_better, label, rank_samples
+from wdtrain.record.metrics import label
 from wdtrain.record.pictures import Example, grid, save_png
+from wdtrain.record.ranking import DRAWN
 from wdtrain.record.scores import SplitScores, Stored, Truth
 
 Answers = Mapping[str, tuple[Tensor, Tensor]]
@@ -23,21 +24,18 @@ Ranked = dict[str, list[tuple[str, float]]]
 class Gallery:
     """Knows by the scores which samples to show, is given their predictions, and saves grids."""
 
-    def __init__(
-        self, scores: SplitScores, gather: Callable[[Any], list[Any]], *, count: int = 4
-    ) -> None:
+    def __init__(self, scores: SplitScores, gather: Callable[[Any], list[Any]]) -> None:
         """All ranks make it; `gather` gives the values of all ranks."""
         self.split, self._depth_format = scores.name, scores.depth_format
         self._targets = {task: one.target for task, one in scores.tasks.items()}
         self._metrics = {task: one.sample_metric for task, one in scores.tasks.items()}
-        self.ranked: dict[str, Ranked] = {
-            task: rank_samples(
-                [sample for samples in gather(one.samples) for sample in samples],
-                higher_is_better=is_higher_better(one.sample_metric),
-                count=count,
-            )
-            for task, one in scores.tasks.items()
-        }
+        self._drawn: dict[str, int] = {}
+        self.ranked: dict[str, Ranked] = {}
+        for task, one in scores.tasks.items():
+            one.ranking.gather(gather)
+            self.ranked[task] = one.ranking.result()
+            if not one.ranking.is_exact:
+                self._drawn[task] = DRAWN
         self._gather = gather
         self._examples: dict[tuple[str, str], Example] = {}
 
@@ -83,7 +81,8 @@ class Gallery:
         samples: dict[str, object] = {}
         grids: dict[str, dict[str, str]] = {}
         for task, ranked in self.ranked.items():
-            samples[task] = {"metric": self._metrics[task], **ranked}
+            drawn = {"drawn": self._drawn[task]} if task in self._drawn else {}
+            samples[task] = {"metric": self._metrics[task], **drawn, **ranked}
             grids[task] = self._save_task(task, ranked, folder)
         return samples, grids
 

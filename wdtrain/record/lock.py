@@ -1,7 +1,9 @@
 """The lock of a run folder: two trainings never write into the same one.
 
 The kernel holds it (flock), so that it dies with its process, however that was killed. The file
-says who holds it; the file itself stays, because removing it would let two hold it at once.
+says who holds it; the file itself stays, because removing it would let two hold it at once. It also
+marks the folder as a run's: where nothing does, files under the names that a run writes are
+somebody's, and the run is refused before it writes over them.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from typing import Self
 from wdtrain.record.runlog import RunError
 
 LOCK_NAME = "lock"
+WRITTEN = ("config.yaml", "metrics.jsonl", "status.json", "report.md", "report", "checkpoints")
+"""What a run writes into its folder, the lock aside."""
 _POLL_SECONDS = 0.1
 
 
@@ -46,6 +50,7 @@ class RunLock:
     def acquire(self) -> None:
         """This process holds the run folder, or RunError."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        refuse_strangers(self.path.parent)
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         deadline = self._clock() + self._wait_seconds
         while not _try_lock(descriptor):
@@ -61,6 +66,7 @@ class RunLock:
     def release(self) -> None:
         if self._descriptor is not None:
             os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, b"{}", 0)  # nobody's, and still the mark of a run
             os.close(self._descriptor)
             self._descriptor = None
 
@@ -82,6 +88,33 @@ class RunLock:
             f"{self._wait_seconds:g} s): two trainings in one folder would overwrite each other; "
             "stop that one, or give this run another run.folder"
         )
+
+
+def refuse_strangers(folder: Path) -> None:
+    """RunError where a run would write over files that no run has written."""
+    if any(map(_is_object, (folder / LOCK_NAME, folder / "status.json"))):
+        return
+    if any((folder / "checkpoints").glob("*step-*")):
+        return
+    lock = folder / LOCK_NAME
+    found = [name for name in WRITTEN if os.path.lexists(folder / name)]
+    found += [LOCK_NAME] * (
+        os.path.lexists(lock) and not (lock.is_file() and not lock.stat().st_size)
+    )
+    if found:
+        raise RunError(
+            f"run folder {folder} holds {', '.join(found)} and nothing by which a run is known, so "
+            "they are somebody's and would be written over; set run.folder to another folder, or "
+            "move them away"
+        )
+
+
+def _is_object(path: Path) -> bool:
+    """Whether a file holds a JSON object, as ours do."""
+    try:
+        return isinstance(json.loads(path.read_bytes()), dict)
+    except (OSError, ValueError):
+        return False
 
 
 def lock_holder(folder: Path | str) -> str:

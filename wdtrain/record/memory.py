@@ -30,7 +30,10 @@ class Memory:
 def measure_memory(
     device: torch.device | str = "cpu", *, budget_bytes: int | None = None
 ) -> Memory:
-    """What is used now: on CUDA what the allocator holds (budget: what it may hold)."""
+    """What is used now: on CUDA what the allocator holds (budget: what it may hold).
+
+    device: a GPU with its index ("cuda:0"), as the accelerator has it.
+    """
     device = torch.device(device)
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory

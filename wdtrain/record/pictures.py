@@ -99,13 +99,19 @@ def grid(examples: Sequence[Example], *, title: str = "") -> np.ndarray:
     return np.concatenate([*top, head, *(_padded(row, width) for row in rows)], 0)
 
 
-def save_png(path: Path | str, picture: np.ndarray) -> None:
-    """The RGB picture is at `path`, whole; the folder is made where it is missing."""
+def png_of(picture: np.ndarray) -> bytes:
+    """PNG of a uint8 [h, w, 3] RGB picture."""
     written, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     if not written:
         raise ValueError(f"a picture of shape {picture.shape} cannot be written as PNG")
+    return bytes(data)
+
+
+def save_png(path: Path | str, picture: np.ndarray) -> None:
+    """The RGB picture is at `path`, whole; the folder is made where it is missing."""
+    data = png_of(picture)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    write_whole(Path(path), data.tobytes())
+    write_whole(Path(path), data)
 
 
 def _coloured(values: np.ndarray, colour_map: int) -> np.ndarray:

@@ -11,8 +11,6 @@ from wdtrain.record.console_base import RunPlan, TaskPlan
 
 __all__ = ["RunPlan", "plan_run", "plan_text"]
 
-EVEN = 0.9
-
 
 class PlannedTask(Protocol):
     @property
@@ -38,8 +36,9 @@ def plan_run(tasks: Iterable[PlannedTask], facts: dict[str, Any]) -> RunPlan:
     return RunPlan(tasks=planned, **facts)
 
 
-def plan_text(plan: RunPlan, *, balance: float, lanes: int) -> str:
-    """Lines of text; one "micro-batch N" a task. balance: mean over largest share of the ranks."""
+def plan_text(plan: RunPlan, *, balance: float, advice: str) -> str:
+    """Lines of text; one "micro-batch N" a task. balance: mean over largest share of the ranks;
+    advice: what would even it, or ""."""
     epochs = plan.steps * plan.batch_size / max(plan.samples, 1)
     lines = [
         f"{plan.title} on {plan.device}",
@@ -53,9 +52,6 @@ def plan_text(plan: RunPlan, *, balance: float, lanes: int) -> str:
         ),
         f"balance     {balance:.2f} over {plan.ranks} rank{'s' * (plan.ranks != 1)}",
     ]
-    if balance < EVEN:
-        lines.append(
-            "            ranks wait for the fullest: make train.batch_size / data.chunk and "
-            f"data.lanes (now {lanes}) multiples of {plan.ranks}"
-        )
+    if advice:
+        lines.append(f"            {advice}")
     return "\n".join(lines)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 import wdtrain
+from wdtrain.record.console_base import UNKNOWN
 from wdtrain.record.curves import Series, collect, draw_curves
 from wdtrain.record.durable import write_whole
 from wdtrain.record.glyphs import number, part_name, rate, size
@@ -39,7 +40,8 @@ def write_report(folder: Path | str, results: Mapping[str, Any]) -> Path:
         run: {name: value} and data: {name: value}, shown as they are (state, steps, difficulty ...)
         tasks: {task: {network, parameters, target: mask|depth, metric, baseline_name}}
         splits: {split: {samples, tasks: {task: {loss, metrics, baseline}}}}
-        samples: {task: {metric, best, median, worst: [[key, score], ...]}}
+        samples: {task: {metric, best, median, worst: [[key, score], ...], drawn: of how many
+            samples the median is, if not of all}}
         grids: {task: {caption: path of a PNG, relative to the folder}}
         memory_budget_bytes, resumed_at: [step], recipe: YAML text, versions: {name: version}
     """
@@ -93,6 +95,7 @@ def outcome(results: Mapping[str, Any]) -> str:
     for name, task in results["tasks"].items():
         value, baseline = _pair(results, split, name)
         if value is None:
+            parts += [f"{name}: {UNKNOWN}"] if _is_scored(results, split, name) else []
             continue
         text = f"{name} {label(task['metric'])} {number(value)}"
         if baseline is not None:
@@ -112,10 +115,11 @@ def _against_baselines(results: Mapping[str, Any]) -> str:
     for name, task in results["tasks"].items():
         for split in results["splits"]:
             value, baseline = _pair(results, split, name)
-            if value is None:
+            if value is None and not _is_scored(results, split, name):
                 continue
-            cells = [name, split, label(task["metric"]), f"**{number(value)}**"]
-            if baseline is not None:
+            found = UNKNOWN if value is None else f"**{number(value)}**"
+            cells = [name, split, label(task["metric"]), found]
+            if value is not None and baseline is not None:
                 name_and_value = f"{number(baseline)} ({task.get('baseline_name', 'baseline')})"
                 cells += [name_and_value, _gain(task, value, baseline)]
             rows.append(cells + [""] * (6 - len(cells)))
@@ -157,8 +161,12 @@ def _samples(results: Mapping[str, Any], name: str) -> str:
     samples = results.get("samples", {}).get(name)
     if not samples:
         return ""
+    of = {"median": f" (of {samples['drawn']:,} drawn by key)"} if "drawn" in samples else {}
     rows = [
-        [group, ", ".join(f"`{key}` {number(score)}" for key, score in samples[group])]
+        [
+            group + of.get(group, ""),
+            ", ".join(f"`{key}` {number(score)}" for key, score in samples[group]),
+        ]
         for group in ("best", "median", "worst")
         if samples.get(group)
     ]
@@ -248,6 +256,11 @@ def _pair(results: Mapping[str, Any], split: str, task: str) -> tuple[float | No
     scores = results["splits"].get(split, {}).get("tasks", {}).get(task, {})
     metric = results["tasks"][task]["metric"]
     return scores.get("metrics", {}).get(metric), scores.get("baseline", {}).get(metric)
+
+
+def _is_scored(results: Mapping[str, Any], split: str, task: str) -> bool:
+    """Whether the task was looked at there, with whatever result."""
+    return task in results["splits"].get(split, {}).get("tasks", {})
 
 
 def _gain(task: Mapping[str, Any], value: float, baseline: float) -> str:

@@ -10,65 +10,25 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self, TextIO
+from typing import Any, Literal, Self, TextIO
 
 from accelerate import Accelerator
 from torch import Tensor
 
 from wdtrain.record.checkpoint import Checkpoint, Checkpoints, save_weights
 from wdtrain.record.console import Progress, RunPlan, make_console
-from wdtrain.record.durable import write_whole
+from wdtrain.record.durable import described, write_whole, writing
 from wdtrain.record.gallery import Gallery
+from wdtrain.record.heartbeat import Heartbeat, process_facts
 from wdtrain.record.lock import RunLock, lock_holder
 from wdtrain.record.memory import measure_memory, save_snapshot
+from wdtrain.record.protocols import Ranks, StepNumbers, Waited
 from wdtrain.record.runlog import RunError, RunLog, State, read_status, save_config, write_status
 from wdtrain.record.scores import BASELINE_NAMES, SplitScores
-
-
-class Reading(Protocol):
-    """The numbers of a step, on the host."""
-
-    @property
-    def losses(self) -> dict[str, float]: ...
-    @property
-    def grad_norms(self) -> dict[str, float]: ...
-    @property
-    def seconds(self) -> dict[str, float]: ...
-    @property
-    def skipped(self) -> bool: ...
-
-
-class StepNumbers(Protocol):
-    """What a step did; `read` waits for the device."""
-
-    @property
-    def samples(self) -> int: ...
-    @property
-    def recoveries(self) -> Sequence[object]: ...
-    @property
-    def learning_rates(self) -> dict[str, float]: ...
-    def read(self) -> Reading: ...
-
-
-class Ranks(Protocol):
-    @property
-    def rank(self) -> int: ...
-    def barrier(self, what: str) -> None: ...
-    def gather(self, value: Any, what: str) -> list[Any]: ...
-
-
-class Waited(Protocol):
-    """How long a batch was waited for, and how busy its reader's threads were by stage, 0..1."""
-
-    @property
-    def wait_seconds(self) -> float: ...
-    @property
-    def occupancy(self) -> dict[str, float]: ...
-
 
 _Late = tuple[int, float, StepNumbers, dict[str, float], dict[str, float]]
 """Step, epoch, what it did, seconds of the loop's own parts, occupancy of the reader."""
@@ -101,6 +61,7 @@ class RunRecord:
         self._accelerator, self._collective = accelerator, collective
         self._every = log_every_steps
         self._stack = ExitStack()
+        self._heartbeat = Heartbeat(self.folder)
         if self.is_main:
             self.console = make_console(console, interval_seconds=plain_seconds)
         else:
@@ -108,6 +69,7 @@ class RunRecord:
         self._late: _Late | None = None
         self._passed_over: list[str] = []
         self._is_started = False
+        self._idle: Mapping[str, int] = {}
         self._saved: tuple[int, str] | None = None
         self._metric: float | None = None
         self._since = time.monotonic()
@@ -146,8 +108,10 @@ class RunRecord:
             if isinstance(error, KeyboardInterrupt) and self._is_started:
                 self._status("interrupted", "Ctrl-C twice: what was not saved is lost")
             elif isinstance(error, Exception) and self._is_started:
-                self._fail(error)
+                with suppress(OSError):  # a disk that refuses this too: the error itself is printed
+                    self._fail(error)
         finally:
+            self._heartbeat.stop()
             self._stack.close()
 
     def _fail(self, error: Exception) -> None:
@@ -155,9 +119,9 @@ class RunRecord:
         lost = getattr(error, "lost", None)  # ranks that a collective waited for in vain
         if lost is None:
             if self.is_main:
-                self._status("failed", _text(error))
+                self._status("failed", described(error))
             else:
-                write_whole(self._failed(self._collective.rank), _text(error).encode())
+                write_whole(self._failed(self._collective.rank), described(error).encode())
             return
         time.sleep(_OTHERS_SECONDS)  # what ended those ranks may be about to be told
         status = read_status(self.folder) or {}
@@ -166,9 +130,9 @@ class RunRecord:
         told = [rank for rank in lost if self._failed(rank).exists()]
         if told:
             said = RunError(f"rank {told[0]}: {self._failed(told[0]).read_text()}")
-            write_status(self.folder, "failed", str(said))
+            write_status(self.folder, "failed", str(said), **process_facts())
             raise said from error
-        write_status(self.folder, "failed", _text(error))
+        write_status(self.folder, "failed", described(error), **process_facts())
 
     def _failed(self, rank: int) -> Path:
         return self.folder / f"{_FAILED}{rank}"
@@ -179,11 +143,15 @@ class RunRecord:
         if path is not None:
             self.console.event(f"memory snapshot: {path}, for https://pytorch.org/memory_viz")
 
-    def start(self, first_step: int, data: Mapping[str, Any], recipe: str) -> None:
+    def start(
+        self, first_step: int, data: Mapping[str, Any], recipe: str, idle: Mapping[str, int]
+    ) -> None:
         """The log is cut back to where the run goes on, and the run's events are told.
 
-        data: what it is trained on, as the manifest says; recipe: YAML.
+        data: what it is trained on, as the manifest says; recipe: YAML; idle: the run's own count
+        of the steps that each task did not take, looked at whenever the status is written.
         """
+        self._idle = idle
         if self.is_main:
             save_config(self.folder, recipe)
         self.log = self._stack.enter_context(RunLog(self.folder, active=self.is_main))
@@ -196,6 +164,8 @@ class RunRecord:
         self.console.event(data_sentence(data))
         for reason in self._passed_over:
             self.console.event(f"passed over: {reason}")
+        for damage in self.log.damaged:
+            self.console.event(f"warning: {damage}")
         if first_step:
             self.console.event(f"goes on after step {first_step:,}")
 
@@ -204,9 +174,16 @@ class RunRecord:
         self.console.start(plan)
         self._since = time.monotonic()
 
+    def warn(self, step: int, text: str) -> None:
+        """Something that a person should know of is shown, and stands in the log; "": nothing."""
+        if text:
+            self.console.event(f"warning: {text}")
+            self.log.append({"step": step, "warning": text})
+
     def newest(self, *, refuse: bool) -> Checkpoint | None:
-        """The newest whole checkpoint, or None; ValueError if there is one and `refuse` is set."""
-        found = self.checkpoints.latest()
+        """The newest checkpoint that all ranks find whole and the same, on all of them, or None;
+        ValueError if there is one and `refuse` is set."""
+        found = self.checkpoints.newest_of_all(self._collective.gather)
         self._passed_over = self.checkpoints.skipped
         if found:
             self._saved, self._metric = (found.step, _canonical(found.extra)), found.metric
@@ -240,7 +217,8 @@ class RunRecord:
 
     def _status(self, state: State, why: str = "") -> None:
         if self.is_main:
-            write_status(self.folder, state, why)
+            idle = {task: steps for task, steps in self._idle.items() if steps}
+            self._heartbeat.say(state, why, **({"idle_steps": idle} if idle else {}))
 
     def step(
         self,
@@ -284,6 +262,7 @@ class RunRecord:
             **{f"grad_norm/{task}": norm for task, norm in reading.grad_norms.items()},
             **{f"learning_rate/{task}": rate for task, rate in result.learning_rates.items()},
             "skipped": int(reading.skipped),
+            "idle": len(reading.idle),
             "recoveries": len(result.recoveries),
             "samples": result.samples,
             "seconds": round(seconds, 6),
@@ -373,7 +352,8 @@ class RunRecord:
         if self.is_main:
             self.log.append({"step": step, **line})
             numbers = {k: v for k, v in line.items() if isinstance(v, int | float)}
-            self._accelerator.log(numbers, step=step)
+            with writing(self.folder):
+                self._accelerator.log(numbers, step=step)
 
     def save(
         self,
@@ -396,28 +376,49 @@ class RunRecord:
             metric = self._metric
         self._saved, self._metric = what, metric
         with self.aside("saving"):
-            folder = self.checkpoints.begin(step)
+            try:
+                self._agreed("every rank's part of a checkpoint", lambda: self._part(step, weights))
+                self._agreed("the checkpoint of rank 0", lambda: self._commit(step, extra, metric))
+            except BaseException:
+                if self.is_main:
+                    self.checkpoints.abandon(step)
+                raise
+
+    def _part(self, step: int, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """This rank's files of a checkpoint are written, aside."""
+        folder = self.checkpoints.begin(step)
+        with writing(folder):
             self._accelerator.save_state(str(folder))
-            if self.is_main:
-                self.log.sync()
-                for task, state in weights.items():
-                    save_weights(folder / f"{task}.safetensors", state)
-            self._collective.barrier("every rank's part of a checkpoint")
-            if self.is_main:
-                self.checkpoints.commit(step, extra, metric=metric)
-                self.console.event(f"checkpoint of step {step:,} saved")
-                left_out = extra.get("damaged", {})
-                if left_out:
-                    self.console.event(f"left out so far: {len(left_out)}, first {min(left_out)}")
-            self._collective.barrier("the checkpoint of rank 0")
+        if self.is_main:
+            self.log.sync()
+            for task, state in weights.items():
+                save_weights(folder / f"{task}.safetensors", state)
+
+    def _commit(self, step: int, extra: Mapping[str, Any], metric: float | None) -> None:
+        if self.is_main:
+            self.checkpoints.commit(step, extra, metric=metric)
+            self.console.event(f"checkpoint of step {step:,} saved")
+            left_out = extra.get("damaged", {})
+            if left_out:
+                self.console.event(f"left out so far: {len(left_out)}, first {min(left_out)}")
+
+    def _agreed(self, what: str, act: Callable[[], None]) -> None:
+        """All ranks have done it; an OSError of one of them is an error on all, in its words."""
+        error = None
+        try:
+            act()
+        except OSError as caught:
+            error = caught
+        said = self._collective.gather("" if error is None else described(error), what)
+        if error is not None:
+            raise error
+        refused = [f"rank {rank}: {why}" for rank, why in enumerate(said) if why]
+        if refused:
+            raise RunError(refused[0])
 
 
 def _canonical(extra: Mapping[str, Any]) -> str:
     return json.dumps(extra, sort_keys=True)
-
-
-def _text(error: Exception) -> str:
-    return str(error) or type(error).__name__
 
 
 def data_sentence(data: Mapping[str, Any]) -> str:

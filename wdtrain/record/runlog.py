@@ -8,15 +8,26 @@ its name, and cut back to the checkpoint on resume, so that log and weights neve
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import warnings
 from collections.abc import Iterator, Mapping
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
-from wdtrain.record.durable import sync_folder, write_parts, write_whole
+from wdtrain.record.durable import (
+    FULL,
+    overwrite,
+    room,
+    sync_folder,
+    write_parts,
+    write_whole,
+    writing,
+)
 
 LOG_NAME = "metrics.jsonl"
 STATUS_NAME = "status.json"
@@ -33,50 +44,63 @@ class RunLog:
     """The log lines of one run, appended to `folder/metrics.jsonl`.
 
     Opening it creates the folder, and cuts off a last line that a kill left torn.
-    `active=False` (every rank but 0): nothing is read or written.
+    `active=False` (every rank but 0): nothing is read or written. damaged: sentences about lines
+    that `cut_back` found damaged.
     """
 
     def __init__(self, folder: Path | str, *, active: bool = True) -> None:
         self.path = Path(folder) / LOG_NAME
-        self._file: BinaryIO | None = None
+        self.damaged: list[str] = []
+        self._file: FileIO | None = None
         if active:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             _cut_torn_tail(self.path)
-            self._file = self.path.open("ab")
+            self._file = self.path.open("ab", buffering=0)
 
     def append(self, record: Mapping[str, Any]) -> None:
         """One more line; it holds a whole number `step`. Numbers that are not finite become null.
 
-        Afterwards a killed process loses nothing of it, a killed machine may.
+        Afterwards a killed process loses nothing of it, a killed machine may. An OSError that names
+        the file leaves no part of the line.
         """
         if self._file is None:
             return
         if not isinstance(record.get("step"), int):
             raise RunError(f"log line {dict(record)!r} has no whole number under 'step'")
-        self._file.write(json.dumps(_finite(dict(record)), allow_nan=False).encode() + b"\n")
-        self._file.flush()
+        line = json.dumps(_finite(dict(record)), allow_nan=False).encode() + b"\n"
+        before = os.fstat(self._file.fileno()).st_size
+        try:
+            with writing(self.path):
+                rest = memoryview(line)
+                while rest:
+                    rest = rest[self._file.write(rest) :]
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._file.truncate(before)
+            raise
 
     def sync(self) -> None:
         """All lines appended so far are on disk. Call before a checkpoint is given its name."""
         if self._file is not None:
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            with writing(self.path):
+                os.fsync(self._file.fileno())
             sync_folder(self.path.parent)
 
     def cut_back(self, step: int) -> int:
         """Only readable lines up to and with `step` are left; returns how many went.
 
-        Killed in the middle, the log is as before.
+        `damaged` names those that cannot be read. Killed in the middle, the log is as before.
         """
         if self._file is None:
             return 0
         self._file.close()
+        self.damaged = [damage for _, damage in _lines(self.path) if damage]
         with self.path.open("rb") as file:
             num_cut = sum(not _is_kept(line, step) for line in file)
             if num_cut:
                 file.seek(0)
                 write_parts(self.path, (line for line in file if _is_kept(line, step)))
-        self._file = self.path.open("ab")
+        self._file = self.path.open("ab", buffering=0)
         return num_cut
 
     def close(self) -> None:
@@ -100,28 +124,55 @@ class RunLog:
 def read_log(folder: Path | str) -> Iterator[dict[str, Any]]:
     """The readable lines of a run's log, in order; none where there is no log.
 
-    Lines that a crash damaged are passed over: this is for reports, also of a run still going.
+    A damaged line is left out, with a warning that names its number; a last one without its end is
+    none: the run may be writing it.
     """
-    path = Path(folder) / LOG_NAME
+    for record, damage in _lines(Path(folder) / LOG_NAME):
+        if record is not None:
+            yield record
+        elif damage:
+            warnings.warn(damage, stacklevel=2)
+
+
+def _lines(path: Path) -> Iterator[tuple[dict[str, Any] | None, str]]:
+    """Of each line of a log: its record, or None; what is wrong with it, or ""."""
     if not path.exists():
         return
     with path.open("rb") as file:
-        for line in file:
-            record = _parse(line)
-            if record is not None:
-                yield record
+        for number, line in enumerate(file, 1):
+            record, damage = _parse(line), ""
+            if record is None and line.endswith(b"\n"):
+                damage = (
+                    f"{path}, line {number} is damaged ({bytes(line[:40])!r} ...): its numbers are "
+                    "missing in curves and reports; the lines around it are whole"
+                )
+            yield record, damage
 
 
 def write_status(folder: Path | str, state: State, why: str = "", **facts: Any) -> None:
     """`status.json` says {"state", "why", ...facts}: what scripts read instead of exit codes."""
     if state not in get_args(State):
         raise RunError(f"state is {state!r}; it must be one of {', '.join(get_args(State))}")
+    path = Path(folder) / STATUS_NAME
     body = {"state": state, "why": why, **_finite(facts)}
-    write_whole(Path(folder) / STATUS_NAME, json.dumps(body, indent=1).encode() + b"\n")
+    try:
+        write_whole(path, _status_bytes(body))
+    except OSError as error:
+        if error.errno not in FULL or not path.exists():
+            raise
+        # A full disk has to be told of, too: in the bytes that the last status was given.
+        too_long = max(0, len(_status_bytes(body)) - room(path))
+        body["why"] = why[: max(0, len(why) - too_long)]
+        overwrite(path, _status_bytes(body))
+
+
+def _status_bytes(body: Mapping[str, Any]) -> bytes:
+    return json.dumps(body, indent=1).encode() + b"\n"
 
 
 def read_status(folder: Path | str) -> dict[str, Any] | None:
-    """What `status.json` says; None where there is none. It is only ever written whole."""
+    """What `status.json` says; None where there is none. It is only ever written whole, but on a
+    full disk. `heartbeat.judge_status` says what to make of it."""
     path = Path(folder) / STATUS_NAME
     if not path.exists():
         return None

@@ -1,7 +1,7 @@
 """The scores of one validation split: every task's metrics beside those of its baseline.
 
-Owns which metric leads, how a split's sums travel between ranks, and the score of each sample, so
-that the best and the worst can be named. The baselines are what a network has to beat: the best
+Owns which metric leads, and how a split's sums travel between ranks. The best and the worst samples
+are named (`ranking.py`). The baselines are what a network has to beat: the best
 linear colour threshold for a mask, the mean depth picture for a depth.
 """
 
@@ -19,6 +19,8 @@ from wdtrain.record.baselines import ColourHistogram, ColourThreshold, MeanDepth
 from wdtrain.record.console_base import Score
 from wdtrain.record.depths import DepthSums
 from wdtrain.record.masks import MaskSums
+from wdtrain.record.metrics import is_higher_better
+from wdtrain.record.ranking import Ranking
 from wdtrain.record.sums import is_foreground
 from wdtrain.triple import DepthFormat
 
@@ -98,6 +100,12 @@ class Truth:
         unit = depth_format.to_unit(codes).clamp(min=0.0)
         return cls(batch.overlay, is_foreground(batch.mask), unit, codes > 0)
 
+    def has(self, target: str) -> Tensor:
+        """bool [n]: which samples have a pixel of which the mask, or the depth, is known."""
+        if target == "mask":
+            return torch.ones(len(self.known), dtype=torch.bool)
+        return self.known.flatten(1).any(1)
+
 
 class Baselines:
     """The colour threshold and the mean depth picture, fitted on training samples."""
@@ -149,7 +157,7 @@ class TaskScores:
         make = MaskSums if target == "mask" else lambda: DepthSums(depth_format)
         self._network, self._baseline = make(), make()
         self._loss = torch.zeros(2, dtype=torch.float64)
-        self.samples: list[tuple[str, float]] = []
+        self.ranking = Ranking(higher_is_better=is_higher_better(self.sample_metric))
 
     def update(
         self,
@@ -162,8 +170,10 @@ class TaskScores:
         """Adds a batch: unit predictions [n, 1, h, w] and the loss of each sample [n]."""
         values = _add(self._network, prediction, truth)
         _add(self._baseline, baselines.predict(self.target, truth), truth)
-        self._loss += torch.tensor([float(losses.double().sum()), len(keys)], dtype=torch.float64)
-        self.samples += zip(keys, values[self.sample_metric].tolist(), strict=True)
+        scored = truth.has(self.target)
+        self._loss += torch.stack([losses.double()[scored].sum(), scored.sum()])
+        named = zip(keys, values[self.sample_metric].tolist(), scored.tolist(), strict=True)
+        self.ranking.add((key, value) for key, value, counts in named if counts)
 
     def reduce(self, total: Total) -> None:
         """Sums over all ranks."""
@@ -174,9 +184,14 @@ class TaskScores:
         self._baseline.from_tensor(baseline)
 
     @property
+    def is_scored(self) -> bool:
+        """Whether there was a sample with a known pixel."""
+        return bool(self._loss[1])
+
+    @property
     def loss(self) -> float:
-        """Mean loss a sample; NaN without one."""
-        return float(self._loss[0] / self._loss[1]) if self._loss[1] else float("nan")
+        """Mean loss of the samples that have a known pixel, as in training; NaN without one."""
+        return float(self._loss[0] / self._loss[1]) if self.is_scored else float("nan")
 
     def result(self) -> dict[str, Any]:
         """{"loss", "metrics", "baseline"}: metrics by name of the network and of the baseline."""
@@ -194,6 +209,7 @@ class TaskScores:
             value=self._network.result().get(self.metric, float("nan")),
             baseline=self._baseline.result().get(self.metric, float("nan")),
             baseline_name=BASELINE_NAMES[self.target],
+            is_known=self.is_scored,
         )
 
     def skill(self) -> float:
@@ -224,8 +240,9 @@ class SplitScores:
             scores.reduce(total)
 
     def skill(self) -> float:
-        """The mean skill of the tasks: what the best checkpoint is chosen by."""
-        return sum(scores.skill() for scores in self.tasks.values()) / len(self.tasks)
+        """The mean skill of the tasks that were scored: what the best checkpoint is chosen by."""
+        skills = [scores.skill() for scores in self.tasks.values() if scores.is_scored]
+        return sum(skills) / len(skills) if skills else float("nan")
 
 
 def _add(sums: MaskSums | DepthSums, prediction: Tensor, truth: Truth) -> dict[str, Tensor]:

@@ -197,6 +197,8 @@ def _product(
         backgrounds = min(max(100, count // 10), 1000)
     if cutouts is None:
         cutouts = min(max(100, count // 50), 400)
+    if placements < 1:
+        raise ValueError(f"placements is {placements}; a scene needs at least 1 of them")
     needed = math.ceil(count / (2 * max(1, backgrounds * cutouts)))
     return Product(
         backgrounds=backgrounds,

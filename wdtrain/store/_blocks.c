@@ -16,6 +16,7 @@ struct Zstd {
     size_t (*set)(void *, int, int);
     size_t (*decompress)(void *, void *, size_t, const void *, size_t);
     unsigned (*is_error)(size_t);
+    size_t (*frame_bytes)(const void *, size_t);
 };
 
 static int read_whole(int file, uint8_t *target, int64_t bytes, int64_t offset) {
@@ -40,6 +41,9 @@ static int64_t checksum_of(const Block *block) {
 static int inflate(const Zstd *zstd, void *context, const Block *block) {
     int is_verified = block->checksum == VERIFIED;
     if (!is_verified && checksum_of(block) != block->checksum) return 0;
+    if (!is_verified && /* one frame, not several */
+        zstd->frame_bytes(block->packed, (size_t)block->packed_bytes) != (size_t)block->packed_bytes)
+        return 0;
     zstd->set(context, IGNORE_CHECKSUM, is_verified);
     size_t bytes = zstd->decompress(context, block->data, (size_t)block->bytes, block->packed,
                                     (size_t)block->packed_bytes);

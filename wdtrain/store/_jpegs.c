@@ -24,12 +24,18 @@ typedef struct {
     uint8_t rest[256];
 } Errors;
 
+/* The head of jpeg_source_mgr: where the decoder is, and what is left from there on. */
+typedef struct {
+    const uint8_t *next;
+    size_t left;
+} Source;
+
 /* The head of jpeg_decompress_struct, up to the last field that is used here. */
 typedef struct {
     Errors *errors;
     void *memory, *progress, *client;
     int is_decompressor, state;
-    void *source;
+    Source *source;
     unsigned width, height;
     int components, stored_colours, colours;
     unsigned scale_num, scale_denom;
@@ -67,10 +73,11 @@ static void on_message(void *decoder, int level) {
     if (level < 0) ((Trouble *)((Decoder *)decoder)->errors)->is_odd = 1; /* a warning: damaged */
 }
 
-/* One JPEG of stored_height x stored_width in colour, at scale / 8 of it, to target. 0 if not so. */
+/* One JPEG of stored_height x stored_width in colour, at scale / 8 of it, to target; the decoder may
+ * look at `room` bytes behind it, but none of them may belong to it. 0 if not so. */
 static int decode(const Calls *calls, Decoder *decoder, const uint8_t *jpeg, int64_t bytes,
-                  const int64_t *stored, int64_t scale, const int64_t *size, uint8_t *target) {
-    calls->read_from(decoder, jpeg, (unsigned long)bytes);
+                  int64_t room, const int64_t *stored, int64_t scale, const int64_t *size, uint8_t *target) {
+    calls->read_from(decoder, jpeg, (unsigned long)(bytes + room));
     if (calls->read_header(decoder, 1) != HEADER_OK || decoder->height != stored[0] ||
         decoder->width != stored[1] || decoder->components != 3)
         return 0;
@@ -86,7 +93,7 @@ static int decode(const Calls *calls, Decoder *decoder, const uint8_t *jpeg, int
         unsigned left = decoder->output_height - decoder->line;
         if (!calls->read_lines(decoder, lines, left < MAX_LINES ? left : MAX_LINES)) return 0;
     }
-    return calls->finish(decoder);
+    return calls->finish(decoder) && (int64_t)decoder->source->left >= room;
 }
 
 /* How far beyond a JPEG the decoder may look: its fast loop wants 3 kB in front of it, and goes no
@@ -116,8 +123,8 @@ int64_t wd_decode_jpegs(const Calls *calls, const uint8_t *const *jpegs, const i
     row = -1; /* nothing to destroy if the library refuses the structure */
     calls->create(&decoder, VERSION, STRUCT_BYTES);
     for (row = 0; row < rows; row++)
-        if (!decode(calls, &decoder, jpegs[row],
-                    bytes[row] + room_behind(jpegs[row], bytes[row], behind ? behind[row] : 0), stored, scale, size,
+        if (!decode(calls, &decoder, jpegs[row], bytes[row],
+                    room_behind(jpegs[row], bytes[row], behind ? behind[row] : 0), stored, scale, size,
                     target + row * size[0] * size[1] * 3) ||
             trouble.is_odd)
             break;

@@ -15,6 +15,8 @@ enum { BLOCK = 512, NAME = 100, SIZE_AT = 124, TYPE_AT = 156, MAGIC_AT = 257, PR
 enum { STORED_MAX = 65535, STORED_HEADER = 5, PNG_BODY = 43, LINE = 64 };
 enum { PNG_HEAD = 33, PNG_REST = 24, UP = 2 }; /* up to its IDAT, and around that and after it */
 
+static const uint8_t ZEROS[NAME];
+
 /* The octal number of 11 digits that a ustar header holds at `text`; -1 for anything else. */
 static int64_t octal(const uint8_t *text) {
     int64_t value = 0;
@@ -25,12 +27,23 @@ static int64_t octal(const uint8_t *text) {
     return value;
 }
 
-/* Whether the member named at `name` is `key` (key_bytes long) followed by `suffix`. */
+/* Whether a key has only the characters that packing takes: those of no path. */
+static int is_key(const uint8_t *key, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i++) {
+        uint8_t letter = key[i] | 32;
+        if (!((letter >= 'a' && letter <= 'z') || (key[i] >= '0' && key[i] <= '9') ||
+              key[i] == '-' || key[i] == '_'))
+            return 0;
+    }
+    return bytes > 0;
+}
+
+/* Whether the member named at `name` is `key` (key_bytes long) followed by `suffix`, and zeros. */
 static int is_named(const uint8_t *name, const uint8_t *key, int64_t key_bytes, const char *suffix) {
     int64_t suffix_bytes = (int64_t)strlen(suffix);
     if (key_bytes + suffix_bytes > NAME) return 0;
     if (memcmp(name, key, key_bytes) || memcmp(name + key_bytes, suffix, suffix_bytes)) return 0;
-    return key_bytes + suffix_bytes == NAME || name[key_bytes + suffix_bytes] == 0;
+    return !memcmp(name + key_bytes + suffix_bytes, ZEROS, NAME - key_bytes - suffix_bytes);
 }
 
 /* Starts and sizes [samples, columns] of the members of an inflated block whose samples are
@@ -51,7 +64,7 @@ int64_t wd_index(const uint8_t *data, int64_t bytes, const char *const *suffixes
             int64_t name_bytes = (int64_t)strnlen((const char *)header, NAME);
             key = header;
             key_bytes = name_bytes - (int64_t)strlen(suffixes[0]);
-            if (key_bytes < 1) return -1;
+            if (!is_key(key, key_bytes)) return -1;
         }
         if (!is_named(header, key, key_bytes, suffixes[column])) return -1;
         starts[member] = at + BLOCK;
@@ -129,6 +142,8 @@ static int slice_png(const uint8_t *png, int64_t png_bytes, const uint8_t *prefi
     return 1;
 }
 
+static const uint8_t IEND[12] = "\0\0\0\0IEND\xae\x42\x60\x82";
+
 static int64_t big_endian(const uint8_t *from) {
     return (int64_t)from[0] << 24 | from[1] << 16 | from[2] << 8 | from[3];
 }
@@ -136,13 +151,17 @@ static int64_t big_endian(const uint8_t *from) {
 /* The pixels of one greyscale PNG of one IDAT, of the geometry of `prefix`, all of whose lines are
  * filtered Up; 0 if it is any other. `room`: height lines with their filter bytes. */
 static int unpack_png(const uint8_t *png, int64_t png_bytes, const uint8_t *prefix, int64_t height,
-                      int64_t line_bytes, Uncompress *uncompress, uint8_t *room, uint8_t *target) {
+                      int64_t line_bytes, const Zlib *zlib, uint8_t *room, uint8_t *target) {
     unsigned long bytes = (unsigned long)(height * (line_bytes + 1)), wanted = bytes;
     if (png_bytes < PNG_HEAD + PNG_REST || memcmp(png, prefix, PNG_HEAD)) return 0;
     int64_t packed_bytes = big_endian(png + PNG_HEAD);
     const uint8_t *packed = png + PNG_HEAD + 8, *above = NULL;
     if (PNG_HEAD + PNG_REST + packed_bytes != png_bytes || memcmp(packed - 4, "IDAT", 4)) return 0;
-    if (uncompress(room, &bytes, packed, (unsigned long)packed_bytes) || bytes != wanted) return 0;
+    const uint8_t *end = packed + packed_bytes; /* which the decoder of Python looks at as well */
+    if (memcmp(end + 4, IEND, sizeof IEND)) return 0;
+    if (zlib->crc32(0, packed - 4, (unsigned)packed_bytes + 4) != (uint32_t)big_endian(end)) return 0;
+    if (zlib->uncompress(room, &bytes, packed, (unsigned long)packed_bytes) || bytes != wanted)
+        return 0;
     for (int64_t y = 0; y < height; y++, above = target, target += line_bytes) {
         const uint8_t *line = room + y * (line_bytes + 1);
         if (line[0] != UP) return 0;
@@ -190,7 +209,7 @@ static int gather_rows(const Form *form, const Piece *piece, uint8_t *const *tar
             uint8_t *target = targets[kind + 2] + at * plane_bytes;
             const uint8_t *png = piece->addresses[place];
             if (!(room ? unpack_png(png, piece->sizes[place], prefixes[kind], form->height,
-                                    line_bytes, form->uncompress, room, target)
+                                    line_bytes, form->zlib, room, target)
                        : slice_png(png, piece->sizes[place], prefixes[kind], form->height,
                                    line_bytes, target)))
                 return 0;
@@ -233,7 +252,7 @@ int64_t wd_fill(const Form *form, const Piece *pieces, int64_t count, uint8_t *c
                 double *seconds) {
     uint8_t *room = NULL;
     int64_t done = 0;
-    if (form->uncompress) {
+    if (form->zlib) {
         room = malloc((size_t)(form->height * (form->width * form->depth_bytes + 1)));
         if (!room) return 0;
     }

@@ -6,7 +6,12 @@ enum { COLUMNS = 4 };
 
 typedef struct Calls Calls;
 typedef struct Zstd Zstd;
-typedef int Uncompress(uint8_t *, unsigned long *, const uint8_t *, unsigned long);
+
+/* What is called of zlib. */
+typedef struct {
+    int (*uncompress)(uint8_t *, unsigned long *, const uint8_t *, unsigned long);
+    unsigned long (*crc32)(unsigned long, const uint8_t *, unsigned);
+} Zlib;
 
 /* What follows the key in the names of a sample's members, in order; and, of samples that must all
  * lie alike (raw), how many last bytes of each member may differ (all: -1). */
@@ -35,7 +40,7 @@ typedef struct {
     int64_t scale;         /* eighths at which JPEGs are decoded, */
     int64_t decoded[2];    /* and their height and width then */
     const uint8_t *mask_prefix, *depth_prefix; /* what their stored PNGs begin with, 43 bytes */
-    Uncompress *uncompress; /* of zlib, where PNGs are deflated lines filtered Up; else NULL */
+    const Zlib *zlib; /* where PNGs are deflated lines filtered Up; else NULL */
 } Form;
 
 /* Rows of one window that go to a batch's rows from `at` on. Where they lie is [COLUMNS, stride],

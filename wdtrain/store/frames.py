@@ -79,6 +79,11 @@ def inflate(frame: bytes | memoryview, *, size: int, memory: Recycled | None = N
     return data
 
 
+def most_packed_bytes(num_bytes: int) -> int:
+    """What a frame of so many bytes takes at most: ZSTD_compressBound, and the frame's own."""
+    return num_bytes + num_bytes // 256 + 1024
+
+
 def frame_checksum(frame: bytes | memoryview) -> int:
     """The frame's own checksum: its last four bytes (RFC 8878, section 3.1.1)."""
     value: int = struct.unpack("<I", frame[-4:])[0]

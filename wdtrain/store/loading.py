@@ -7,17 +7,18 @@ the same or name what is wrong.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from typing import NamedTuple
 
 import numpy as np
 
 from wdtrain.store import native
+from wdtrain.store.errors import DamagedBlock
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.memory import Recycled
 from wdtrain.store.samples import BlockIndex, begins_with_arrays, member_suffixes, payloads
-from wdtrain.store.shards import ShardReader
+from wdtrain.store.shards import Frame, ShardReader
 
 
 class Loaded(NamedTuple):
@@ -46,7 +47,9 @@ class BlockLoader:
 
     def load(self, wanted: Sequence[tuple[ShardReader, int]]) -> Loaded:
         """The blocks (by shard and number in it) in turn, fewer before one that is unusual."""
-        frames = [shard.frame(index) for shard, index in wanted]
+        frames = list(self._frames(wanted))
+        if not frames:
+            return Loaded([], 0.0, 0.0, 0.0)
         packed = self._memory.take(max(frame.packed_bytes for frame in frames))
         data = [self._memory.take(frame.inflated_bytes) for frame in frames]
         places = [np.empty((2, frame.samples, self._members.columns), np.int64) for frame in frames]
@@ -75,3 +78,11 @@ class BlockLoader:
         for shard, index in wanted[: len(blocks)]:
             shard.note_verified(index)
         return Loaded(blocks, *seconds)
+
+    def _frames(self, wanted: Sequence[tuple[ShardReader, int]]) -> Iterator[Frame]:
+        """Those before one that is larger than a block may be."""
+        for shard, index in wanted:
+            try:
+                yield shard.frame(index)
+            except DamagedBlock:
+                return

@@ -10,25 +10,28 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, Literal, NamedTuple
 
+from wdtrain.store import schema
 from wdtrain.store.errors import StoreError
 from wdtrain.store.files import RandomFile, file_bytes, open_file, read_bytes, sha256_of
 from wdtrain.store.remote import Remote, RemoteAccess
 from wdtrain.store.urls import folder_of, is_url, join, shown
-from wdtrain.triple import DepthFormat, TripleError
+from wdtrain.triple import DepthFormat
 
 NAME: Final = "manifest.json"
 FORMAT: Final = "wdtrain-dataset"
 VERSION: Final = 1
-CHANNELS: Final = 3
-_SHARD_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]*\.tar(\.zst)?")
 
 Encoding = Literal["image", "raw"]
+
+
+class _Garbled(StoreError):
+    """A manifest that is not what was written, perhaps only as it came here."""
 
 
 class Block(NamedTuple):
@@ -68,7 +71,7 @@ class Manifest:
     `remote` is how its shards are reached where it is a URL; it is no part of what the dataset is.
     """
 
-    url: str
+    url: str = field(repr=False)  # may hold secrets: told by `shown` alone
     version: int
     encoding: Encoding
     compression: str
@@ -95,14 +98,16 @@ class Manifest:
         """
         remote = Remote(RemoteAccess(**access) if isinstance(access, dict) else access)
         url = folder_of(str(url), NAME)
-        try:
-            data = read_bytes(join(url, NAME), remote=remote)
-        except FileNotFoundError as error:
+        if url.endswith("=..."):
             raise StoreError(
-                f"{shown(url)} holds no {NAME}, so it is not a packed dataset (or its packing has "
-                "not ended); pack one with tools/pack-shards SOURCE TARGET"
-            ) from error
-        return parse_manifest(data, url=url, remote=remote)
+                f"{url} is a URL as it is told, without what is secret in it, and so cannot be "
+                "read; give the whole one (a run's folder does not keep it)"
+            )
+        tries = remote.access.tries if is_url(url) else 1
+        for _ in range(tries - 1):
+            with suppress(_Garbled):  # on its way here: asked for as often as what fails
+                return parse_manifest(_read(url, remote), url=url, remote=remote)
+        return parse_manifest(_read(url, remote), url=url, remote=remote)
 
     @property
     def samples(self) -> int:
@@ -174,6 +179,20 @@ class Manifest:
                 "dataset again"
             ) from error
 
+    def content_of(self, shard: Shard) -> tuple[int, str]:
+        """The bytes and the SHA-256 (hex) of a shard where it lies: of a remote one that is not as
+        the manifest says, read as often as a request that fails."""
+        url = self.shard_url(shard)
+        found = (-1, "")
+        for _ in range(self.remote.access.tries if is_url(url) else 1):
+            try:
+                found = sha256_of(url, remote=self.remote)
+            except FileNotFoundError as error:
+                raise StoreError(f"shard {shard.name} of {shown(self.url)} is missing") from error
+            if found == (shard.num_bytes, shard.sha256):
+                break
+        return found
+
     def verify(self) -> None:
         """Every shard is there with the size and SHA-256 the manifest names, or StoreError.
 
@@ -182,12 +201,7 @@ class Manifest:
         """
         for split in self.splits.values():
             for shard in split.shards:
-                try:
-                    num_bytes, sha256 = sha256_of(self.shard_url(shard), remote=self.remote)
-                except FileNotFoundError as error:
-                    raise StoreError(
-                        f"shard {shard.name} of {shown(self.url)} is missing"
-                    ) from error
+                num_bytes, sha256 = self.content_of(shard)
                 if (num_bytes, sha256) != (shard.num_bytes, shard.sha256):
                     raise StoreError(
                         f"shard {shard.name} holds {num_bytes:,} bytes with SHA-256 "
@@ -223,21 +237,25 @@ def digest_of(document: dict[str, Any]) -> str:
 
 
 def _parse_shard(entry: dict[str, Any]) -> Shard:
-    name = entry["name"]
-    if not _SHARD_NAME.fullmatch(name):
-        raise StoreError(f"the manifest names a shard {name!r}, which no packer writes")
     blocks, at = [], 0
     for num_bytes, xxh64 in entry.get("blocks", ()):
         blocks.append(Block(at, num_bytes, int(xxh64, 16)))
         at += num_bytes
-    return Shard(name, entry["samples"], entry["bytes"], entry["sha256"], tuple(blocks))
+    return Shard(entry["name"], entry["samples"], entry["bytes"], entry["sha256"], tuple(blocks))
 
 
 def _parse_split(name: str, entry: dict[str, Any]) -> Split:
-    shards = tuple(_parse_shard(shard) for shard in entry["shards"])
-    if sum(shard.samples for shard in shards) != entry["samples"]:
-        raise StoreError(f"the manifest's split {name} does not add up to its samples")
-    return Split(name, entry["samples"], shards)
+    return Split(name, entry["samples"], tuple(map(_parse_shard, entry["shards"])))
+
+
+def _read(url: str, remote: Remote) -> bytes:
+    try:
+        return read_bytes(join(url, NAME), remote=remote)
+    except FileNotFoundError as error:
+        raise StoreError(
+            f"{shown(url)} holds no {NAME}, so it is not a packed dataset (or its packing has not "
+            "ended); pack one with tools/pack-shards SOURCE TARGET"
+        ) from error
 
 
 def parse_manifest(data: bytes, *, url: str, remote: Remote | None = None) -> Manifest:
@@ -245,25 +263,30 @@ def parse_manifest(data: bytes, *, url: str, remote: Remote | None = None) -> Ma
     place = shown(url)
     try:
         document = json.loads(data)
-    except ValueError as error:
-        raise StoreError(f"{NAME} of {place} is not readable JSON ({error})") from error
+        digest = digest_of(document) if isinstance(document, dict) else ""
+    except (ValueError, RecursionError) as error:
+        raise _Garbled(f"{NAME} of {place} is not readable JSON ({error})") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise StoreError(f"{NAME} of {place} is not that of a {FORMAT}")
     version = document.get("version")
-    if not isinstance(version, int) or not 1 <= version <= VERSION:
+    if type(version) is not int or not 1 <= version <= VERSION:
         raise StoreError(
             f"{place} is of format version {version}; this version of wdtrain reads up to "
             f"{VERSION}; update wdtrain to read it"
         )
-    if document.get("digest") != digest_of(document):
-        raise StoreError(
+    if document.get("digest") != digest:
+        raise _Garbled(
             f"{NAME} of {place} was changed after it was written (its digest does not fit); "
             "fetch it again or pack the dataset again"
         )
     try:
-        return _build(document, url=url, remote=remote or Remote())
-    except (KeyError, TypeError, TripleError) as error:
-        raise StoreError(f"{NAME} of {place} lacks or garbles {error}") from error
+        schema.check(document)
+    except schema.SchemaError as error:
+        raise StoreError(
+            f"{NAME} of {place} is not one that a packer writes: {error}; pack the dataset again, "
+            "or ask for it where it comes from"
+        ) from error
+    return _build(document, url=url, remote=remote or Remote())
 
 
 def _build(document: dict[str, Any], *, url: str, remote: Remote) -> Manifest:

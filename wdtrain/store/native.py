@@ -40,7 +40,12 @@ _JPEG_CALLS: Final = (
 )
 """What `_jpegs.c` calls of libjpeg-turbo, in its order."""
 
-_ZSTD_CALLS: Final = ("ZSTD_DCtx_setParameter", "ZSTD_decompressDCtx", "ZSTD_isError")
+_ZSTD_CALLS: Final = (
+    "ZSTD_DCtx_setParameter",
+    "ZSTD_decompressDCtx",
+    "ZSTD_isError",
+    "ZSTD_findFrameCompressedSize",
+)
 """What `_blocks.c` calls of zstd, in its order."""
 
 _per_thread = threading.local()
@@ -76,7 +81,7 @@ class Form(ctypes.Structure):
         ("decoded", _COUNT * 2),
         ("mask_prefix", ctypes.c_char_p),
         ("depth_prefix", ctypes.c_char_p),
-        ("uncompress", _POINTER),
+        ("zlib", _POINTER),
     )
 
 
@@ -378,13 +383,15 @@ def zstd() -> Zstd | None:
 
 
 @cache
-def zlib_uncompress() -> int | None:
-    """The address of `uncompress` of the zlib that Python itself uses; None where it is hidden."""
+def zlib_calls() -> Any:
+    """The addresses of `uncompress` and `crc32` of the zlib that Python itself uses; None where
+    they are hidden."""
     names = [getattr(zlib, "__file__", None), None]
     for name in dict.fromkeys(names):
         try:
-            address: int | None = ctypes.cast(ctypes.CDLL(name).uncompress, _POINTER).value
-            return address
+            library = ctypes.CDLL(name)
+            calls = (library.uncompress, library.crc32)
+            return (_POINTER * 2)(*(ctypes.cast(call, _POINTER).value for call in calls))
         except (AttributeError, OSError):
             continue
     return None

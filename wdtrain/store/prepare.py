@@ -6,7 +6,6 @@ will decode, that is of the decoded stored JPEG and not of the picture before it
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,21 +14,14 @@ import numpy as np
 
 from wdtrain import pictures, triple
 from wdtrain.resize import size_for
-from wdtrain.store import tar
+from wdtrain.store.limits import KEY, MAX_KEY, most_free_bytes
 from wdtrain.store.plan import Settings
 from wdtrain.store.shrink import Resizer
 from wdtrain.store.source import Source
 from wdtrain.triple import FOREGROUND, DepthFormat, Triple, TripleError
 
-_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
-_LONGEST_SUFFIX: Final = max(
-    len(f".{suffix}")
-    for names in (triple.IMAGE_MEMBERS, triple.RAW_MEMBERS)
-    for suffix in names.values()
-)
 _COLOURS: Final = 3
 _SHOWN_VALUES: Final = 6
-_MAX_KEY: Final = tar.MAX_NAME - _LONGEST_SUFFIX
 
 
 @dataclass(frozen=True)
@@ -56,7 +48,18 @@ def prepare(source: Source, index: int, settings: Settings) -> Prepared:
     else:
         jpeg, arrays = _with_jpeg(sample, source.depth_format, settings)
     overlay, mask, depth = (np.ascontiguousarray(array) for array in arrays)
-    return Prepared(sample.key, jpeg, overlay, mask, depth, triple.encode_meta(sample.meta))
+    meta = triple.encode_meta(sample.meta)
+    _check_room(len(jpeg) + len(meta), settings)
+    return Prepared(sample.key, jpeg, overlay, mask, depth, meta)
+
+
+def _check_room(num_bytes: int, settings: Settings) -> None:
+    most = most_free_bytes(settings.height, settings.width)
+    if num_bytes > most:
+        raise TripleError(
+            f"too large: its JPEG and JSON take {num_bytes:,} bytes, of which a reader takes "
+            f"{most:,} at this size; leave out metadata that training does not need"
+        )
 
 
 def _check_mask(mask: np.ndarray) -> None:
@@ -81,13 +84,13 @@ def shown_values(mask: np.ndarray) -> str:
 
 def check_key(key: str) -> None:
     """TripleError for a key that a reader of WebDataset would not give back as it is."""
-    if not _KEY.fullmatch(key):
+    if not KEY.fullmatch(key):
         raise TripleError(
             f"key: {key!r} may hold only letters, digits, - and _ (a name in a WebDataset is cut "
             "at its first dot)"
         )
-    if len(key) > _MAX_KEY:
-        raise TripleError(f"key: {key!r} is longer than {_MAX_KEY} characters")
+    if len(key) > MAX_KEY:
+        raise TripleError(f"key: {key!r} is longer than {MAX_KEY} characters")
 
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]

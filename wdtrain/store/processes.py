@@ -3,11 +3,14 @@
 Processes are spawned, not forked: the parent may have threads. They leave Ctrl-C to their parent
 and end with it, however it ends, so that a rerun after `kill -9` finds nobody at work. Each has a
 pipe of its own: the runner, which may be large, goes through it when the process is up, so one that
-dies while it starts is seen and not waited for.
+dies while it starts is seen and not waited for. The surprise: what processes share has no lock. One
+that is killed while it holds a lock keeps it for ever, and all others wait. So each has a number
+that it alone writes to, and the one that stops them is only ever set.
 """
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -35,10 +38,11 @@ _EARLY: Final = 2
 
 @dataclass(frozen=True)
 class _Worker:
-    """A packing process and the parent's end of its pipe."""
+    """A packing process, the parent's end of its pipe, and the samples it has packed."""
 
     process: SpawnProcess
     pipe: Connection
+    packed: ctypes.c_int64
 
     def send(self, data: bytes) -> None:
         try:
@@ -73,8 +77,7 @@ class ProcessEngine:
         self._workers: list[_Worker] = []
         context = multiprocessing.get_context("spawn")
         with _sigint_held():
-            self._context, self._stop = context, context.Event()
-            self._counter = context.Value("q", 0)
+            self._context, self._stop = context, context.RawValue(ctypes.c_bool, False)
 
     def start_early(self) -> None:
         """Two processes load their libraries while the parent still reads what is to be packed."""
@@ -99,7 +102,7 @@ class ProcessEngine:
     ) -> None:
         data = _pickled(runner)
         self._grow(min(self._processes, len(jobs)))
-        self._counter.value = 0
+        before = self._packed()
         total = num_samples(jobs)
         waiting = iter(jobs)
         busy: dict[Connection, _Worker] = {}
@@ -109,7 +112,7 @@ class ProcessEngine:
             busy[worker.pipe] = worker
         while busy:
             ready = multiprocessing.connection.wait(list(busy), _POLL_SECONDS)
-            progress(self._counter.value, total)
+            progress(self._packed() - before, total)
             for worker in [worker for pipe, worker in busy.items() if pipe in ready]:
                 del busy[worker.pipe]
                 rejects.add(worker.receive())
@@ -117,26 +120,29 @@ class ProcessEngine:
                     worker.send(pickle.dumps(job_left))
                     busy[worker.pipe] = worker
 
+    def _packed(self) -> int:
+        """Samples packed by all processes since they started."""
+        return sum(worker.packed.value for worker in self._workers)
+
     def _grow(self, count: int) -> None:
         with _sigint_held():
             while len(self._workers) < count:
                 ours, theirs = self._context.Pipe()
-                process = self._context.Process(
-                    target=_serve, args=(theirs, self._stop, self._counter)
-                )
+                packed = self._context.RawValue(ctypes.c_int64, 0)
+                process = self._context.Process(target=_serve, args=(theirs, self._stop, packed))
                 process.start()
                 theirs.close()
-                self._workers.append(_Worker(process, ours))
+                self._workers.append(_Worker(process, ours, packed))
 
     def close(self) -> None:
         """Every process has ended; a job in the making is stopped."""
-        self._stop.set()
+        self._stop.value = True
         for worker in self._workers:
             worker.pipe.close()
         for worker in self._workers:
             worker.process.join()
         self._workers.clear()
-        self._stop.clear()
+        self._stop.value = False
 
 
 def _run_here(runner: ShardRunner, jobs: list[Job], rejects: Rejects, progress: Progress) -> None:
@@ -172,7 +178,7 @@ def _pickled(runner: ShardRunner) -> bytes:
         ) from error
 
 
-def _serve(pipe: Connection, stop: Any, counter: Any) -> None:
+def _serve(pipe: Connection, stop: Any, packed: Any) -> None:
     """A packing process: one thread, deaf to Ctrl-C, ending with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
@@ -182,9 +188,8 @@ def _serve(pipe: Connection, stop: Any, counter: Any) -> None:
     threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
 
     def watch(samples: int) -> None:
-        with counter.get_lock():
-            counter.value += samples
-        if stop.is_set():
+        packed.value += samples
+        if stop.value:
             raise Stopped
 
     runner: ShardRunner | None = None

@@ -85,6 +85,11 @@ class Rows:
             starts = _copied_starts(starts, sizes, manifest)
         return cls(np.ascontiguousarray(starts), sizes, list(blocks))
 
+    def put(self, places: np.ndarray, rows: Rows) -> None:
+        """Rows at these places lie where `rows` says; who calls holds what they point into."""
+        assert self.sizes is not None, "rows without sizes are all known"
+        self.addresses[:, places], self.sizes[:, places] = rows.addresses, rows.sizes
+
     def piece(self, start: int, rows: int, at: int) -> tuple[int, int, int, int, int]:
         """Rows [start, start + rows), to go to a batch's rows from `at` on, for `native.fill`."""
         count = self.addresses.shape[1]
@@ -140,10 +145,8 @@ class Filler:
         calls = None if is_raw else native.jpeg_calls()
         # PNGs of a `.tar` are deflated; those of a `.tar.zst` lie there pixel by pixel.
         is_deflated = not is_raw and not manifest.is_compressed
-        uncompress = native.zlib_uncompress() if is_deflated else None
-        self._is_compiled = is_raw or (
-            calls is not None and is_deflated == (uncompress is not None)
-        )
+        zlib = native.zlib_calls() if is_deflated else None
+        self._is_compiled = is_raw or (calls is not None and is_deflated == (zlib is not None))
         self._form = native.Form(
             None if calls is None else ctypes.addressof(calls),
             *stored,
@@ -152,7 +155,7 @@ class Filler:
             self._decoded,
             _png_prefix(*stored, "|u1"),
             _png_prefix(*stored, self._depth_dtype.str),
-            uncompress,
+            None if zlib is None else ctypes.addressof(zlib),
         )
 
     def fill(self, parts: Sequence[Part], target: Target) -> Filled:
@@ -215,9 +218,9 @@ class Filler:
         """The pixels are brought to the size of `into`."""
         try:
             for png, row in zip(pngs, into, strict=True):
-                pixels = triple.decode_png(png, name="", dtype=into.dtype)
-                if pixels.shape != self._stored:
+                if triple.png_shape(png, name="") != self._stored:
                     return False
+                pixels = triple.decode_png(png, name="", dtype=into.dtype)
                 bring(pixels[None], row[None])
         except triple.TripleError:
             return False

@@ -7,8 +7,8 @@ a sample has the promised size and dtypes or is named as damaged.
 
 from __future__ import annotations
 
-import io
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Final
@@ -18,6 +18,7 @@ import numpy as np
 from wdtrain import triple
 from wdtrain.store import native, tar
 from wdtrain.store.errors import DamagedSample, StoreError
+from wdtrain.store.limits import KEY
 from wdtrain.store.manifest import Manifest
 
 MEMBERS: Final = ("overlay", "mask", "depth", "meta")
@@ -117,6 +118,9 @@ def _walk_members(data: bytes, ends: list[str]) -> tuple[np.ndarray, np.ndarray]
     if len(members) % len(ends):
         raise tar.TarError(f"{len(members)} members are not whole samples")
     keys = [member.name.removesuffix(ends[0]) for member in members[:: len(ends)]]
+    for key in keys:
+        if not KEY.fullmatch(key):
+            raise tar.TarError(f"key {key!r}; keys are letters, digits, - and _, and no path")
     for column, end in enumerate(ends):
         for key, member in zip(keys, members[column :: len(ends)], strict=True):
             if member.name != key + end:
@@ -157,7 +161,7 @@ def begins_with_arrays(block: BlockIndex) -> bool:
     for column, (shape, dtype) in enumerate(member_shapes(block.manifest)):
         start, size = int(block.starts[0, column]), int(block.sizes[0, column])
         head = view[start : start + size - member_bytes(shape, dtype)]
-        if _npy_header(bytes(head)) != (shape, False, dtype):
+        if not _is_header(bytes(head), shape, dtype):
             return False
     return True
 
@@ -167,16 +171,19 @@ def _check_arrays(block: BlockIndex, column: int, shape: tuple[int, ...], dtype:
     size = int(block.sizes[0, column])
     rows = np.frombuffer(block.data, np.uint8).reshape(block.num_samples, -1)
     headers = rows[:, block.starts[0, column] :][:, : size - member_bytes(shape, dtype)]
-    if (headers == headers[0]).all() and _npy_header(headers[0].tobytes()) == (shape, False, dtype):
+    if (headers == headers[0]).all() and _is_header(headers[0].tobytes(), shape, dtype):
         return
     for row in range(block.num_samples):
-        array = triple.decode_npy(block.members(row)[column], name=MEMBERS[column])
-        if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
-            raise DamagedSample(
-                block.keys[row],
-                f"{MEMBERS[column]} is {array.dtype} {array.shape}, the manifest says "
-                f"{dtype} {shape}",
-            )
+        name = MEMBERS[column]
+        try:
+            array = triple.decode_npy(block.members(row)[column], name=name)
+        except triple.TripleError as error:
+            found = str(error)
+        else:
+            if (array.shape, array.dtype) == (shape, dtype):
+                continue
+            found = f"{name} is {array.dtype} {array.shape}"
+        raise DamagedSample(block.keys[row], f"{found}; the manifest says {dtype} {shape}")
 
 
 def member_bytes(shape: tuple[int, ...], dtype: np.dtype) -> int:
@@ -185,15 +192,9 @@ def member_bytes(shape: tuple[int, ...], dtype: np.dtype) -> int:
 
 
 @lru_cache(maxsize=64)
-def _npy_header(header: bytes) -> tuple[Any, ...] | None:
-    """(shape, is in Fortran order, dtype) of the header of a `.npy` file; None if it is none."""
-    stream = io.BytesIO(header)
-    try:
-        version = np.lib.format.read_magic(stream)
-        facts: tuple[Any, ...] = np.lib.format.read_array_header_1_0(stream)
-    except ValueError:
-        return None
-    return facts if version == (1, 0) and stream.tell() == len(header) else None
+def _is_header(header: bytes, shape: tuple[int, ...], dtype: np.dtype) -> bool:
+    """Whether this is all of the header of a `.npy` array of this shape and dtype."""
+    return triple.read_npy_header(header) == (shape, dtype, len(header))
 
 
 def decode_row(
@@ -210,17 +211,38 @@ def decode_row(
         overlays, masks, depths = block.raw_arrays()
         arrays = overlays[row], masks[row], depths[row]
         return _sized(arrays, size, None, block.manifest)
-    overlay_jpeg, mask_png, depth_png, _ = block.members(row)
     try:
-        if (found := triple.overlay_shape(overlay_jpeg)) != stored_size:
-            raise triple.TripleError(f"overlay is {found}, the manifest says {stored_size}")
-        overlay, eighths = triple.decode_scaled(overlay_jpeg, size)
-        uint8, depth_dtype = np.dtype(np.uint8), block.manifest.depth.dtype
-        mask = triple.decode_png(mask_png, name="mask", dtype=uint8, shape=stored_size)
-        depth = triple.decode_png(depth_png, name="depth", dtype=depth_dtype, shape=stored_size)
-    except triple.TripleError as error:
-        raise DamagedSample(block.keys[row], str(error)) from error
-    return _sized((overlay, mask, depth), size, eighths, block.manifest)
+        return _decode(block.members(row), block.manifest, size)
+    except MemoryError:
+        raise  # the machine's: sizes were judged before anything was decoded
+    except Exception as error:  # decoders have errors of their own, and none of a name in common
+        why = (
+            str(error)
+            if isinstance(error, triple.TripleError)
+            else f"{type(error).__name__}: {error}"
+        )
+        raise DamagedSample(block.keys[row], why) from error
+
+
+def _decode(
+    members: Sequence[memoryview], manifest: Manifest, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The arrays of an encoded sample, brought to (h, w) `size`; TripleError, or a decoder's own
+    error. Headers come first: no size but the manifest's is ever made room for."""
+    overlay_jpeg, mask_png, depth_png, _ = members
+    stored = manifest.height, manifest.width
+    shapes = (
+        triple.overlay_shape(overlay_jpeg),
+        triple.png_shape(mask_png, name="mask"),
+        triple.png_shape(depth_png, name="depth"),
+    )
+    for name, shape in zip(MEMBERS, shapes, strict=False):
+        if shape != stored:
+            raise triple.TripleError(f"{name} is {shape}, the manifest says {stored}")
+    overlay, eighths = triple.decode_scaled(overlay_jpeg, size)
+    mask = triple.decode_png(mask_png, name="mask", dtype=np.dtype(np.uint8))
+    depth = triple.decode_png(depth_png, name="depth", dtype=manifest.depth.dtype)
+    return _sized((overlay, mask, depth), size, eighths, manifest)
 
 
 def _sized(

@@ -16,6 +16,7 @@ import xxhash
 from wdtrain.store import frames
 from wdtrain.store.errors import DamagedBlock, StoreError
 from wdtrain.store.files import LocalFile
+from wdtrain.store.limits import most_sample_bytes
 from wdtrain.store.manifest import Manifest, Shard
 from wdtrain.store.mapped import MappedFile
 from wdtrain.store.memory import Recycled
@@ -60,9 +61,13 @@ class ShardReader:
         self.shard = shard
         self._samples_per_block = manifest.samples_per_block
         self._is_compressed = manifest.is_compressed
+        code_bytes = manifest.depth.dtype.itemsize
+        self._most_sample_bytes = most_sample_bytes(manifest.height, manifest.width, code_bytes)
         self.num_blocks = -(-shard.samples // manifest.samples_per_block)
         self._verified: set[int] = set()
-        self._is_remote = is_url(url)
+        # Bytes damaged on their way here, or where they were kept, are asked for as often as a
+        # request that fails.
+        self._tries = manifest.remote.access.tries if is_url(url) else 1
         self._memory = memory
         try:
             self._file = (
@@ -95,17 +100,14 @@ class ShardReader:
         """The seek table: one frame a block, and one for the end of the archive."""
         size = frames.seek_table_bytes(self.num_blocks + 1)
         num_bytes = self._file.num_bytes
-        try:
-            return frames.read_seek_table(self._tail(size), file_bytes=num_bytes)
-        except frames.FrameError as error:
-            if not self._is_remote:
-                raise StoreError(f"shard {self.shard.name} cannot be read: {error}") from error
-        # Damaged on its way here, or where it was kept: the store itself is asked once more.
-        self._file.forget(max(0, num_bytes - size), size)
-        try:
-            return frames.read_seek_table(self._tail(size), file_bytes=num_bytes)
-        except frames.FrameError as error:
-            raise StoreError(f"shard {self.shard.name} cannot be read: {error}") from error
+        last = frames.FrameError("it was not read")
+        for _ in range(self._tries):
+            try:
+                return frames.read_seek_table(self._tail(size), file_bytes=num_bytes)
+            except frames.FrameError as error:
+                last = error
+                self._file.forget(max(0, num_bytes - size), size)
+        raise StoreError(f"shard {self.shard.name} cannot be read: {last}") from last
 
     def _tail(self, size: int) -> bytes:
         return bytes(self._file.read(max(0, self._file.num_bytes - size), size))
@@ -121,11 +123,13 @@ class ShardReader:
 
     def read_packed(self, index: int) -> bytes | memoryview:
         """A block as it lies in the file; StoreError or DamagedBlock where it cannot be read."""
-        self._check(index)
+        self._check_size(index)
         return self._read(index, *self._extent(index))
 
     def frame(self, index: int) -> Frame:
-        """Where a compressed block lies in its local file, and what it inflates to."""
+        """Where a compressed block lies in its local file, and what it inflates to; DamagedBlock
+        where that is more than a block may be."""
+        self._check_size(index)
         assert isinstance(self._file, LocalFile), "only a local file has a descriptor"
         table = self._table
         return Frame(
@@ -153,14 +157,13 @@ class ShardReader:
 
         A frame is verified here each time, a `.tar` block when this reader first meets it.
         """
-        try:
-            return self._unpacked(index, packed)
-        except DamagedBlock:
-            if not self._is_remote:
-                raise
-        # Damaged on its way here, or where it was kept: the store itself is asked once more.
-        self._file.forget(*self._extent(index))
-        return self._unpacked(index, self.read_packed(index))
+        for _ in range(self._tries - 1):
+            try:
+                return self._unpacked(index, packed)
+            except DamagedBlock:
+                self._file.forget(*self._extent(index))
+                packed = self.read_packed(index)
+        return self._unpacked(index, packed)
 
     def _unpacked(self, index: int, packed: bytes | memoryview) -> bytes | memoryview:
         if self._is_compressed:
@@ -198,6 +201,20 @@ class ShardReader:
             return self._file.read(offset, count)
         data = self._memory.take(count).data
         return data[: self._file.read_into(offset, data)]
+
+    def _check_size(self, index: int) -> None:
+        """No block is larger than its samples may be: judged before memory is taken for it."""
+        samples = self.block_samples(index)
+        most = samples * self._most_sample_bytes
+        packed = self._extent(index)[1]
+        size = int(self._table.inflated[index]) if self._is_compressed else packed
+        if size > most or packed > frames.most_packed_bytes(most):
+            raise DamagedBlock(
+                self.shard.name,
+                index,
+                f"it takes {packed:,} bytes and {size:,} inflated; {samples:,} samples of this "
+                f"dataset take at most {most:,}",
+            )
 
     def _check(self, index: int) -> None:
         if not 0 <= index < self.num_blocks:

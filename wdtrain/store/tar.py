@@ -8,6 +8,7 @@ them.
 
 from __future__ import annotations
 
+import re
 from typing import Final, NamedTuple
 
 BLOCK: Final = 512
@@ -15,6 +16,7 @@ END_OF_ARCHIVE: Final = bytes(2 * BLOCK)
 MAX_NAME: Final = 100
 _MAX_PREFIX: Final = 155
 _MAX_SIZE: Final = 8**11 - 1
+_SIZE: Final = re.compile(rb" *([0-7]+)[ \0]*")
 
 _OWNER: Final = b"0000644\0" + b"0000000\0" * 2
 _TIME: Final = b"00000000000\0"
@@ -73,8 +75,11 @@ def read_header(data: bytes | memoryview, at: int) -> Member:
     head = bytes(data[at : at + BLOCK])
     if head[257:262] != b"ustar" or head[156] not in b"0\0":
         raise TarError(f"no plain ustar member at byte {at}")
+    octal = _SIZE.fullmatch(head, 124, 135)
+    if octal is None:  # int() alone would take signs and underscores
+        raise TarError(f"unreadable size in the tar header at byte {at}")
+    size = int(octal[1], 8)
     try:
-        size = int(head[124:135], 8)
         name = head[:MAX_NAME].rstrip(b"\0").decode()
         if head[345]:
             name = f"{head[345 : 345 + _MAX_PREFIX].rstrip(bytes(1)).decode()}/{name}"

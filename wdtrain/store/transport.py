@@ -22,7 +22,7 @@ from typing import Any, Final, TypeVar
 
 from wdtrain.store.errors import StoreError
 from wdtrain.store.retries import Closed, Passing
-from wdtrain.store.urls import is_http, protocol_of, shown
+from wdtrain.store.urls import has_secrets, is_http, protocol_of, shown, without_secrets
 
 _POLL_SECONDS: Final = 0.2
 """How soon a request that is waited for notices that its file was closed."""
@@ -207,7 +207,8 @@ def connect(url: str, *, timeout_seconds: float) -> Transport:
     except (ImportError, ValueError) as error:
         extra = {"s3": "wdtrain[s3]", "gs": "gcsfs", "gcs": "gcsfs"}.get(protocol)
         hint = f"; pip install '{extra}'" if extra else ""
-        raise StoreError(f"{shown(url)} cannot be opened: {error}{hint}") from error
+        why = without_secrets(str(error), url)
+        raise StoreError(f"{shown(url)} cannot be opened: {why}{hint}") from None
     if hasattr(filesystem, "retries"):
         filesystem.retries = 1  # ours are bounded together; nested ones would multiply
     transport = HttpTransport if is_http(url) else FilesystemTransport
@@ -306,14 +307,15 @@ def _judging(url: str) -> Iterator[None]:
         judged = _judged(error, url)
         if judged is error:
             raise
-        raise judged from error
+        # Libraries put whole requests into their errors, which a traceback would show.
+        raise judged from (None if has_secrets(url) else error)
 
 
 def _judged(error: Exception, url: str) -> Exception:
     if isinstance(error, Passing | StoreError | Closed):
         return error
     status = _status_of(error)
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = without_secrets(" ".join(str(error).split()), url) or type(error).__name__
     if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
         return _judged_status(HTTPStatus.NOT_FOUND, url, text)
     if isinstance(error, PermissionError) or _NO_CREDENTIALS.search(type(error).__name__):
@@ -360,10 +362,10 @@ def _status_of(error: Exception) -> int | None:
     answer = getattr(cause, "response", None)
     if isinstance(answer, Mapping):  # botocore's
         status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    else:  # gcsfs', azure's; aiohttp's own errors are of the connection, whatever they carry
+    elif type(error).__module__.startswith("aiohttp"):
+        return None  # its own errors are of the connection, whatever they carry
+    else:  # gcsfs', azure's
         status = getattr(error, "code", None) or getattr(error, "status_code", None)
-        if type(error).__module__.startswith("aiohttp"):
-            return None
     if isinstance(status, str) and status.isdecimal():
         status = int(status)
     return status if isinstance(status, int) and 400 <= status < 600 else None

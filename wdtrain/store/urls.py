@@ -1,14 +1,22 @@
 """Paths and URLs as text: which is which, how a name is put behind one, how one may be shown.
 
 The surprise: a signed URL (`https://host/data?sig=...`) keeps its query behind every name, and what
-is printed of a URL leaves out the query and the password, which are secrets.
+is told of a URL, in an error, a log or a report, leaves out user, password and the query's values,
+which are secrets.
 """
 
 from __future__ import annotations
 
+import base64
 import os
 import re
-from urllib.parse import urlsplit, urlunsplit
+from typing import Final
+from urllib.parse import unquote, unquote_plus
+
+_LINK: Final = re.compile(r"::(?=[A-Za-z][\w+.-]*://)")
+_URL: Final = re.compile(r"[A-Za-z][\w+.:-]*://[^\s'\"<>)\]}]+")
+_SHORTEST: Final = 4
+"""Shorter values stand in too many words to be taken out wherever they stand."""
 
 
 def is_url(path: str) -> bool:
@@ -47,10 +55,55 @@ def folder_of(url: str, name: str) -> str:
 
 
 def shown(url: str) -> str:
-    """A URL as it may be printed: without its password and the values of its query."""
-    if not is_http(url):
+    """A URL as it may be told: without user, password, fragment and the values of its query."""
+    if not is_url(url):
         return url
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    query = re.sub(r"=[^&]*", "=...", parts.query)
-    return urlunsplit((parts.scheme, host, parts.path, query, ""))
+    return "::".join(map(_shown, _LINK.split(url)))  # of a chain of filesystems, each
+
+
+def _shown(url: str) -> str:
+    if not is_url(url):
+        return url
+    place, mark, query = url.partition("#")[0].partition("?")
+    scheme, _, rest = place.partition("://")
+    about = _user(url)
+    if about:
+        rest = rest.removeprefix(f"{about}@")
+    told = [name + "=..." if equals else "..." for name, equals, _ in _parts(query)]
+    return f"{scheme}://{rest}{mark}{'&'.join(told)}"
+
+
+def _user(url: str) -> str:
+    """What stands before the host: user and password, or a token. "container@account", as some
+    stores have it, is none. A password may hold slashes, though it should not."""
+    rest = url.partition("://")[2]
+    host = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    user = host.rpartition("@")[0]
+    if user:
+        return user if ":" in user or is_http(url) else ""
+    torn = re.match(r"([^/?#@:]*:(?!\d{1,5}(?:[/?#]|$))[^@\s]*)@", rest)
+    return torn[1] if torn else ""
+
+
+def _parts(query: str) -> list[tuple[str, str, str]]:
+    return [part.partition("=") for part in query.split("&")] if query else []
+
+
+def has_secrets(url: str) -> bool:
+    """Whether a URL holds what `shown` leaves out."""
+    return shown(url) != url
+
+
+def without_secrets(text: str, *urls: str) -> str:
+    """A text of anybody's, as an error of a library: the URLs in it as they may be told, and
+    nowhere what is secret in `urls`."""
+    text = _URL.sub(lambda found: shown(found[0]), text)
+    for url in urls:
+        user, query = _user(url), url.partition("#")[0].partition("?")[2]
+        secrets = [user, *user.split(":"), base64.b64encode(user.encode()).decode()]
+        secrets += [value for _, _, value in _parts(query)]
+        found = {each for raw in secrets for each in (raw, unquote(raw), unquote_plus(raw))}
+        for secret in sorted(found, key=len, reverse=True):  # one may be a part of another
+            if len(secret) >= _SHORTEST:
+                text = text.replace(secret, "...")
+    return text

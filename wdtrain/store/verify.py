@@ -15,7 +15,6 @@ import numpy as np
 
 from wdtrain.store.duplicates import key_hash
 from wdtrain.store.errors import DamagedBlock, DamagedSample, StoreError
-from wdtrain.store.files import sha256_of
 from wdtrain.store.manifest import Manifest, Shard, Split, canonical
 from wdtrain.store.prepare import OverlaySums
 from wdtrain.store.samples import BlockIndex, decode_row, parse_block
@@ -70,7 +69,7 @@ class _Check:
                 num_problems = len(self.problems)
                 for number in range(reader.num_blocks):
                     self._block(reader, number, is_train=is_train)
-            found = sha256_of(url, remote=self.manifest.remote)[1]
+            found = self.manifest.content_of(shard)[1]
         except StoreError as error:
             self.problems.append(str(error))
             return

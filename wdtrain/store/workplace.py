@@ -320,9 +320,17 @@ def _lock(work: Workplace, kind: int) -> int:
             if error.errno not in _NO_LOCKS_HERE:
                 os.close(descriptor)
                 raise
-        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+        if _is_under(path, descriptor):
             return descriptor
         os.close(descriptor)
+
+
+def _is_under(path: Path, descriptor: int) -> bool:
+    """Whether an open file still has this name; another part may remove it at any moment."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def enter_plan(work: Workplace, digest: str) -> None:

@@ -1,18 +1,20 @@
 """What the stream hands on: a batch of triples on the host, as uint8, with its cursor.
 
 Owns the memory that batches are decoded into. The surprise: a batch's memory is used again once
-nothing refers to its tensors and names any more.
+nothing refers to its tensors and names any more, and the device has done what copies of them were
+asked of it until then: by `Batch.to`, or on the stream that is current where the batch is let go.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 import torch
 
-from wdtrain.store.memory import Recycled
+from wdtrain.store.memory import Lease, Recycled
 from wdtrain.store.rows import Target
 from wdtrain.store.tar import MAX_NAME
 from wdtrain.stream.cursor import Cursor
@@ -39,6 +41,22 @@ class Batch:
     cursor: Cursor
     wait_seconds: float = 0.0
     occupancy: dict[str, float] = field(default_factory=dict)
+    lease: Lease = field(default_factory=Lease, repr=False, compare=False)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with its tensors on a device, which are there when the current stream
+        comes to use them: the host does not wait, and may let go of this batch at once."""
+        overlay, mask, depth = (
+            self.copy(tensor, device) for tensor in (self.overlay, self.mask, self.depth)
+        )
+        return replace(self, overlay=overlay, mask=mask, depth=depth)
+
+    def copy(self, part: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+        """One of the batch's tensors, or a view of it, on a device, as `to` has it there."""
+        copied = part.to(device, non_blocking=True)
+        if copied.device.type == "cuda":
+            read_until_now(self.lease, copied.device)
+        return copied
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -55,31 +73,58 @@ class Batch:
         return [int(epoch) for epoch in self.positions // self.cursor.samples]
 
 
+def read_until_now(lease: Lease, device: torch.device) -> None:
+    """The memory is read by all that was queued on the device's current stream so far."""
+    stream = torch.cuda.current_stream(device)
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record(stream)
+    lease.read_until(event, stream)
+
+
+@dataclass(frozen=True)
+class Lent(Target):
+    """Memory of a batch, with the lease that says how long a device reads it."""
+
+    lease: Lease
+
+
 class HostMemory:
-    """The memory of batches at one size; what nothing shows any more is given again."""
+    """The memory of batches at one size; what nothing shows or reads any more is given again.
+
+    pinned: page-locked, for copies to the GPU that is current where this is made.
+    """
 
     def __init__(
         self, height: int, width: int, depth_dtype: np.dtype, *, pinned: bool = False
     ) -> None:
         self._size, self._depth_dtype = (height, width), depth_dtype
-        self._memory = Recycled(_pinned) if pinned else Recycled()
+        self._memory = Recycled(_pinned, _at_release()) if pinned else Recycled()
 
-    def take(self, rows: int) -> Target:
+    def take(self, rows: int) -> Lent:
         """Uninitialised memory for a batch of so many rows."""
         shape = (rows, *self._size)
         pixels = rows * self._size[0] * self._size[1]
         ends = np.cumsum([self._depth_dtype.itemsize * pixels, 3 * pixels, pixels])
-        depth, overlay, mask, names = np.split(self._memory.take(ends[-1] + rows * MAX_NAME), ends)
-        return Target(
+        lease = Lease()
+        memory = self._memory.take(ends[-1] + rows * MAX_NAME, lease)
+        depth, overlay, mask, names = np.split(memory, ends)
+        return Lent(
             overlay.reshape(*shape, 3),
             mask.reshape(shape),
             depth.view(self._depth_dtype).reshape(shape),
             names.reshape(rows, MAX_NAME),
+            lease,
         )
 
 
 def _pinned(num_bytes: int) -> np.ndarray:
     return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True).numpy()
+
+
+def _at_release() -> Callable[[Lease], None]:
+    """Copies that somebody asked for without `Batch.to` are queued where the batch is let go."""
+    device = torch.cuda.current_stream().device
+    return lambda lease: read_until_now(lease, device)
 
 
 def tensors(target: Target, kept: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

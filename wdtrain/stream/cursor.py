@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from wdtrain.stream.order import ORDER_VERSION, Order
+from wdtrain.stream.order import ORDER_VERSION, Order, check_count
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,32 @@ class Cursor:
 
     @classmethod
     def loads(cls, text: str) -> Cursor:
+        """What `dumps` wrote; ValueError for anything else."""
         try:
-            return cls(**json.loads(text))
+            cursor = cls(**json.loads(text))
+            check_count("position", cursor.position, least=0)
+            check_count("samples", cursor.samples)
         except (ValueError, TypeError) as error:
             raise ValueError(f"{text[:80]!r} is not a cursor ({error})") from error
+        return cursor
+
+    def check_version(self) -> None:
+        """Raises ValueError, with both versions named, for a cursor of another wdtrain's order."""
+        if self.version != ORDER_VERSION:
+            raise ValueError(
+                f"cursor was saved for order {self.digest} of order version {self.version}, this "
+                f"wdtrain reads in that of version {ORDER_VERSION}: samples come in "
+                "another order, so an exact resume is impossible; finish the run with the wdtrain "
+                "that began it, or start a new run from its weights (tasks.NAME.weights)"
+            )
 
     def check(self, order: Order) -> None:
-        """Raises ValueError, with both digests named, unless the cursor was saved for `order`."""
-        if (self.version, self.digest) != (ORDER_VERSION, order.digest):
+        """Raises ValueError, with both versions or digests named, unless the cursor was saved for
+        `order`."""
+        self.check_version()
+        if (self.digest, self.samples) != (order.digest, order.samples):
             raise ValueError(
-                f"cursor was saved for order {self.digest} (version {self.version}), this one is "
-                f"{order.digest} (version {ORDER_VERSION}): dataset, split, seed, lanes or chunk "
-                "differ, so an exact resume is impossible; start a new run, or restore them"
+                f"cursor was saved for order {self.digest}, this one is {order.digest} (version "
+                f"{ORDER_VERSION}): dataset, split, seed, lanes, chunk or shuffle_bytes differ, so "
+                "an exact resume is impossible; start a new run, or restore them"
             )

@@ -1,7 +1,7 @@
 """Remote blocks, asked for before they are needed, on threads that only wait.
 
 A block from a remote store takes tens of milliseconds, in which a decoding thread would stand
-still. Owns the requests in flight: those of every window up to the batch that is prepared, and of
+still. Owns the requests in flight: those of every block up to the batch that is prepared, and of
 as many more as fit a bound. Local data is not read ahead: the page cache does that.
 """
 
@@ -36,32 +36,25 @@ class ReadAhead:
     ) -> None:
         """`pieces`: all that this rank will read, in order, perhaps without end; `read`: of a
         block's number; `block_bytes`: what a block may take in memory."""
-        self._order, self._read = order, read
-        self._windows = _windows_of(pieces, order)
+        self._read, self._samples = read, order.samples
+        self._needs = _needs_of(pieces, order)
         self._room = max(CONNECTIONS, AHEAD_BYTES // max(block_bytes, 1))
-        self._next = next(self._windows, None)
-        self._seen: dict[int, tuple[WindowKey, set[int]]] = {}
+        self._next = next(self._needs, None)
         self._requests: dict[tuple[WindowKey, int], Future[Bytes]] = {}
         self._pool = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="wdtrain-request")
 
     def reach(self, position: int) -> None:
-        """All windows that begin before a position are asked for, and more while there is room."""
+        """All blocks that are needed before a position are asked for, and more while there is
+        room, of the epoch after it: where all are kept, none may be needed any more."""
         while self._next is not None:
-            begins, key = self._next
-            if begins >= position and len(self._requests) >= self._room:
+            needed_at, needs = self._next
+            is_full = len(self._requests) >= self._room
+            if needed_at >= position + (0 if is_full else self._samples):
                 return
-            self._ask(key)
-            self._next = next(self._windows, None)
-
-    def _ask(self, key: WindowKey) -> None:
-        needed = set(np.unique(self._order.window_samples(key)[0]).tolist())
-        before, held = self._seen.get(key.lane, (None, set()))
-        keeps_windows = self._order.window_rows > self._order.chunk
-        if before is None or before.epoch != key.epoch or not keeps_windows:
-            held = set()  # as in the reader: a lane's windows share blocks within an epoch
-        for block in sorted(needed - held):
-            self._requests[key, block] = self._pool.submit(self._read, block)
-        self._seen[key.lane] = (key, needed)
+            for key, block in needs:
+                if (key, block) not in self._requests:
+                    self._requests[key, block] = self._pool.submit(self._read, block)
+            self._next = next(self._needs, None)
 
     def request(self, key: WindowKey, block: int) -> Future[Bytes] | None:
         """Hands over the request for a block of a window; None if it was not asked for."""
@@ -76,11 +69,23 @@ class ReadAhead:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _windows_of(pieces: Iterator[Piece], order: Order) -> Iterator[tuple[int, WindowKey]]:
-    """(position, window) wherever a lane comes to its next window."""
-    open_windows: dict[int, WindowKey] = {}
+def _needs_of(
+    pieces: Iterator[Piece], order: Order
+) -> Iterator[tuple[int, list[tuple[WindowKey, int]]]]:
+    """By piece its position and the blocks, by window, that come in it and that the window does not
+    have yet: as the reader meets them."""
+    last: dict[int, WindowKey] = {}
+    windows: dict[int, tuple[WindowKey, np.ndarray, set[int]]] = {}
+    whole: set[int] = set()
     for piece in pieces:
-        key = order.window_of(piece)
-        if open_windows.get(piece.lane) != key:
-            open_windows[piece.lane] = key
-            yield piece.position, key
+        needs: list[tuple[WindowKey, int]] = []
+        for key, at, rows in order.fragments(piece, last):
+            if key.lane not in windows or windows[key.lane][0] != key:
+                had = whole if order.is_whole else set()
+                windows[key.lane] = key, order.window_samples(key)[0], had
+            _, blocks, had = windows[key.lane]
+            new = sorted(set(blocks[at : at + rows].tolist()) - had)
+            needs += [(key, block) for block in new]
+            if order.keeps_windows:
+                had.update(new)
+        yield piece.position, needs

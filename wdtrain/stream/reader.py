@@ -1,10 +1,10 @@
 """Disk to batches, with threads and no worker processes.
 
-Owns the open windows of each lane and the work in flight: a pool opens windows (reads, inflates and
-parses their blocks) and decodes rows straight into a batch's memory; a bounded number of batches is
+Owns the open windows of each lane and the work in flight: a pool loads blocks (reads, inflates and
+parses them) and decodes rows straight into a batch's memory; a bounded number of batches is
 prepared ahead. zstd, libjpeg-turbo and our own loops release the lock, so threads scale.
 The surprise: there is no scheduler thread. Asking for a batch tops up the work in flight; since the
-pool is first in, first out, a decode that waits for a window can never stand before its opening.
+pool is first in, first out, a decode that waits for a block can never stand before its loading.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -24,12 +24,12 @@ import torch
 from wdtrain.resize import size_for
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.rows import Filler, Part, Target
-from wdtrain.stream.batches import Batch, HostMemory, tensors
+from wdtrain.stream.batches import Batch, HostMemory, Lent, tensors
 from wdtrain.stream.cursor import Cursor
-from wdtrain.stream.order import Order, Piece, WindowKey, inflated_bytes
+from wdtrain.stream.order import SHUFFLE_BYTES, Order, Piece, WindowKey, check_count
 from wdtrain.stream.readahead import ReadAhead
 from wdtrain.stream.stages import Stages
-from wdtrain.stream.windows import Blocks, Damage, Window
+from wdtrain.stream.windows import Blocks, Damage, Loading, Window
 
 AHEAD = 3
 """Batches prepared ahead of the step: enough to ride out an evaluation's first step or a slow
@@ -39,6 +39,7 @@ PATIENCE_SECONDS = 0.2
 """How often a reader that waits looks whether it should wait no longer."""
 
 DamagePolicy = Literal["fatal", "skip"]
+T = TypeVar("T")
 
 
 class Damaged(ValueError):
@@ -53,19 +54,27 @@ class Damaged(ValueError):
 
 
 class Fill(NamedTuple):
-    """A piece of a batch: which rows of which window go to the batch's rows from `at` on."""
+    """Rows of a batch: `rows` of a window's from `start` on go to the batch's from `at` on."""
 
-    piece: Piece
-    window: Future[Window]
+    window: Window
     start: int
+    rows: int
     at: int
+
+
+class Share(NamedTuple):
+    """This rank's part of one batch, up to a position: its pieces, and how they are filled."""
+
+    stop: int
+    pieces: list[Piece]
+    fills: list[Fill]
 
 
 @dataclass(frozen=True)
 class Pending:
     """A batch being decoded: its memory, which rows are kept, who fills them, the cursor after."""
 
-    target: Target
+    target: Lent
     kept: np.ndarray
     pieces: list[Piece]
     tasks: list[Future[None]]
@@ -75,8 +84,10 @@ class Pending:
 class Stream(torch.utils.data.IterableDataset[Batch]):
     """The batches of one rank, from a cursor on; `open_stream` makes it.
 
-    Each `iter()` begins again at the cursor that it was opened with. `stages` says where the time
-    went; `damaged` says what was left out and why, by "shard S, block B, sample KEY".
+    Each `iter()` is a pass: the first goes on from the cursor, each later one with the epochs after
+    those of the pass before, also where that was left early. A stream without end goes on after the
+    last batch that was taken. `stages` says where the time went; `damaged` says what was left out
+    and why, by "shard S, block B, sample KEY".
     """
 
     def __init__(
@@ -89,7 +100,7 @@ class Stream(torch.utils.data.IterableDataset[Batch]):
         world: int,
         threads: int,
         start: int,
-        stop: int | None,
+        epochs: int | None,
         size: tuple[int, int],
         on_damage: DamagePolicy,
         damaged: dict[str, str] | None,
@@ -98,7 +109,7 @@ class Stream(torch.utils.data.IterableDataset[Batch]):
     ) -> None:
         self.manifest, self.order = manifest, order
         self.batch_size, self.rank, self.world, self.threads = batch_size, rank, world, threads
-        self.start, self.stop = start, stop
+        self._opened_at, self.start, self.epochs = start, start, epochs
         self.size = size
         self.on_damage, self.give_up = on_damage, give_up
         self.stages = Stages()
@@ -114,42 +125,63 @@ class Stream(torch.utils.data.IterableDataset[Batch]):
                 "a wdtrain stream reads with its own threads; a DataLoader worker would read "
                 "everything once more; use num_workers=0"
             )
+        return self._pass()
+
+    def _pass(self) -> Iterator[Batch]:
+        # Here, where the first batch is asked for: an iterator that nobody asks is no pass.
+        start, stop = self.start, self._end_of_pass(self.start)
+        if stop is not None:
+            self.start = stop
         self.blocks.reopen()
-        return _Reading(self).batches()
+        for batch in _Reading(self, start, stop).batches():
+            if stop is None:
+                self.start = batch.cursor.position
+            yield batch
+
+    def _end_of_pass(self, start: int) -> int | None:
+        """Where a pass from a position ends. Of a job of several epochs that stands at its end
+        nothing is left; where a pass is one epoch, the next one is."""
+        if self.epochs is None:
+            return None
+        positions = self.epochs * self.order.samples
+        is_over = self.epochs > 1 and start == positions == self._opened_at
+        return start if is_over else (start // positions + 1) * positions
 
 
 class _Reading:
     """One pass over a stream: the pool and the open windows."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, start: int, stop: int | None) -> None:
         self.stream, self.order = stream, stream.order
+        self.start, self.stop = start, stop
         self.pool = ThreadPoolExecutor(stream.threads, thread_name_prefix="wdtrain-read")
-        self.windows: dict[int, tuple[WindowKey, Future[Window]]] = {}
+        self.last: dict[int, WindowKey] = {}
+        self.windows: dict[int, Window] = {}  # by lane, the one that is open
+        self.held: dict[int, Loading] = {}  # all blocks, where the split is shuffled as a whole
         self.ahead = self._read_ahead() if stream.blocks.is_remote else None
 
     def _read_ahead(self) -> ReadAhead:
-        stream, end = self.stream, self.stream.stop
+        order = self.order
         return ReadAhead(
-            self.order,
-            self._mine(stream.start, sys.maxsize if end is None else end),
-            stream.blocks.read,
-            block_bytes=inflated_bytes(stream.manifest),
+            order,
+            self._mine(self.start, sys.maxsize if self.stop is None else self.stop),
+            self.stream.blocks.read,
+            block_bytes=order.block_rows * order.sample_bytes,
         )
 
     def batches(self) -> Iterator[Batch]:
         pending: deque[Pending] = deque()
-        position, stop = self.stream.start, self.stream.stop
-        end = self._batch_end(position, stop)
-        pieces = list(self._mine(position, end))
+        position = self.start
+        share = self._next_share(position)
         try:
             while True:
-                while len(pending) < AHEAD and (stop is None or position < stop):
-                    next_end = self._batch_end(end, stop)
-                    if self.ahead is not None:
-                        self.ahead.reach(next_end)
-                    following = list(self._mine(end, next_end))
-                    pending.append(self._begin(pieces, end, following))
-                    position, end, pieces = end, next_end, following
+                while len(pending) < AHEAD and (self.stop is None or position < self.stop):
+                    position = share.stop
+                    # What the next batch needs is loaded before the batch in front of it is
+                    # decoded: so no thread waits for a block that another has just begun to load.
+                    following = self._next_share(position)
+                    pending.append(self._begin(share))
+                    share = following
                 if not pending:
                     return
                 batch = self._finish(pending.popleft())
@@ -165,37 +197,30 @@ class _Reading:
                 self.ahead.close()
             self.pool.shutdown(wait=True)
 
-    def _batch_end(self, position: int, stop: int | None) -> int:
+    def _batch_end(self, position: int) -> int:
         # Step t takes positions [tB, (t+1)B), also after a resume at any position.
         end = (position // self.stream.batch_size + 1) * self.stream.batch_size
-        return end if stop is None else min(end, stop)
+        return end if self.stop is None else min(end, self.stop)
 
     # ------------------------------------------------------------------ ask for the work
 
-    def _begin(self, pieces: list[Piece], stop: int, following: list[Piece]) -> Pending:
-        rows = sum(piece.rows for piece in pieces)
-        target, kept = self.stream.memory.take(rows), np.ones(rows, bool)
-        fills, at = [], 0
+    def _next_share(self, position: int) -> Share:
+        """The share of the batch from a position on; its blocks are being loaded then."""
+        stop = self._batch_end(position)
+        if self.ahead is not None:
+            self.ahead.reach(stop)
+        pieces, fills, wanted, at = list(self._mine(position, stop)), [], [], 0
         for piece in pieces:
-            fills.append(self._fill_of(piece, at))
-            at += piece.rows
-        if self.ahead is None:  # else threads would wait for requests, with work at hand
-            self._open_first_windows(following)
-        step = max(1, -(-len(fills) // self.stream.threads))
-        tasks = [
-            self.pool.submit(self._fill, target, kept, fills[first : first + step])
-            for first in range(0, len(fills), step)
-        ]
-        return Pending(target, kept, pieces, tasks, Cursor.at(self.order, stop))
-
-    def _open_first_windows(self, pieces: list[Piece]) -> None:
-        """What the next batch begins with is opened before the batch in front of it is decoded: so
-        no thread waits for a window that another has just begun to open."""
-        first: dict[int, Piece] = {}
-        for piece in pieces:
-            first.setdefault(piece.lane, piece)
-        for piece in first.values():
-            self._open_window(self.order.window_of(piece))
+            for key, start, rows in self.order.fragments(piece, self.last):
+                window = self._window(key)
+                wanted += window.wanted(start, rows)
+                fills.append(Fill(window, start, rows, at))
+                at += rows
+        if not self.order.keeps_windows:
+            self.windows.clear()  # large pictures: nothing is held beyond its batch
+        for part in _parts(wanted, self.stream.threads):
+            self.pool.submit(self.stream.blocks.load_all, part, self.ahead)
+        return Share(stop, pieces, fills)
 
     def _mine(self, start: int, stop: int) -> Iterator[Piece]:
         """The pieces of positions [start, stop) that lie on this rank's lanes."""
@@ -203,32 +228,26 @@ class _Reading:
             if piece.lane % self.stream.world == self.stream.rank:
                 yield piece
 
-    def _fill_of(self, piece: Piece, at: int) -> Fill:
-        key = self.order.window_of(piece)
-        inside = piece.offset - self.order.window_offset(key)
-        window = self._open_window(key)
-        if self.order.window_rows == self.order.chunk:
-            del self.windows[piece.lane]  # large pictures: nothing is held beyond its use
-        return Fill(piece, window, inside, at)
-
-    def _open_window(self, key: WindowKey) -> Future[Window]:
-        """The window of `key`; a lane holds one, and hands blocks that it shares to its next."""
-        open_key, window = self.windows.get(key.lane, (None, None))
-        if window is None or open_key != key:
-            same_epoch = open_key is not None and open_key.epoch == key.epoch
-            before = window if same_epoch else None
-            known = self.stream.blocks.known_window(key)
-            if known is None:
-                window = self.pool.submit(self.stream.blocks.open_window, key, before, self.ahead)
-            else:
-                window = Future()
-                window.set_result(known)
-            self.windows[key.lane] = (key, window)
+    def _window(self, key: WindowKey) -> Window:
+        """The window of `key`; a lane has one open, and blocks go with it."""
+        window = self.windows.get(key.lane)
+        if window is None or window.key != key:
+            held = self.held if self.order.is_whole else {}
+            window = self.windows[key.lane] = self.stream.blocks.open_window(key, held)
         return window
+
+    def _begin(self, share: Share) -> Pending:
+        rows = sum(piece.rows for piece in share.pieces)
+        target, kept = self.stream.memory.take(rows), np.ones(rows, bool)
+        tasks = [
+            self.pool.submit(self._fill, target, kept, fills)
+            for fills in _parts(share.fills, self.stream.threads)
+        ]
+        return Pending(target, kept, share.pieces, tasks, Cursor.at(self.order, share.stop))
 
     # ------------------------------------------------------------------ the work, in the pool
 
-    def _fill(self, target: Target, kept: np.ndarray, fills: list[Fill]) -> None:
+    def _fill(self, target: Target, kept: np.ndarray, fills: Sequence[Fill]) -> None:
         """Decodes pieces into the batch; rows that damage leaves out are marked as not kept."""
         while fills:
             done = self._fill_at_once(target, fills)
@@ -236,14 +255,13 @@ class _Reading:
                 self._fill_by_row(target, kept, fills[done])
             fills = fills[done + 1 :]
 
-    def _fill_at_once(self, target: Target, fills: list[Fill]) -> int:
+    def _fill_at_once(self, target: Target, fills: Sequence[Fill]) -> int:
         """How many pieces are in the batch, in turn, before one in which something is unusual."""
         parts = []
-        for fill in fills:
-            window = fill.window.result()
-            if window.rows is None:
+        for window, start, rows, at in fills:
+            if not window.settle(start, rows):
                 break
-            parts.append(Part(window.rows, fill.start, fill.piece.rows, fill.at))
+            parts.append(Part(window.rows, start, rows, at))
         if not parts:
             return 0
         filled = self.stream.filler.fill(parts, target)
@@ -251,10 +269,9 @@ class _Reading:
         return filled.parts
 
     def _fill_by_row(self, target: Target, kept: np.ndarray, fill: Fill) -> None:
-        window = fill.window.result()
         with self.stream.stages.timed("decode"):
-            for row in range(fill.piece.rows):
-                damage = window.decode_one(fill.start + row, target, fill.at + row)
+            for row in range(fill.rows):
+                damage = fill.window.decode_one(fill.start + row, target, fill.at + row)
                 if damage is not None:
                     if self.stream.on_damage == "fatal":
                         raise Damaged(damage)
@@ -288,20 +305,25 @@ class _Reading:
             cursor=pending.cursor,
             wait_seconds=waited,
             occupancy=self.stream.stages.occupancy(self.stream.threads),
+            lease=pending.target.lease,
         )
 
     def _wait_for(self, task: Future[None]) -> bool:
         """Whether the task ended before `give_up` said to wait no longer."""
-        while True:
-            try:
-                task.result(timeout=None if self.stream.give_up is None else PATIENCE_SECONDS)
-            except TimeoutError:
-                if task.done():  # its own error
-                    raise
-                if self.stream.give_up is not None and self.stream.give_up():
+        give_up = self.stream.give_up
+        if give_up is not None:
+            # `wait` says whether it ended: a TimeoutError of `result` may be the task's own.
+            while not wait([task], PATIENCE_SECONDS).done:
+                if give_up():
                     return False
-            else:
-                return True
+        task.result()
+        return True
+
+
+def _parts(work: Sequence[T], threads: int) -> list[Sequence[T]]:
+    """Work in turn, cut into as many parts as threads, or fewer."""
+    step = max(1, -(-len(work) // threads))
+    return [work[first : first + step] for first in range(0, len(work), step)]
 
 
 def own_cores() -> int:
@@ -324,6 +346,7 @@ def open_stream(
     size: int | tuple[int, int] | None = None,
     lanes: int = 32,
     chunk: int = 32,
+    shuffle_bytes: int = SHUFFLE_BYTES,
     on_damage: DamagePolicy = "fatal",
     damaged: dict[str, str] | None = None,
     pin_memory: bool = False,
@@ -331,28 +354,29 @@ def open_stream(
 ) -> Stream:
     """A stream over one split of a dataset, as an iterable of `Batch`es.
 
-    It ends after `epochs` (None: never), counted from the order's beginning, not from `cursor`.
+    A pass over it ends after `epochs` (None: never), counted from the order's beginning, not from
+    `cursor`; the next pass goes on with the epochs after those.
     `batch_size` is that of all ranks together, a multiple of `chunk`; this rank gets the chunks
     whose lane is its own (lane mod world). `size`: to read at instead of the dataset's own, the
     shorter side (the shape is kept) or (height, width). `threads`: None takes the cores this
-    process may use. `on_damage`: "fatal" raises at a damaged block or sample, "skip" leaves its
-    rows out and notes them in `damaged`, a dict that several streams may share. `pin_memory`:
-    batches lie in page-locked memory, from which copies to a GPU overlap its work. `give_up`: asked
-    now and then while a batch is waited for; where it says yes, the iteration ends before it.
-    Raises ValueError when a batch is not whole chunks, ranks outnumber lanes, or the cursor was
-    saved for another order.
+    process may use. `shuffle_bytes`: of what samples are shuffled among, over all lanes; a rank
+    holds those of its own, or of a split that is no larger and so shuffled as a whole, all.
+    `on_damage`: "fatal" raises at a damaged block or sample, "skip" leaves its rows out and notes
+    them in `damaged`, a dict that several streams may share. `pin_memory`: batches lie in
+    page-locked memory, from which copies to a GPU overlap its work. `give_up`: asked now and then
+    while a batch is waited for; where it says yes, the iteration ends before that batch.
+    Raises ValueError, naming the argument, for one that cannot be: a batch that is not whole
+    chunks, more ranks than lanes, a cursor of another order.
     """
     manifest = url if isinstance(url, Manifest) else Manifest.load(url)
-    order = Order(manifest, split, seed=seed, lanes=lanes, chunk=chunk)
+    order = Order(manifest, split, seed=seed, lanes=lanes, chunk=chunk, shuffle_bytes=shuffle_bytes)
+    _check_counts(batch_size=batch_size, world=world, threads=threads, epochs=epochs)
     order.check_batch(batch_size, world)
-    if not 0 <= rank < world:
-        raise ValueError(f"rank {rank} is not in a world of {world}; ranks count from 0")
+    _check_rank(rank, world)
+    if on_damage not in get_args(DamagePolicy):
+        raise ValueError(f"on_damage is {on_damage!r}; it must be 'fatal' or 'skip'")
     if cursor is not None:
-        if not isinstance(cursor, Cursor):
-            raise TypeError(
-                f"cursor is a {type(cursor).__name__}; read one with Cursor.loads(text)"
-            )
-        cursor.check(order)
+        _check_cursor(cursor, order)
     return Stream(
         manifest,
         order,
@@ -361,10 +385,30 @@ def open_stream(
         world=world,
         threads=threads or own_cores(),
         start=cursor.position if cursor else 0,
-        stop=None if epochs is None else epochs * order.samples,
+        epochs=epochs,
         size=size_for((manifest.height, manifest.width), size),
         on_damage=on_damage,
         damaged=damaged,
         pin_memory=pin_memory,
         give_up=give_up,
     )
+
+
+def _check_counts(**counts: int | None) -> None:
+    """ValueError for a count that is none; None is where the default is."""
+    for name, value in counts.items():
+        if value is not None or name in ("batch_size", "world"):
+            check_count(name, value)
+
+
+def _check_rank(rank: int, world: int) -> None:
+    check_count("rank", rank, least=0)
+    if rank >= world:
+        raise ValueError(f"rank {rank} is not in a world of {world}; ranks count from 0")
+
+
+def _check_cursor(cursor: object, order: Order) -> None:
+    if not isinstance(cursor, Cursor):
+        kind = type(cursor).__name__
+        raise ValueError(f"cursor is of type {kind}; read one with Cursor.loads(text)")
+    cursor.check(order)

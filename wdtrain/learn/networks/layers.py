@@ -1,6 +1,6 @@
-"""Layers that the networks choose by name.
+"""Layers that the networks choose by name, and the sigmoid that they end in.
 
-Both choices have `weight` and `bias` under the same names; BatchNorm alone has running statistics.
+Both norms have `weight` and `bias` under the same names; BatchNorm alone has running statistics.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 import difflib
 import math
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 NORMS = ("batch", "group")
 CHANNELS_OF_A_GROUP = 8
@@ -33,3 +34,19 @@ def norm_layer(kind: str, channels: int) -> nn.Module:
         f"option norm is {kind!r}, which no layer goes by; {hint}it must be one of "
         f"{', '.join(NORMS)}"
     )
+
+
+def fine_sigmoid(logits: Tensor) -> Tensor:
+    """The sigmoid in float32 at least, whatever autocast has made of the logits.
+
+    In bfloat16 it is 1 from a logit of 6.25 on, and then has no gradient.
+    """
+    half = logits.dtype in (torch.bfloat16, torch.float16)
+    return torch.sigmoid(logits.float() if half else logits)
+
+
+class WideSigmoid(nn.Sigmoid):
+    """`nn.Sigmoid` whose result is never rounded to less than float32."""
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return fine_sigmoid(logits)

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from wdtrain.learn.networks.layers import norm_layer
+from wdtrain.learn.networks.layers import fine_sigmoid, norm_layer
 
 
 def _block(in_channels: int, out_channels: int, name: str, *, norm: str) -> nn.Sequential:
@@ -77,4 +77,4 @@ class SeedUNet(nn.Module):
         x = self.decoder3(torch.cat((self.upconv3(x), enc3), dim=1))
         x = self.decoder2(torch.cat((self.upconv2(x), enc2), dim=1))
         x = self.decoder1(torch.cat((self.upconv1(x), enc1), dim=1))
-        return torch.sigmoid(self.conv(x))
+        return fine_sigmoid(self.conv(x))

@@ -1,0 +1,1 @@
+"""What the tools do with what people give them."""

@@ -1,0 +1,275 @@
+"""What may lie in a dataset that somebody else wrote: judged before memory is taken, and named."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import simplejpeg
+
+from tests.store.blocks import SAMPLES, Written, block_of, inflated, samples_of
+from tests.store.material import Disks
+from tests.store.test_rows import filled, needs_library, stored_sample
+from tests.store.test_samples import either_way  # noqa: F401
+from wdtrain import triple
+from wdtrain.store import frames, memory, native, tar
+from wdtrain.store.errors import DamagedBlock, DamagedSample, StoreError
+from wdtrain.store.limits import MAX_KEY, most_free_bytes, most_sample_bytes
+from wdtrain.store.loading import BlockLoader
+from wdtrain.store.manifest import Manifest
+from wdtrain.store.memory import Recycled
+from wdtrain.store.plan import make_plan
+from wdtrain.store.prepare import prepare
+from wdtrain.store.samples import decode_row, parse_block
+from wdtrain.store.splits import Holdout
+from wdtrain.triple import TripleError
+
+Packed = Callable[..., Manifest]
+both_ways = pytest.mark.usefixtures("either_way")
+
+
+def no_more_than(limit: int, patch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for more memory fails."""
+
+    def empty(num_bytes: int) -> np.ndarray:
+        assert num_bytes <= limit, f"{num_bytes:,} bytes are asked for"
+        return np.empty(num_bytes, np.uint8)
+
+    patch.setattr(memory, "_ordinary", empty)
+
+
+@pytest.mark.parametrize("encoding", ["image", "raw"])
+def test_what_inflates_to_more_than_its_samples_may_be_is_named_without_room_for_it(
+    packed: Packed, encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = packed(encoding, "zstd:3")
+    most = SAMPLES * most_sample_bytes(manifest.height, manifest.width, 1)
+    shard = Written.of(inflated(manifest)[:3])
+    bomb = frames.FrameCompressor(1)(bytes(most + 1))
+    shard.frames[1] = bomb
+    shard.entries[1] = len(bomb), most + 1, frames.frame_checksum(bomb)
+    with shard.reader(tmp_path / "bomb.tar.zst", manifest) as reader:
+        recycled = Recycled()
+        no_more_than(most, monkeypatch)
+        loader = BlockLoader(manifest, recycled) if native.zstd() else None
+        for index, loads in ((0, True), (1, False), (2, True)):
+            if loader is not None:
+                assert len(loader.load([(reader, index)]).blocks) == loads
+        with pytest.raises(DamagedBlock, match=f"block 1 is damaged: .* {most + 1:,} inflated"):
+            reader.read_block(1)
+        assert reader.read_block(2)
+
+
+def test_a_packed_sample_is_never_larger_than_a_reader_takes() -> None:
+    class Wordy(Disks):
+        words: int = 0
+
+        def load(self, index: int) -> triple.Triple:
+            return dataclasses.replace(super().load(index), meta={"words": "w" * self.words})
+
+    for encoding in ("image", "raw"):
+        source = Wordy(count=40)
+        settings = make_plan(
+            source, encoding=encoding, compression=None, size=None, seed=0, shard_samples=None,
+            samples_per_block=None, jpeg_quality=90, holdout=Holdout(),
+        ).settings  # fmt: skip
+        object.__setattr__(source, "words", most_free_bytes(24, 32) - 4096)
+        assert len(prepare(source, 0, settings).meta) > source.words
+        object.__setattr__(source, "words", most_free_bytes(24, 32))
+        with pytest.raises(TripleError, match="too large: its JPEG and JSON take"):
+            prepare(source, 0, settings)
+
+
+# ---------------------------------------------------------------------------- members
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png_of(width: int, height: int, bits: int = 8) -> bytes:
+    head = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+    body = zlib.compress(bytes(2))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+def jpeg_of(width: int, height: int) -> bytes:
+    data = triple.encode_overlay(np.zeros((24, 32, 3), np.uint8))
+    at = data.find(b"\xff\xc0") + 5
+    return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
+
+
+@pytest.mark.parametrize(
+    ("member", "data"),
+    [
+        ("mask.png", png_of(65_536, 65_536)),
+        ("mask.png", png_of(2**31 - 1, 2**31 - 1)),
+        ("depth.png", png_of(32, 25)),
+        ("mask.png", b"\x89PNG\r\n\x1a\n"),
+        ("overlay.jpg", jpeg_of(20_000, 20_000)),
+        ("overlay.jpg", jpeg_of(33, 24)),
+        ("overlay.jpg", b""),
+    ],
+)
+def test_no_picture_of_another_size_is_ever_decoded(
+    packed: Packed, member: str, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = packed("image", "zstd:3")
+    block = parse_block(block_of([("k", stored_sample(manifest) | {member: data})]), manifest)
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("it is decoded")
+
+    monkeypatch.setattr(cv2, "imdecode", never)
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", never)
+    with pytest.raises(DamagedSample, match=f"sample k is damaged: {member.split('.')[0]} is "):
+        decode_row(block, 0)
+
+
+@pytest.mark.parametrize("error", [cv2.error("odd"), RuntimeError("odd"), KeyError("odd")])
+def test_whatever_a_decoder_throws_is_damage_of_its_sample(
+    packed: Packed, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = packed("image", "none")
+    block = parse_block(block_of([("k", stored_sample(manifest))]), manifest)
+
+    def throws(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", throws)
+    with pytest.raises(DamagedSample, match=r"sample k is damaged: .*odd"):
+        decode_row(block, 0)
+
+
+@needs_library
+def test_a_png_whose_checksum_is_wrong_is_left_out_by_the_compiled_part_too(packed: Packed) -> None:
+    manifest = packed("image", "none")
+    members = stored_sample(manifest)
+    for at in (-13, -1, -8):  # of the pixels' checksum, and of the end
+        png = bytearray(members["mask.png"])
+        png[at] ^= 1
+        assert filled(manifest, members | {"mask.png": bytes(png)}) == 0
+
+
+@needs_library
+def test_no_jpeg_goes_on_in_the_member_behind_it(packed: Packed) -> None:
+    manifest = packed("image", "zstd:3")
+    members = stored_sample(manifest)
+    jpeg = members["overlay.jpg"]
+    # A comment that reaches over the end of the member, the padding and the header behind it.
+    head = jpeg[:2] + b"\xff\xfe" + bytes(2) + b"\xff\xd9"
+    reach = 2 + -len(head) % tar.BLOCK + tar.BLOCK + 2
+    head = head[:4] + struct.pack(">H", 2 + reach) + head[6:]
+    odd = members | {"overlay.jpg": head, "mask.png": b"\xff\xff" + jpeg[2:]}
+    assert filled(manifest, odd) == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{'descr': ('|u1'",
+        "{1: 2, 'a': 3}",
+        "{[1]: 2}",
+        "(" * 110,
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (99999999999999,), }",
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (999999999, 999999999), }",
+        "{'descr': '|u1', 'fortran_order': True, 'shape': (24, 32), }",
+        "{'descr': '|O', 'fortran_order': False, 'shape': (24, 32), }",
+    ],
+)
+@both_ways
+def test_a_header_that_numpy_would_evaluate_is_named(packed: Packed, text: str) -> None:
+    manifest = packed("raw", "none")
+    npy = b"\x93NUMPY\x01\x00v\x00" + text.encode().ljust(117) + b"\n" + bytes(24 * 32)
+    block = block_of([("k", stored_sample(manifest) | {"mask.npy": npy})])
+    with pytest.raises(StoreError, match=r"sample k is damaged: mask is .*the manifest says"):
+        parse_block(block, manifest)
+
+
+@pytest.mark.parametrize("behind", [1, 512, 4096])
+@both_ways
+def test_an_array_with_bytes_behind_it_is_named(packed: Packed, behind: int) -> None:
+    manifest = packed("raw", "none")
+    stream = io.BytesIO()
+    np.save(stream, np.zeros((24, 32), np.uint8))
+    npy = stream.getvalue() + bytes(behind)
+    block = block_of([("k", stored_sample(manifest) | {"mask.npy": npy})])
+    with pytest.raises(StoreError, match=f"sample k .*mask is .*{768 + behind:,} follow"):
+        parse_block(block, manifest)
+
+
+def test_json_of_many_brackets_is_named(packed: Packed) -> None:
+    manifest = packed("image", "none")
+    members = stored_sample(manifest) | {"json": b"[" * 200_000}
+    with pytest.raises(DamagedSample, match="sample k is damaged: json is not readable"):
+        parse_block(block_of([("k", members)]), manifest).meta(0)
+
+
+# ---------------------------------------------------------------------------- headers and keys
+
+
+@pytest.mark.parametrize(
+    "size",
+    [b"-0000001000", b"-0000000001", b"0o000000100", b"0_0000_0100", b"+0000000100", b"\xff" * 11,
+     b" " * 11, bytes(11)],
+)  # fmt: skip
+@both_ways
+def test_a_size_that_is_no_octal_number_is_named(packed: Packed, size: bytes) -> None:
+    manifest = packed("image", "none")
+    data = bytearray(block_of([("k", stored_sample(manifest))]))
+    data[124:135] = size
+    with pytest.raises(StoreError, match="does not hold packed samples: unreadable size"):
+        parse_block(bytes(data), manifest)
+
+
+@pytest.mark.parametrize("key", ["/tmp/x", "../x", "a/b", "..", "k l", "k\n", "ä", "~", "k\\"])
+@both_ways
+def test_a_key_that_packing_does_not_take_is_not_read(packed: Packed, key: str) -> None:
+    manifest = packed("image", "none")
+    good = stored_sample(manifest)
+    for samples in ([(key, good)], [("k", good), (key, good), ("l", good)]):
+        with pytest.raises(StoreError, match="does not hold packed samples: key "):
+            parse_block(block_of(samples), manifest)
+
+
+@both_ways
+def test_a_name_with_bytes_behind_its_end_is_not_read(packed: Packed) -> None:
+    manifest = packed("image", "none")
+    data = bytearray(block_of([("k", stored_sample(manifest))]))
+    data[50:54] = b"evil"
+    with pytest.raises(StoreError, match="does not hold packed samples"):
+        parse_block(bytes(data), manifest)
+
+
+@both_ways
+def test_the_longest_key_that_packing_takes_is_read(packed: Packed) -> None:
+    manifest = packed("image", "none")
+    key = "K-_9" * (MAX_KEY // 4)
+    samples = [(key, stored_sample(manifest))]
+    assert parse_block(block_of(samples), manifest).keys == [key]
+    assert samples_of(block_of(samples), manifest) == samples
+
+
+@pytest.mark.skipif(native.zstd() is None, reason="no compiled part, or no zstd")
+def test_two_frames_are_not_a_block_either_way(packed: Packed, tmp_path: Path) -> None:
+    manifest = packed("image", "zstd:3")
+    blocks = inflated(manifest)[:2]
+    shard = Written.of(blocks)
+    half = len(block_of(samples_of(blocks[1], manifest)[: SAMPLES // 2]))
+    parts = [frames.FrameCompressor(3)(part) for part in (blocks[1][:half], blocks[1][half:])]
+    checksum = frames.frame_checksum(parts[1])
+    shard.frames[1] = b"".join(parts)
+    shard.entries[1] = len(shard.frames[1]), len(blocks[1]), checksum
+    with shard.reader(tmp_path / "two.tar.zst", manifest) as reader:
+        loader = BlockLoader(manifest, Recycled())
+        assert [len(loader.load([(reader, number)]).blocks) for number in (0, 1)] == [1, 0]
+        with pytest.raises(DamagedBlock, match="block 1"):
+            reader.read_block(1)

@@ -1,0 +1,226 @@
+"""Which pictures `predict` is given: files, folders of them, samples of a split; one at a time.
+
+Owns the listing (what is a picture, what is not, what is the tool's own) and the names of results.
+Pictures are read when they are due and never kept, so memory does not grow with their number.
+The surprise: two pictures may share a name (a/x.png and b/x.png, x.png and x.jpg); only then do
+results get longer ones.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from wdtrain.config import Recipe
+from wdtrain.pictures import read_rgb
+from wdtrain.record.outputs import ASIDE_PREFIX, RECORD_NAME, read_record, safe_name
+from wdtrain.scenes.pictures import ENDINGS
+from wdtrain.store.manifest import Manifest
+from wdtrain.stream import Stream, open_stream
+
+Skip = Callable[[str], None]
+"""Told, in a sentence, of a picture that cannot be used."""
+
+
+class Picture(NamedTuple):
+    """A file, and its path inside of the folder that was named; its own name if it was named."""
+
+    path: Path
+    inside: Path
+
+    def name(self, level: int) -> str:
+        """What its results may be called, longer by level: x, x.png, a/x.png, more folders."""
+        if level == 0:
+            return safe_name(self.inside.with_suffix("").as_posix())
+        if level == 1:
+            return safe_name(self.inside.as_posix())
+        parts = Path(os.path.abspath(self.path)).parts
+        return safe_name("/".join(parts[-(len(self.inside.parts) + level - 1) :]))
+
+
+@dataclass
+class Listing:
+    """The pictures that were named or lie in folders that were; how many files were passed over
+    because they are none, and how many because a tool of ours made them."""
+
+    pictures: list[Picture] = field(default_factory=list)
+    num_others: int = 0
+    num_made: int = 0
+
+    def remarks(self) -> list[str]:
+        """What was passed over, in sentences."""
+        said = []
+        if self.num_others:
+            what = ", ".join(ENDINGS)
+            said.append(f"passed over {self.num_others:,} other files: pictures end in {what}")
+        if self.num_made:
+            said.append(f"passed over {self.num_made:,} files that wdtrain's own tools made")
+        return said
+
+
+def list_pictures(paths: Iterable[Path]) -> Listing:
+    """Each file that is named, and the pictures of each folder and of those below it, by name.
+
+    What comes twice is taken once. ValueError for a folder without any picture.
+    """
+    found = Listing()
+    for path in paths:
+        before, walked = len(found.pictures), _Walked()
+        if not path.is_dir():
+            found.pictures.append(Picture(path, Path(path.name)))
+            continue
+        for above in Path(os.path.abspath(path)).parents:
+            walked.learn(above)
+        _walk(path, path, found, walked)
+        if len(found.pictures) == before:
+            raise ValueError(f"folder {path} holds no picture ({', '.join(ENDINGS)}); name another")
+    by_place: dict[str, Picture] = {}
+    for picture in found.pictures:
+        by_place.setdefault(os.path.abspath(picture.path), picture)
+    found.pictures = list(by_place.values())
+    return found
+
+
+@dataclass
+class _Walked:
+    """The folders that were entered, by device and inode, and the files that our tools made."""
+
+    folders: set[tuple[int, int]] = field(default_factory=set)
+    made: set[str] = field(default_factory=set)
+
+    def learn(self, folder: Path) -> None:
+        self.made |= {os.path.abspath(folder / one.name) for one in read_record(folder)}
+
+
+def _walk(top: Path, folder: Path, found: Listing, walked: _Walked) -> None:
+    """Adds what lies below `folder`. Links are followed, and no folder is entered twice."""
+    status = folder.stat()
+    if (status.st_dev, status.st_ino) in walked.folders:
+        return
+    walked.folders.add((status.st_dev, status.st_ino))
+    walked.learn(folder)
+    for path in sorted(folder.iterdir()):
+        is_hidden = path.name.startswith(".")
+        if path.name == RECORD_NAME or path.name.startswith(ASIDE_PREFIX):
+            continue
+        if path.is_dir() and not is_hidden:
+            _walk(top, path, found, walked)
+        elif os.path.abspath(path) in walked.made:
+            found.num_made += 1
+        elif path.suffix.lower() in ENDINGS and path.is_file() and not is_hidden:
+            found.pictures.append(Picture(path, path.relative_to(top)))
+        else:
+            found.num_others += 1
+
+
+def result_names(pictures: Sequence[Picture]) -> list[str]:
+    """A name for each picture's results, all different, on file systems without cases as well.
+
+    A picture's name without its ending; of those that would be one, with ending; then with folders.
+    """
+    levels = [0] * len(pictures)
+    while True:
+        names = [picture.name(level) for picture, level in zip(pictures, levels, strict=True)]
+        count = Counter(map(_alike, names))
+        raised = [
+            index
+            for index, (name, level) in enumerate(zip(names, levels, strict=True))
+            if count[_alike(name)] > 1 and pictures[index].name(level + 1) != name
+        ]
+        if not raised:
+            return numbered(names)
+        for index in raised:
+            levels[index] += 1
+
+
+def numbered(names: Iterable[str]) -> list[str]:
+    """The names, those that came before with a number: x, x-2, x-3."""
+    taken: set[str] = set()
+    unique = []
+    for name in names:
+        one, number = name, 1
+        while _alike(one) in taken:
+            number += 1
+            one = f"{name}-{number}"
+        taken.add(_alike(one))
+        unique.append(one)
+    return unique
+
+
+def _alike(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+# ---------------------------------------------------------------------------- one at a time
+
+Named = tuple[str, np.ndarray | None]
+"""A result's name and its picture, uint8 [h, w, 3] RGB; None for one that had to be skipped."""
+
+
+def pictures_of_files(
+    pictures: Sequence[Picture], names: Sequence[str], skip: Skip
+) -> Iterator[Named]:
+    """Each picture under its result's name."""
+    for picture, name in zip(pictures, names, strict=True):
+        try:
+            rgb = read_picture(picture.path)
+        except (ValueError, OSError, MemoryError) as error:
+            skip(_reason(picture.path, error))
+            rgb = None
+        yield name, rgb
+
+
+def _reason(path: Path, error: Exception) -> str:
+    said = getattr(error, "strerror", None) or str(error) or "it does not fit into memory"
+    return said if str(path) in said else f"{path}: {said}"
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """uint8 [h, w, 3] RGB; ValueError or OSError for what is no whole picture."""
+    if not path.is_file():
+        what = "is not a file" if path.exists() else "does not exist"
+        raise ValueError(f"{path} {what}; name picture files")
+    return read_rgb(path.read_bytes(), name=str(path))
+
+
+def split_stream(recipe: Recipe, split: str, damaged: dict[str, str]) -> Stream:
+    """One epoch of a split of the run's own dataset; damage is left out and noted in `damaged`."""
+    manifest = Manifest.load(**recipe.data.manifest_arguments())
+    chunk = recipe.data.chunk
+    return open_stream(
+        manifest,
+        split=split,
+        batch_size=chunk,
+        chunk=chunk,
+        seed=0,
+        on_damage="skip",
+        damaged=damaged,
+    )
+
+
+def pictures_of_split(stream: Stream, names: Sequence[str]) -> Iterator[Named]:
+    """The first overlays of a stream, as many as names, as stored."""
+    left = iter(names)
+    for batch in stream:
+        for overlay in batch.overlay:
+            name = next(left, None)
+            if name is None:
+                return
+            yield name, overlay.permute(1, 2, 0).contiguous().numpy()
+
+
+def split_names(stream: Stream, count: int) -> list[str]:
+    """Names for the results of the first `count` samples: their keys, made safe and different."""
+    keys: list[str] = []
+    for batch in stream:
+        keys += batch.keys[: count - len(keys)]
+        if len(keys) == count:
+            break
+    return numbered(safe_name(key) for key in keys)

@@ -1,0 +1,101 @@
+"""What fields of a recipe are made of: sizes and shares as people write them ("20GiB", 0.9), with
+one parser for every key that takes one; and all fields in a row, by their dotted names."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, Any, TypeGuard, get_args, get_origin
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator
+
+from wdtrain.resize import size_for
+
+_UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+_UNITS |= {"kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+def parse_bytes(text: int | str) -> int:
+    """Bytes of "20GiB", "512 MiB", "1.5TB" or a whole number of them; always above 0.
+
+    Raises ValueError, which names no key, for anything else.
+    """
+    size = re.fullmatch(r"(\d+)(\.\d+)? ?([A-Za-z]*)", str(text).strip())
+    unit = _UNITS.get(size[3]) if size else None
+    if size is None or unit is None or (size[2] and unit == 1):
+        raise ValueError(
+            f"{text!r} is no size; write a whole number of bytes, or a unit, as in 20GiB or 512MiB"
+        )
+    count = int(size[1]) * unit + int(float(size[2] or 0) * unit)
+    if count < 1:
+        raise ValueError(f"{text!r} is no size: it must be above 0, as in 20GiB or 512MiB")
+    return count
+
+
+def parse_memory(value: float | str) -> float | int:
+    """A share of a device, a float above 0 up to 1; or a size, a whole number of bytes."""
+    try:
+        share = float(value)
+    except ValueError:
+        return parse_bytes(str(value))
+    if not 0 < share <= 1:
+        raise ValueError(f"{value!r} is neither a share above 0 up to 1, nor a size like 8GiB")
+    return share
+
+
+def _size(value: int | str) -> int | str:
+    parse_bytes(value)
+    return value
+
+
+def _memory(value: float | str) -> float | str:
+    parse_memory(value)
+    return value
+
+
+def _side(value: Any) -> Any:
+    if value is not None and min(size_for((1, 1), value)) < SMALLEST_SIDE:
+        raise ValueError(f"no side may be below {SMALLEST_SIDE} pixels")
+    return value
+
+
+SMALLEST_SIDE = 16
+"""Pixels: networks halve a picture four times."""
+
+Side = Annotated[int | tuple[int, int] | None, BeforeValidator(_side)]
+"""A field of a recipe for `resize.size_for`: the shorter side, or height and width."""
+Size = Annotated[int | str, AfterValidator(_size)]
+"""A field of a recipe for `parse_bytes`, kept as it was written."""
+Memory = Annotated[float | str, AfterValidator(_memory)]
+"""A field of a recipe for `parse_memory`, kept as it was written."""
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def fields_of(section: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str]]:
+    """(key, default, description) of every field, tasks as `tasks.NAME`."""
+    rows = []
+    for name, field in section.model_fields.items():
+        key = prefix + name
+        inner = field.annotation
+        if get_origin(inner) is dict and _is_section(get_args(inner)[1]):
+            key, inner = f"{key}.NAME", get_args(inner)[1]
+        if _is_section(inner):
+            rows += fields_of(inner, key + ".")
+            continue
+        default = "needed" if field.is_required() else json.dumps(field.default)
+        rows.append((key, default, field.description or ""))
+    return rows
+
+
+def _is_section(kind: Any) -> TypeGuard[type[BaseModel]]:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
