@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from wdtrain.commands import inspect_shards
 from wdtrain.pictures import read_rgb
 from wdtrain.store.errors import StoreError
 from wdtrain.store.folder import UNFINISHED, FolderSource
@@ -106,10 +107,14 @@ def test_pngs_are_turned_by_the_same_rule(tmp_path: Path) -> None:
     np.testing.assert_array_equal(sample.depth, MASK[::-1, ::-1])
 
 
-def test_samples_without_foreground_are_samples(tmp_path: Path) -> None:
+def test_samples_without_foreground_are_samples(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     empty = np.zeros_like(MASK)
     _, (_, mask, _) = packed_with(tmp_path, encode_overlay(RAMP), mask=empty)
     assert not mask.any()
+    assert inspect_shards.main(["verify", str(tmp_path / "out")]) == 0
+    assert "12 samples decoded, 12 of them without foreground" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
