@@ -3,8 +3,7 @@
 A recipe is YAML, merged with `key=value` from the command line. A mistyped key, a value out of
 range or an impossible pair is refused here with the key's name. It is code, as a script is: it may
 name classes to import and read the environment (`commands/trust.py`). Frozen: what a run was
-started with cannot change under it; the digest of what decides its numbers is kept in each
-checkpoint.
+started with cannot change under it; what decides its numbers is kept in each checkpoint.
 """
 
 from __future__ import annotations
