@@ -132,9 +132,7 @@ class Optimizer(Section):
     weight_decay: float = Field(
         0.0, ge=0, description="sgd: added to the gradient; adamw: decoupled"
     )
-    decay_norms: bool = Field(
-        False, description="weight decay also on weights of norms and on biases"
-    )
+    decay_norms: bool = Field(False, description="weight decay on norms' weights and biases too")
     momentum: float = Field(0.9, ge=0, lt=1, description="sgd only")
     betas: tuple[float, float] = Field((0.9, 0.999), description="adamw only")
     clip_norm: float | None = Field(
