@@ -438,30 +438,3 @@ def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the name {twice!r} stands twice in an object")
     return found
-
-
-# ---------------------------------------------------------------------------- size
-
-
-def resize_triple_arrays(
-    overlay: np.ndarray,
-    mask: np.ndarray,
-    depth: np.ndarray,
-    *,
-    height: int,
-    width: int,
-    larger_is_nearer: bool = False,
-    eighths: tuple[int, int] | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The three arrays at another size, edge on edge: overlay and mask by area, depth by the median
-    of its area, of two middle ones the nearer (see `resize.py`).
-
-    larger_is_nearer: of the depth's kind. eighths: the overlay's extent in eighths of its pixels,
-    where it was decoded at a fraction of its size.
-    """
-    size = (height, width)
-    return (
-        resize.area(overlay, size, eighths=eighths),
-        resize.area(mask, size),
-        resize.median(depth, size, larger_is_nearer=larger_is_nearer),
-    )
