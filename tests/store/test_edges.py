@@ -79,7 +79,7 @@ def packed_to(source: Edges, size: tuple[int, int]) -> list[tuple[np.ndarray, ..
     settings = Settings(
         encoding="raw", compression="none", height=size[0], width=size[1], resize=True,
         keep_shape=False, jpeg_quality=90, seed=0, shard_samples=8, samples_per_block=8,
-        holdout=Holdout(),
+        holdout=Holdout(), splits="deal",
     )  # fmt: skip
     samples = [prepare(source, index, settings) for index in range(len(source))]  # type: ignore[arg-type]
     return [(sample.overlay, sample.mask, sample.depth) for sample in samples]
