@@ -17,24 +17,19 @@ from typing import Any, Literal, Self
 
 import omegaconf
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from wdtrain.settings import Memory, Side, Size, flatten, parse_bytes, parse_memory
+from wdtrain.settings import Memory, Side, Size, flatten, overrides_of, parse_bytes, parse_memory
+from wdtrain.settings import RecipeError as RecipeError
 from wdtrain.settings import fields_of as fields_of
 
-_TEXTS = ("run.folder", "data.url", "data.cache")
-"""Keys whose value on a command line is a text, also where it looks like a number."""
 _FREE_KEYS = (
     "run.folder", "run.resume", "run.timeout_seconds", "log.", "checkpoint.", "cpu_threads",
     "memory", "data.url", "data.cache", "data.threads", "step.micro_batch",
 )  # fmt: skip
 """Keys of where a run is kept, how it is shown and fitted to a machine: they decide no number."""
-
-
-class RecipeError(ValueError):
-    """A recipe that cannot be run: names the key, what was found and what would work."""
 
 
 class Section(BaseModel):
@@ -408,7 +403,7 @@ def load_recipe(
         written: Any = OmegaConf.to_container(loaded)
         inspect(flatten(written) if isinstance(written, dict) else {"": written})
     try:
-        merged = OmegaConf.merge(loaded, _given(overrides))
+        merged = OmegaConf.merge(loaded, overrides_of(overrides))
         values = OmegaConf.to_container(merged, resolve=True)
     except omegaconf.errors.OmegaConfBaseException as error:
         raise RecipeError(f"recipe {path}: {error}") from error
@@ -417,18 +412,6 @@ def load_recipe(
     except ValidationError as error:
         problems = "; ".join(_problem(detail) for detail in error.errors())
         raise RecipeError(f"recipe {path}: {problems}") from None
-
-
-def _given(overrides: list[str]) -> DictConfig:
-    for override in overrides:
-        if not re.fullmatch(r"[\w.\-]+=.*", override, re.DOTALL):
-            raise RecipeError(f"{override!r} is not of the form key=value, as in train.steps=100")
-    given = OmegaConf.from_dotlist(overrides)
-    for key, text in (override.split("=", 1) for override in overrides):
-        read = OmegaConf.select(given, key) if key in _TEXTS else None
-        if isinstance(read, bool | int | float):  # 007, 1e3 and yes are folders too
-            OmegaConf.update(given, key, text)
-    return given
 
 
 def _problem(detail: ErrorDetails) -> str:

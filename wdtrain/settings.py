@@ -7,12 +7,19 @@ import json
 import re
 from typing import Annotated, Any, TypeGuard, get_args, get_origin
 
+from omegaconf import DictConfig, OmegaConf
 from pydantic import AfterValidator, BaseModel, BeforeValidator
 
 from wdtrain.resize import size_for
 
+_TEXTS = ("run.folder", "data.url", "data.cache")
+"""Keys whose value on a command line is a text, also where it looks like a number."""
 _UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _UNITS |= {"kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be run: names the key, what was found and what would work."""
 
 
 def parse_bytes(text: int | str) -> int:
@@ -68,6 +75,19 @@ Size = Annotated[int | str, AfterValidator(_size)]
 """A field of a recipe for `parse_bytes`, kept as it was written."""
 Memory = Annotated[float | str, AfterValidator(_memory)]
 """A field of a recipe for `parse_memory`, kept as it was written."""
+
+
+def overrides_of(overrides: list[str]) -> DictConfig:
+    """What `key=value` words of a command line set; RecipeError for one that is none."""
+    for override in overrides:
+        if not re.fullmatch(r"[\w.\-]+=.*", override, re.DOTALL):
+            raise RecipeError(f"{override!r} is not of the form key=value, as in train.steps=100")
+    given = OmegaConf.from_dotlist(overrides)
+    for key, text in (override.split("=", 1) for override in overrides):
+        read = OmegaConf.select(given, key) if key in _TEXTS else None
+        if isinstance(read, bool | int | float):  # 007, 1e3 and yes are folders too
+            OmegaConf.update(given, key, text)
+    return given
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
