@@ -155,9 +155,18 @@ def test_a_small_rank_share_may_be_empty(packed: Packed) -> None:
 
 
 def test_reads_at_another_size(packed: Packed) -> None:
-    batch = read(packed(), size=16)[0]
-    assert batch.overlay.shape == (32, 3, 16, 16)
-    assert batch.depth.shape == (32, 1, 16, 16)
+    manifest = packed()
+    stored = manifest.height, manifest.width
+    for size, shape in ((18, (18, 18)), ((16, 20), (16, 20)), (None, stored)):
+        batch = read(manifest, size=size)[0]
+        assert batch.overlay.shape == (32, 3, *shape)
+        assert batch.depth.shape == (32, 1, *shape)
+
+
+@pytest.mark.parametrize("size", [0, -3, (0, 5), "16", True])
+def test_a_size_that_cannot_be_is_refused_by_name(packed: Packed, size: Any) -> None:
+    with pytest.raises(ValueError, match="size is"):
+        read(packed(), size=size)
 
 
 def damage(manifest: Manifest, folder: Path, *, missing: bool = False) -> str:

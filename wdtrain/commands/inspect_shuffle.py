@@ -14,6 +14,7 @@ import numpy as np
 
 from wdtrain.config import Recipe
 from wdtrain.store.manifest import Manifest
+from wdtrain.store.urls import shown
 
 if TYPE_CHECKING:
     from wdtrain.stream.order import Order, WindowKey
@@ -52,8 +53,9 @@ def show_shuffle(
         return 0
     among = "the whole split" if order.is_whole else "windows of each lane"
     print(
-        f"{order.split} of {manifest.url}: {order.samples:,} samples of {order.sample_bytes:,} "
-        f"bytes in memory, {order.block_rows} a block; shuffle_bytes {order.shuffle_bytes:,} "
+        f"{order.split} of {shown(manifest.url)}: {order.samples:,} samples of "
+        f"{order.sample_bytes:,} bytes in memory, {order.block_rows} a block; "
+        f"shuffle_bytes {order.shuffle_bytes:,} "
         f"shuffles among {among}; lanes {order.lanes}, chunk {order.chunk}, seed {order.seed}"
     )
     print(f"how often two samples of one block come together, over {stop:,} positions:")
