@@ -35,7 +35,8 @@ examples:
 
 A folder holds KEY.overlay.jpg, KEY.mask.png, KEY.depth.png and, if you like, KEY.json for each
 triple; triples.json in it says what the depth means ({"depth": {"kind": "metric", "near_m": 0.5,
-"far_m": 20.0, "bits": 8}}; without it: relative). A packing that was killed goes on when the same
+"far_m": 20.0, "bits": 8}}; without it: relative). Folders train/, val/ and test/ below it are kept
+as splits. Files that were mended since are seen. A packing that was killed goes on when the same
 command is given again. The exit code is 0, or 2 after an error.
 
 On many machines, all of which see SOURCE and TARGET: give each the same command with its --part I/N
