@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from wdtrain.sourcefiles import read_regular
 from wdtrain.triple import TripleError
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -44,13 +45,13 @@ def digest_of(paths: list[Path]) -> str:
     """BLAKE2b of the names and bytes of files, 16 hex digits: the same kit, the same digest."""
     digest = hashlib.blake2b(digest_size=8)
     for path in paths:
-        data = hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
+        data = hashlib.blake2b(read_regular(path), digest_size=16).digest()
         digest.update(path.name.encode() + b"\0" + data)
     return digest.hexdigest()
 
 
 def _read(path: Path, flags: int) -> np.ndarray:
-    data = np.frombuffer(path.read_bytes(), np.uint8)
+    data = np.frombuffer(read_regular(path), np.uint8)
     pixels = cv2.imdecode(data, flags) if data.size else None
     if pixels is None:
         raise TripleError(f"{path.name} cannot be decoded: it is damaged or no picture")
