@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tests.end_to_end.runs import Runs
+from tests.sources import NoiseSource
 from wdtrain.record.checkpoint import Checkpoints
 from wdtrain.record.runlog import write_status
+from wdtrain.store.packing import pack
+from wdtrain.triple import Triple
 
 GROUPS = ("best", "median", "worst")
 
@@ -200,3 +205,25 @@ def test_predicts_pictures_of_any_size(reference: Runs, tmp_path: Path) -> None:
     assert main([str(tmp_path), str(tmp_path / "photo.jpg"), "--out", str(tmp_path / "no")]) == 2
     assert main([arguments[0], str(tmp_path / "gone.jpg"), "--out", str(tmp_path / "no")]) == 2
     assert not (tmp_path / "no").exists()
+
+
+class SomeDepth(NoiseSource):
+    """Only each sixth sample has a depth."""
+
+    def load(self, index: int) -> Triple:
+        triple = super().load(index)
+        return triple if index % 6 == 0 else replace(triple, depth=0 * triple.depth)
+
+
+def test_steps_that_a_task_cannot_learn_from_are_counted(tmp_path: Path, runs: Runs) -> None:
+    pack(SomeDepth(90, size=16), tmp_path / "data", processes=1)
+    runs.data = str(tmp_path / "data")
+    common = ["data.chunk=2", "train.batch_size=4", "evaluate.max_samples=8"]
+    runs.finish("run", *common)
+    trained = runs.records("run")
+    idle = [record for record in trained if "loss/depth" not in record]
+    assert 0 < len(idle) < len(trained) == 20
+    assert [record["idle"] for record in trained] == [int(one in idle) for one in trained]
+    assert not any(record["skipped"] for record in trained)
+    status = json.loads((runs.folder / "run" / "status.json").read_text())
+    assert status["idle_steps"] == {"depth": len(idle)}

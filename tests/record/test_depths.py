@@ -114,6 +114,47 @@ def test_depth_metrics_are_the_same_bits_over_any_partition(seed, ranks):
     assert torch.equal(reduced.as_tensor(), whole.as_tensor())
 
 
+@settings(max_examples=80, deadline=None)
+@given(
+    seed=st.integers(0, 100_000),
+    shape=st.tuples(st.integers(1, 4), st.just(1), st.integers(1, 20), st.integers(1, 20)),
+    limits=st.sampled_from([(0.5, 20.0), (0.1, 100.0), (1.0, 3.0)]),
+    spread=st.sampled_from([1e-5, 1e-3, 0.05, 0.5]),
+    known=st.sampled_from([0.1, 0.7, 1.0]),
+)
+def test_pooled_depth_metrics_are_those_of_plain_float64(seed, shape, limits, spread, known):
+    rng = np.random.default_rng(seed)
+    near, far = limits
+    fmt = DepthFormat(near_m=near, far_m=far)
+    target = rng.uniform(0, 1, shape)
+    prediction = target + spread * rng.normal(size=shape)
+    valid = rng.uniform(size=shape) < known
+    sums = DepthSums(fmt)
+    sums.update(*(torch.from_numpy(part) for part in (prediction, target, valid)))
+    result = sums.result()
+    if not valid.any():
+        assert result == {"images": 0.0}
+        return
+    a, b = (near * (far / near) ** np.clip(unit, 0, 1)[valid] for unit in (prediction, target))
+    log, ratio = np.log(a) - np.log(b), np.maximum(a / b, b / a)
+    images = [image for image in range(shape[0]) if valid[image].any()]
+    logs = (np.log(far / near) * (np.clip(prediction, 0, 1) - target))[images]
+    expected = {
+        "absrel": np.mean(abs(a - b) / b),
+        "sqrel": np.mean((a - b) ** 2 / b),
+        "rmse": np.sqrt(np.mean((a - b) ** 2)),
+        "mae": np.mean(abs(a - b)),
+        "rmse_log": np.sqrt(np.mean(log**2)),
+        "log10": np.mean(abs(np.log10(a) - np.log10(b))),
+        "silog": np.mean([100 * one[k].std() for one, k in zip(logs, valid[images], strict=True)]),
+        **{f"delta{power}": np.mean(ratio < 1.25**power) for power in (1, 2, 3)},
+        "images": len(images),
+    }
+    for name, value in expected.items():
+        within = 2e-4 if name == "silog" else 1e-6
+        assert result[name] == pytest.approx(value, rel=1e-9, abs=within), name
+
+
 def test_a_prediction_wrong_by_a_factor_is_perfect_once_aligned():
     target = torch.linspace(0.2, 0.6, 64).reshape(1, 1, 8, 8)
     half = target - math.log(2) / METRIC.log_range

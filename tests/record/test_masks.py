@@ -117,16 +117,30 @@ def test_a_mask_empty_in_truth_and_prediction_counts_one():
 def test_pixels_that_are_not_valid_and_images_without_any_do_not_count():
     probability, alpha = random_batch(3)
     valid = torch.ones_like(alpha, dtype=torch.bool)
-    valid[2, :, :, 6:] = False
+    cut = int(alpha[2, 0].nonzero()[:, 1].float().mean())  # through the middle of a mask
+    valid[2, :, :, cut:] = False
     valid[3] = False
     spoiled = torch.where(valid, probability, torch.nan)
     sums, cropped = MaskSums(), MaskSums()
     values = sums.update(spoiled, alpha, valid)
     cropped.update(probability[:2], alpha[:2])
-    cropped.update(probability[2:3, :, :, :6], alpha[2:3, :, :, :6])
-    names = ("iou", "dice", "iou_pooled", "mae", "images")
+    cropped.update(probability[2:3, :, :, :cut], alpha[2:3, :, :, :cut])
+    names = ("iou", "dice", "boundary_f", "iou_pooled", "mae", "images")
     assert [sums.result()[n] for n in names] == [cropped.result()[n] for n in names]
     assert values["iou"].isnan().tolist() == [False, False, False, True]
+
+
+def test_where_masks_stop_being_known_is_no_contour():
+    truth, found = (torch.zeros(1, 1, 12, 12, dtype=torch.bool) for _ in range(2))
+    truth[..., :4, :] = True
+    found[:] = True
+    known = torch.ones_like(truth)
+    known[..., 6:] = False
+    cropped = boundary_f(found[..., :6], truth[..., :6])
+    assert (
+        cropped == boundary_f(found, truth, known) == boundary_f(found & known, truth, known) == 0
+    )
+    assert boundary_f(truth, truth & known, known) == 1
 
 
 def test_boundary_f_falls_to_zero_beyond_its_tolerance():

@@ -213,14 +213,13 @@ def test_one_file_has_the_ending_of_what_it_holds(tmp_path: Path) -> None:
     Outputs.for_file(tmp_path / "sheet.PNG", "grid", overwrite=False, ending=".png")
 
 
-@given(st.text())
+@given(st.text(st.sampled_from("./\\a:\0ü \n\udc80"), max_size=12) | st.text(max_size=300))
 def test_any_text_is_a_name_below_the_folder(text: str) -> None:
     name = safe_name(text)
     parts = name.split("/")
     assert all(part and not part.startswith(".") and part.isprintable() for part in parts)
     assert all(len(part.encode()) <= 200 for part in parts)
-    top = Path("/top")
-    assert (top / name).resolve().is_relative_to(top)
+    assert os.path.normpath(f"/top/{name}").startswith("/top/")
 
 
 def test_names_stay_what_they_are_where_they_are_safe() -> None:

@@ -14,10 +14,11 @@ import cv2
 import numpy as np
 import pytest
 import simplejpeg
+from PIL import Image
 
 from tests.store.blocks import SAMPLES, Written, block_of, inflated, samples_of
 from tests.store.material import Disks
-from tests.store.test_rows import filled, needs_library, stored_sample
+from tests.store.test_rows import filled, needs_library, stored_sample, target_of
 from tests.store.test_samples import either_way  # noqa: F401
 from wdtrain import triple
 from wdtrain.store import frames, memory, native, tar
@@ -28,6 +29,7 @@ from wdtrain.store.manifest import Manifest
 from wdtrain.store.memory import Recycled
 from wdtrain.store.plan import make_plan
 from wdtrain.store.prepare import prepare
+from wdtrain.store.rows import Filler, Part, Rows
 from wdtrain.store.samples import decode_row, parse_block
 from wdtrain.store.splits import Holdout
 from wdtrain.triple import TripleError
@@ -157,6 +159,43 @@ def test_a_png_whose_checksum_is_wrong_is_left_out_by_the_compiled_part_too(pack
         png = bytearray(members["mask.png"])
         png[at] ^= 1
         assert filled(manifest, members | {"mask.png": bytes(png)}) == 0
+
+
+def without_segment(jpeg: bytes, marker: int) -> bytes:
+    """A JPEG without its tables of one kind."""
+    while (at := jpeg.find(bytes([0xFF, marker]))) >= 0:
+        jpeg = jpeg[:at] + jpeg[at + 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big") :]
+    return jpeg
+
+
+def one_table(rgb: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(rgb).save(stream, "jpeg", qtables=[[3] * 64], subsampling=0)
+    return stream.getvalue()
+
+
+@needs_library
+@pytest.mark.parametrize("marker", [0xDB, 0xC4])
+def test_no_jpeg_takes_tables_of_the_one_before_it(packed: Packed, marker: int) -> None:
+    manifest = packed("image", "zstd:3")
+    members = stored_sample(manifest)
+    rgb = np.random.default_rng(0).integers(0, 256, (24, 32, 3)).astype(np.uint8)
+    whole = triple.encode_overlay(rgb)
+    odd = [whole, one_table(rgb), whole, without_segment(one_table(rgb), marker)]
+    samples = [(f"k{at}", members | {"overlay.jpg": jpeg}) for at, jpeg in enumerate(odd)]
+    block = parse_block(block_of(samples), manifest)
+    rows = Rows.of_blocks([block], np.zeros(4, int), np.arange(4), manifest)
+    target, filler = target_of(manifest, 4), Filler(manifest, (24, 32))
+    assert filler.fill([Part(rows, 0, 3, 0)], target).parts == 1  # none of them is unusual
+    for row in range(3):
+        np.testing.assert_array_equal(target.overlay[row], decode_row(block, row)[0])
+    is_filled = filler.fill([Part(rows, 0, 4, 0)], target).parts
+    if marker == 0xDB:
+        assert not is_filled
+        with pytest.raises(DamagedSample, match="sample k3"):
+            decode_row(block, 3)
+    elif is_filled:  # without Huffman's tables the standard's are taken
+        np.testing.assert_array_equal(target.overlay[3], decode_row(block, 3)[0])
 
 
 @needs_library

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.store.blocks import block_of, samples_of
 from tests.store.conftest import FORMS
 from tests.store.material import Disks
+from tests.stream.spoiling import rewrite
 from wdtrain.store.audit import audit
 from wdtrain.store.manifest import Manifest, digest_of
 from wdtrain.store.packing import pack
@@ -134,3 +136,20 @@ def test_depth_is_coloured_from_near_to_far_and_grey_where_unknown() -> None:
 def test_every_split_has_its_name_in_one_place() -> None:
     assert SPLITS[0] == "train"
     assert len(set(SPLITS)) == len(SPLITS)
+
+
+def test_a_key_that_comes_twice_in_a_shard_is_named(packed: Packed, tmp_path: Path) -> None:
+    data = packed("image", "zstd:3")
+
+    def twice(shard: int, block: int, content: bytes) -> bytes:
+        samples = samples_of(content, data)
+        if (shard, block) == (0, 1):
+            samples[3] = (first[0], samples[3][1])
+        first.append(samples[0][0])
+        return block_of(samples)
+
+    first: list[str] = []
+    problems = verify(rewrite(data, tmp_path / "twice", twice), silent)
+    assert [problem for problem in problems if "more than once" in problem] == [
+        f"shard train-000000.tar.zst, block 1: key {first[0]} comes more than once in the shard"
+    ]

@@ -15,7 +15,6 @@ from wdtrain.record.sums import (
     IMAGE_BITS,
     PIXEL_BITS,
     Sums,
-    boundary_band,
     dilate,
     fixed,
     is_foreground,
@@ -85,12 +84,11 @@ def boundary_f(
 ) -> Float[Tensor, " n"]:
     """Boundary F of each image, fp64 0..1; 1 where neither mask has a contour.
 
-    A contour is the foreground pixels with one of the four neighbours outside the mask.
+    A contour is the foreground pixels with one of the four neighbours outside the mask; where a
+    mask is not known, it has neither.
     """
-    edges = [mask & boundary_band(mask, 1) for mask in (found, truth)]
-    if known is not None:
-        edges = [edge & known for edge in edges]
-    edge, edge_truth = edges
+    known = torch.ones_like(found) if known is None else known
+    edge, edge_truth = (mask & known & dilate(~mask & known, 1) for mask in (found, truth))
     precision = ratio(_count(edge & dilate(edge_truth, tolerance_px)), _count(edge), 0.0)
     recall = ratio(_count(edge_truth & dilate(edge, tolerance_px)), _count(edge_truth), 0.0)
     both_empty = (_count(edge) + _count(edge_truth)) == 0

@@ -10,8 +10,10 @@
 
 #include <setjmp.h>
 #include <stddef.h>
+#include <string.h>
 
 enum { VERSION = 62, STRUCT_BYTES = 632, RGB = 2, HEADER_OK = 1, MAX_LINES = 16 };
+enum { TABLES = 12, QUANTIZATIONS = 4, QUANTIZATION_BYTES = 128, HUFFMAN_BYTES = 17 };
 enum { MARKER = 0xFF, END = 0xD9, AHEAD = 4096 };
 
 /* The head of jpeg_error_mgr: five calls, then what only the library looks at. */
@@ -46,6 +48,12 @@ typedef struct {
     int output_colours, output_components, lines_at_once, actual_colours;
     void *colour_map;
     unsigned line;
+    int input_scan;
+    unsigned input_row;
+    int output_scan;
+    unsigned output_row;
+    void *coefficient_bits;
+    void *tables[TABLES]; /* of quantization, and Huffman's for DC and AC */
     uint8_t rest[STRUCT_BYTES];
 } Decoder;
 
@@ -96,6 +104,22 @@ static int decode(const Calls *calls, Decoder *decoder, const uint8_t *jpeg, int
     return calls->finish(decoder) && (int64_t)decoder->source->left >= room;
 }
 
+/* The library keeps tables for pictures that define none, whatever the picture before was. So they
+ * are emptied (which costs less than a new decoder), and whoever left one empty is_short of it. */
+static void empty_tables(Decoder *decoder) {
+    for (int i = 0; i < TABLES; i++)
+        if (decoder->tables[i])
+            memset(decoder->tables[i], 0, i < QUANTIZATIONS ? QUANTIZATION_BYTES : HUFFMAN_BYTES);
+}
+
+static int is_short(const Decoder *decoder) {
+    static const uint8_t empty[HUFFMAN_BYTES];
+    for (int i = 0; i < TABLES; i++)
+        if (decoder->tables[i] && !memcmp(decoder->tables[i], empty, i < QUANTIZATIONS ? 2 : HUFFMAN_BYTES))
+            return 1;
+    return 0;
+}
+
 /* How far beyond a JPEG the decoder may look: its fast loop wants 3 kB in front of it, and goes no
  * further than the marker that ends a picture, if that is where it should be. */
 static int64_t room_behind(const uint8_t *jpeg, int64_t bytes, int64_t behind) {
@@ -122,12 +146,20 @@ int64_t wd_decode_jpegs(const Calls *calls, const uint8_t *const *jpegs, const i
     }
     row = -1; /* nothing to destroy if the library refuses the structure */
     calls->create(&decoder, VERSION, STRUCT_BYTES);
-    for (row = 0; row < rows; row++)
-        if (!decode(calls, &decoder, jpegs[row], bytes[row],
-                    room_behind(jpegs[row], bytes[row], behind ? behind[row] : 0), stored, scale, size,
-                    target + row * size[0] * size[1] * 3) ||
-            trouble.is_odd)
-            break;
+    for (row = 0; row < rows; row++) {
+        const uint8_t *jpeg = jpegs[row];
+        uint8_t *to = target + row * size[0] * size[1] * 3;
+        int64_t room = room_behind(jpeg, bytes[row], behind ? behind[row] : 0);
+        empty_tables(&decoder);
+        int is_done = decode(calls, &decoder, jpeg, bytes[row], room, stored, scale, size, to);
+        if (is_short(&decoder)) { /* perhaps of one that it does not use */
+            calls->destroy(&decoder);
+            calls->create(&decoder, VERSION, STRUCT_BYTES);
+            trouble.is_odd = 0;
+            is_done = decode(calls, &decoder, jpeg, bytes[row], room, stored, scale, size, to);
+        }
+        if (!is_done || trouble.is_odd) break;
+    }
     calls->destroy(&decoder);
     return row;
 }

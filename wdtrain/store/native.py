@@ -107,29 +107,34 @@ def _load() -> ctypes.CDLL | None:
     for suffix in importlib.machinery.EXTENSION_SUFFIXES:
         path = here / f"_rows{suffix}"
         if path.exists():
-            library = ctypes.CDLL(str(path))
-            library.wd_index.argtypes = [_POINTER, _COUNT, _POINTER, _COUNT, _COUNT, *_POINTERS]
-            library.wd_alike.argtypes = [_POINTER, *[_COUNT] * 3, *_POINTERS, _POINTER]
-            library.wd_fill.argtypes = [ctypes.POINTER(Form), _POINTER, _COUNT, *_POINTERS]
-            library.wd_decode_jpegs.argtypes = [_POINTER] * 4 + [_COUNT, _POINTER, _COUNT]
-            library.wd_decode_jpegs.argtypes += _POINTERS
-            library.wd_load.argtypes = [
-                *_POINTERS,
-                ctypes.POINTER(Members),
-                _POINTER,
-                _COUNT,
-                _POINTER,
-            ]
-            library.wd_shrink.argtypes = [_POINTER, *[_COUNT] * 4]
-            library.wd_shrink.argtypes += [ctypes.POINTER(Axis)] * 2 + [*_POINTERS]
-            library.wd_halve.argtypes = [_POINTER, *[_COUNT] * 4, _POINTER]
-            library.wd_pick.argtypes = [_POINTER, *[_COUNT] * 4, _POINTER, _COUNT, _POINTER, _COUNT]
-            library.wd_pick.argtypes += [_POINTER]
-            library.wd_shrink.restype = library.wd_halve.restype = library.wd_pick.restype = None
-            for name in ("wd_index", "wd_alike", "wd_load", "wd_fill", "wd_decode_jpegs"):
-                getattr(library, name).restype = _COUNT
-            return library
+            return open_library(path)
     return None
+
+
+def open_library(path: Path) -> ctypes.CDLL:
+    """The compiled loops in a file, with the types of their functions."""
+    library = ctypes.CDLL(str(path))
+    library.wd_index.argtypes = [_POINTER, _COUNT, _POINTER, _COUNT, _COUNT, *_POINTERS]
+    library.wd_alike.argtypes = [_POINTER, *[_COUNT] * 3, *_POINTERS, _POINTER]
+    library.wd_fill.argtypes = [ctypes.POINTER(Form), _POINTER, _COUNT, *_POINTERS]
+    library.wd_decode_jpegs.argtypes = [_POINTER] * 4 + [_COUNT, _POINTER, _COUNT]
+    library.wd_decode_jpegs.argtypes += _POINTERS
+    library.wd_load.argtypes = [
+        *_POINTERS,
+        ctypes.POINTER(Members),
+        _POINTER,
+        _COUNT,
+        _POINTER,
+    ]
+    library.wd_shrink.argtypes = [_POINTER, *[_COUNT] * 4]
+    library.wd_shrink.argtypes += [ctypes.POINTER(Axis)] * 2 + [*_POINTERS]
+    library.wd_halve.argtypes = [_POINTER, *[_COUNT] * 4, _POINTER]
+    library.wd_pick.argtypes = [_POINTER, *[_COUNT] * 4, _POINTER, _COUNT, _POINTER, _COUNT]
+    library.wd_pick.argtypes += [_POINTER]
+    library.wd_shrink.restype = library.wd_halve.restype = library.wd_pick.restype = None
+    for name in ("wd_index", "wd_alike", "wd_load", "wd_fill", "wd_decode_jpegs"):
+        getattr(library, name).restype = _COUNT
+    return library
 
 
 LIBRARY: Final = _load()

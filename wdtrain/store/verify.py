@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from wdtrain.store.duplicates import key_hash
 from wdtrain.store.errors import DamagedBlock, DamagedSample, StoreError
 from wdtrain.store.manifest import Manifest, Shard, Split
 from wdtrain.store.prepare import OverlaySums
@@ -57,9 +58,11 @@ class _Check:
     problems: list[str] = field(default_factory=list)
     sums: OverlaySums = field(default_factory=OverlaySums)
     done: int = 0
+    keys: set[int] = field(default_factory=set)  # hashes of those of the shard
 
     def shard(self, shard: Shard, *, is_train: bool) -> None:
         url = self.manifest.shard_url(shard)
+        self.keys.clear()
         try:
             with ShardReader(url, shard, self.manifest) as reader:
                 num_problems = len(self.problems)
@@ -89,7 +92,10 @@ class _Check:
             self.problems.append(
                 f"{place}: {block.num_samples} samples, {reader.block_samples(number)} were packed"
             )
-        for row in range(block.num_samples):
+        for row, key in enumerate(block.keys):
+            if (hashed := key_hash(key)) in self.keys:
+                self.problems.append(f"{place}: key {key} comes more than once in the shard")
+            self.keys.add(hashed)
             self._sample(block, row, place, is_train=is_train)
         self.done += block.num_samples
         self.progress(self.done, self.manifest.samples)
