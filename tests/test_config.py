@@ -46,6 +46,15 @@ def test_a_value_of_the_wrong_kind_is_refused_by_key() -> None:
     assert "key=value" in refusal("train.steps")
 
 
+def test_a_size_is_the_shorter_side_or_a_pair(tmp_path: Path) -> None:
+    for text, size in (("32", 32), ("[32,64]", (32, 64)), ("null", None)):
+        recipe = load_recipe(PLAYGROUND, [f"data.size={text}"])
+        (tmp_path / "saved.yaml").write_text(recipe.as_yaml("x"))
+        assert load_recipe(tmp_path / "saved.yaml", []).data.size == recipe.data.size == size
+    for text in ("8", "[32,8]", "0", "true", "abc", "[32]", "1.5"):
+        assert "data.size: " in refusal(f"data.size={text}")
+
+
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [("20GiB", 20 << 30), ("512 MiB", 512 << 20), ("1.5TB", 15 * 10**11), ("4096", 4096), (7, 7),

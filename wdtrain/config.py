@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from wdtrain.settings import Memory, Size, flatten, parse_bytes, parse_memory
+from wdtrain.settings import Memory, Side, Size, flatten, parse_bytes, parse_memory
 from wdtrain.settings import fields_of as fields_of
 
 _TEXTS = ("run.folder", "data.url", "data.cache")
@@ -50,8 +50,8 @@ class Data(Section):
     seed: int = Field(0, ge=0, description="seed of the order of samples")
     lanes: int = Field(32, ge=1, description="sub-streams an epoch is dealt to; at least the ranks")
     chunk: int = Field(32, ge=1, description="samples dealt to a lane at once; divides the batch")
-    size: int | None = Field(
-        None, ge=16, description="side in pixels to decode at; null: as stored"
+    size: Side = Field(
+        None, description="pixels to read at: shorter side, or [height, width]; null: as stored"
     )
     shuffle_bytes: Size = Field(
         "1GiB", description="memory of what samples are shuffled among: bytes, '512MiB' or '1GiB'"

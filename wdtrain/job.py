@@ -20,6 +20,7 @@ from wdtrain.record.checkpoint import load_weights
 from wdtrain.record.plan import RunPlan, plan_run, plan_text
 from wdtrain.record.plans import KeptPlan, device_facts
 from wdtrain.record.scores import Baselines, check_splits
+from wdtrain.resize import size_for
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.urls import shown
 from wdtrain.stream import Batch, Cursor, Order, advice, fullest_share, open_stream
@@ -48,6 +49,11 @@ class Run:
     choices: dict[str, Choice] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
     stop: learn.StopRequest = field(default_factory=learn.StopRequest)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the pictures that networks are trained on."""
+        return size_for((self.manifest.height, self.manifest.width), self.recipe.data.size)
 
     @property
     def recipe_text(self) -> str:
@@ -109,13 +115,12 @@ class Run:
     def fitting(self) -> learn.Fitting:
         """What micro-batches are fitted to: pictures, device, and the fullest rank's share."""
         batch_size, world = self.recipe.train.batch_size, self.collective.world
-        height, width = self.manifest.height, self.manifest.width
-        side = self.recipe.data.size
+        height, width = self.size
         return learn.Fitting(
             tasks=self.tasks,
             view=self.training_view,
-            height=side or height,
-            width=side or width,
+            height=height,
+            width=width,
             share=fullest_share(batch_size, world, samples=self.order.samples, **self.dealt),
             device=self.accelerator.device,
             collective=self.collective,
@@ -175,7 +180,7 @@ def open_run(recipe: Recipe) -> Run:
     order.check_batch(recipe.train.batch_size, collective.world)
     steps, device = recipe.total_steps(order.samples), accelerator.device
     weights = {name: load_weights(t.weights) for name, t in recipe.tasks.items() if t.weights}
-    size = (data.size, data.size) if data.size else (manifest.height, manifest.width)
+    size = size_for((manifest.height, manifest.width), data.size)
     common = {**recipe.build_arguments(), "device": device, "weights": weights, "size": size}
     tasks = learn.build_tasks(recipe.task_arguments(steps), **common)
     learn.register(accelerator, tasks)

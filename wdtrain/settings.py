@@ -7,7 +7,9 @@ import json
 import re
 from typing import Annotated, Any, TypeGuard, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel
+from pydantic import AfterValidator, BaseModel, BeforeValidator
+
+from wdtrain.resize import size_for
 
 _UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _UNITS |= {"kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -51,6 +53,17 @@ def _memory(value: float | str) -> float | str:
     return value
 
 
+def _side(value: Any) -> Any:
+    if value is not None and min(size_for((1, 1), value)) < SMALLEST_SIDE:
+        raise ValueError(f"no side may be below {SMALLEST_SIDE} pixels")
+    return value
+
+
+SMALLEST_SIDE = 16
+"""Pixels: networks halve a picture four times."""
+
+Side = Annotated[int | tuple[int, int] | None, BeforeValidator(_side)]
+"""A field of a recipe for `resize.size_for`: the shorter side, or height and width."""
 Size = Annotated[int | str, AfterValidator(_size)]
 """A field of a recipe for `parse_bytes`, kept as it was written."""
 Memory = Annotated[float | str, AfterValidator(_memory)]

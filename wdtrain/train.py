@@ -106,9 +106,8 @@ def save(run: Run, record: RunRecord, skill: float | None) -> None:
     state = {"cursor": run.cursor.dumps(), "tasks": run.tasks.state_dict(), "damaged": damaged}
     plan = {name: choice.as_dict() for name, choice in run.choices.items()}
     looked = {"validated": run.validated, "plan": plan}
-    side = run.recipe.data.size or min(run.manifest.height, run.manifest.width)
     recipe = {"recipe": run.recipe.decisive(), "config": run.recipe_text}
-    about = {**recipe, "view": run.view.as_dict(), "side": side}
+    about = {**recipe, "view": run.view.as_dict(), "side": min(run.size)}
     record.save(run.tasks.steps, weights, {**state, **looked, **about}, metric=skill)
 
 

@@ -1,7 +1,7 @@
 """What a triple is: an overlay (the input picture), its mask and its depth.
 
 Owns the member names, the dtypes, the depth kinds with their arithmetic, and the encoding of one
-member to bytes and back. Every room may import this module; it imports none.
+member to bytes and back. Every room may import this module; it imports no room.
 The surprise: PNGs inside a compressed shard are *stored* (zlib level 0, filter 0), so that zstd
 compresses them across samples and a reader slices pixels out without a decoder.
 """
@@ -14,12 +14,16 @@ import math
 import re
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import cv2
 import numpy as np
 import simplejpeg
+
+from wdtrain import resize
 
 FOREGROUND = 128
 """A mask on disk is alpha 0..255; foreground is from here up."""
@@ -35,6 +39,13 @@ RAW_MEMBERS = {"overlay": "overlay.npy", "mask": "mask.npy", "depth": "depth.npy
 DepthKind = Literal["metric", "geometric", "inverse", "relative"]
 Number = Any
 """A float, a numpy array or a tensor: the arithmetic below reads the same on all three."""
+
+MOST_PIXELS = 1 << 28
+"""A picture may have so many; it is judged by its head, before anything is decoded."""
+
+_SHOWN_ERROR = 120
+_DEFLATE_MOST = 1032
+"""Times that deflated bytes may grow, at most (zlib's own figure)."""
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _ZLIB_STORED_HEADER = b"\x78\x01"
@@ -54,6 +65,29 @@ text, which fails in many ways, and makes room for whatever shape it names."""
 
 class TripleError(ValueError):
     """A triple that cannot be used: the message says what was found and why it cannot work."""
+
+
+@contextmanager
+def decoding(name: str) -> Iterator[None]:
+    """Whatever a decoder throws inside is a TripleError that names the picture."""
+    try:
+        yield
+    except TripleError:
+        raise
+    except Exception as error:
+        line = " ".join(str(error).split())[:_SHOWN_ERROR] or type(error).__name__
+        raise TripleError(f"{name} cannot be decoded ({line})") from error
+
+
+def check_pixels(height: int, width: int, *, name: str) -> None:
+    """TripleError for a picture without pixels, or of more than are read here."""
+    if height < 1 or width < 1:
+        raise TripleError(f"{name} is {width} x {height} pixels; it holds no picture")
+    if height * width > MOST_PIXELS:
+        raise TripleError(
+            f"{name} is {width:,} x {height:,} pixels; pictures of up to {MOST_PIXELS:,} are read; "
+            "make it smaller"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +128,11 @@ class DepthFormat:
     @property
     def is_logarithmic(self) -> bool:
         return self.kind in ("metric", "geometric")
+
+    @property
+    def larger_is_nearer(self) -> bool:
+        """Of two codes; relative depth is taken to grow with distance, as it is drawn."""
+        return self.kind == "inverse"
 
     @property
     def log_range(self) -> float:
@@ -175,35 +214,41 @@ def encode_overlay(rgb: np.ndarray, quality: int = 90) -> bytes:
 
 
 def overlay_shape(data: bytes | memoryview) -> tuple[int, int]:
-    """(height, width) of a JPEG, from its header."""
+    """(height, width) of a JPEG as it is stored, from its header."""
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError as error:
         raise TripleError(f"overlay is not a readable JPEG ({error})") from error
+    check_pixels(height, width, name="overlay")
     return int(height), int(width)
 
 
-def is_plain(data: bytes) -> bool:
-    """Whether every reader sees the same in a JPEG: three colours, and no EXIF to turn it by."""
-    try:
-        colours = simplejpeg.decode_jpeg_header(data)[2]
-    except ValueError as error:
-        raise TripleError(f"overlay is not a readable JPEG ({error})") from error
-    return colours in ("YCbCr", "RGB") and b"Exif\0\0" not in data[:65536]
-
-
 def decode_overlay(
-    data: bytes | memoryview, *, at_least: tuple[int, int] | None = None
+    data: bytes | memoryview,
+    *,
+    at_least: tuple[int, int] | None = None,
+    name: str = "overlay",
 ) -> np.ndarray:
-    """uint8 [h, w, 3] RGB of a JPEG; `at_least` (height, width) allows DCT-scaled decoding."""
+    """uint8 [h, w, 3] RGB of a JPEG; `at_least` (height, width) allows DCT-scaled decoding, whose
+    last row and column may lie in the picture only in part (see `resize.py`)."""
     height, width = at_least or (0, 0)
-    try:
+    with decoding(name):
         rgb: np.ndarray = simplejpeg.decode_jpeg(
             data, "RGB", min_height=height, min_width=width, strict=True
         )
-    except ValueError as error:
-        raise TripleError(f"overlay cannot be decoded ({error})") from error
     return rgb
+
+
+def decode_scaled(
+    data: bytes | memoryview, size: tuple[int, int]
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """A JPEG decoded at the fewest eighths that still cover `size` (height, width): uint8 [h, w, 3]
+    RGB, and how many eighths of its pixels the picture is high and wide."""
+    stored = overlay_shape(data)
+    scale = resize.jpeg_scale(stored, size)
+    at_least = resize.scaled(stored, scale) if scale < resize.EIGHTHS else None
+    rgb = decode_overlay(data, at_least=at_least)
+    return rgb, (stored[0] * scale, stored[1] * scale)
 
 
 # ---------------------------------------------------------------------------- mask, depth: PNG
@@ -256,6 +301,13 @@ def png_shape(data: bytes | memoryview, *, name: str) -> tuple[int, int]:
     return height, width
 
 
+def png_holds_too_little(data: bytes) -> bool:
+    """Whether a PNG's bytes are fewer than its pixels can have been deflated to."""
+    width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
+    line_bytes = 1 + width * bits * {2: 3, 4: 2, 6: 4}.get(colour, 1) // 8
+    return bool(height * line_bytes > _DEFLATE_MOST * len(data))
+
+
 def decode_png(data: bytes | memoryview, *, name: str, dtype: np.dtype) -> np.ndarray:
     """uint8 or uint16 [h, w] of a greyscale PNG of exactly this dtype.
 
@@ -271,12 +323,16 @@ def decode_png(data: bytes | memoryview, *, name: str, dtype: np.dtype) -> np.nd
             f"{name} is a {bits}-bit {kinds.get(colour, 'unknown')} PNG; "
             f"{dtype.itemsize * 8}-bit greyscale is needed; convert it"
         )
+    width, height = struct.unpack_from(">II", data, 16)
+    check_pixels(height, width, name=name)
     pixels = _stored_pixels(data)
+    if pixels is None and png_holds_too_little(data):
+        raise TripleError(
+            f"{name} is damaged: its {len(data):,} bytes cannot hold {width:,} x {height:,} pixels"
+        )
     if pixels is None:
-        try:
+        with decoding(name):
             pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-        except cv2.error as error:
-            raise TripleError(f"{name} cannot be decoded ({error.err})") from error
     if pixels is None or pixels.ndim != 2 or pixels.dtype != dtype:
         raise TripleError(f"{name} cannot be decoded: the PNG is damaged")
     return pixels
@@ -388,17 +444,24 @@ def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def resize_triple_arrays(
-    overlay: np.ndarray, mask: np.ndarray, depth: np.ndarray, *, height: int, width: int
+    overlay: np.ndarray,
+    mask: np.ndarray,
+    depth: np.ndarray,
+    *,
+    height: int,
+    width: int,
+    larger_is_nearer: bool = False,
+    eighths: tuple[int, int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The three arrays at another size: overlay and mask by area, depth by nearest pixel.
+    """The three arrays at another size, edge on edge: overlay and mask by area, depth by the median
+    of its area, of two middle ones the nearer (see `resize.py`).
 
-    Depth is never averaged: a mean over an edge is the depth of nothing.
+    larger_is_nearer: of the depth's kind. eighths: the overlay's extent in eighths of its pixels,
+    where it was decoded at a fraction of its size.
     """
-    size = (width, height)
-    if overlay.shape[:2] != (height, width):
-        overlay = cv2.resize(overlay, size, interpolation=cv2.INTER_AREA)
-    if mask.shape != (height, width):
-        mask = cv2.resize(mask, size, interpolation=cv2.INTER_AREA)
-    if depth.shape != (height, width):
-        depth = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST_EXACT)
-    return overlay, mask, depth
+    size = (height, width)
+    return (
+        resize.area(overlay, size, eighths=eighths),
+        resize.area(mask, size),
+        resize.median(depth, size, larger_is_nearer=larger_is_nearer),
+    )

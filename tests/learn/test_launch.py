@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -45,6 +46,14 @@ def test_memory_is_a_share_or_bytes() -> None:
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
+@pytest.fixture
+def hang_up_ends_nothing() -> Iterator[None]:
+    before = signal.signal(signal.SIGHUP, lambda *_: None)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hang_up_ends_nothing")
 def test_signals_are_taken_while_a_run_goes_and_given_back() -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
     stop = StopRequest()

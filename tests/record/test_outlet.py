@@ -116,7 +116,7 @@ def test_the_queue_is_bounded_and_flows_again_when_somebody_reads():
     reading, writing = os.pipe()
     with os.fdopen(writing, "w") as stream:
         outlet = Outlet(stream)
-        for _ in range(2 * QUEUE_BYTES // 1000):
+        for _ in range(4 * QUEUE_BYTES // 1000):
             outlet.write("x" * 999 + "\n")
         with os.fdopen(reading, "rb") as reader:
             first = reader.read(QUEUE_BYTES // 2)

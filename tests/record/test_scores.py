@@ -56,8 +56,9 @@ def test_the_mean_loss_is_over_the_samples_that_have_a_known_pixel():
 
 def test_samples_without_depth_are_among_neither_the_best_nor_the_worst():
     scores = scored(batch(0, 100, 0), batch(150, 0, first=3))
-    assert sorted(key for key, _ in scores.tasks["depth"].samples) == ["s1", "s3"]
-    assert len(scores.tasks["mask"].samples) == 5
+    for shown in scores.tasks["depth"].ranking.result().values():
+        assert sorted(key for key, _ in shown) == ["s1", "s3"]
+    assert scores.tasks["mask"].ranking.count == 5
 
 
 def test_a_task_that_could_not_be_scored_takes_nothing_from_the_skill_of_the_others():

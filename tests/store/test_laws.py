@@ -28,6 +28,7 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from tests.store.material import Disks
+from wdtrain.resize import size_for
 from wdtrain.store.audit import audit
 from wdtrain.store.errors import StoreError
 from wdtrain.store.manifest import Manifest
@@ -195,8 +196,7 @@ def test_what_is_read_back_is_what_was_put_in(case: Case) -> None:
         manifest = case.pack(target / "set")
         found = {key_of(sample): sample for _, sample in all_samples(manifest)}
     source, is_raw = case.source, case.settings["encoding"] == "raw"
-    size = case.settings["size"] or (source.height, source.width)
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = size_for((source.height, source.width), case.settings["size"])
     first = {
         source.key(index): index for index in reversed(range(source.count)) if loads(source, index)
     }

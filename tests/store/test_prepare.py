@@ -35,10 +35,12 @@ def test_size_resizes_as_triples_are_resized(tmp_path: Path, encoding: str, as_j
     assert (manifest.height, manifest.width) == (12, 20)
     for _, _, block in walk_blocks(manifest, manifest.split("train")):
         sample = source.load(int(block.keys[0].removeprefix("disk-")))
-        overlay = sample.overlay
+        overlay, eighths = sample.overlay, None
         if isinstance(overlay, bytes):
-            overlay = triple.decode_overlay(overlay, at_least=(12, 20))
-        sized = triple.resize_triple_arrays(overlay, sample.mask, sample.depth, height=12, width=20)
+            overlay, eighths = triple.decode_scaled(overlay, (12, 20))
+        sized = triple.resize_triple_arrays(
+            overlay, sample.mask, sample.depth, height=12, width=20, eighths=eighths
+        )
         if encoding == "image":
             sized = (triple.decode_overlay(triple.encode_overlay(sized[0])), *sized[1:])
         for got, expected in zip(decode_row(block, 0), sized, strict=True):
@@ -92,7 +94,7 @@ def _arrays(source: Disks, index: int) -> dict[str, Any]:
     [
         ("size", "wrong size"),
         ("mask size", "mask of another size"),
-        ("empty", "empty mask"),
+        ("empty", "mask without foreground"),
         ("dtype", "dtypes"),
         ("truncated", "overlay cannot be decoded"),
         ("key.with.dots", "key"),

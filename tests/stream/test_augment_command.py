@@ -114,7 +114,7 @@ def test_it_is_made_from_what_a_training_step_gets_bit_for_bit(manifest, tmp_pat
     assert {epoch for _, _, epoch in given} == {0, 1}
     assert len(given) == 2 * 3 * 24
     for (target, key, epoch), parts in given.items():
-        sample = find_sample(manifest, "train", key, side=recipe.data.size)
+        sample = find_sample(manifest, "train", key, size=recipe.data.size)
         shown: Prepared = getattr(see(sample, epoch, view), target)
         for mine, its in zip((shown.picture, shown.target, shown.valid), parts, strict=True):
             assert mine.shape == (1, *its.shape)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import pytest
 
 from tests.sources import NoiseSource
 from wdtrain.commands import inspect_shards
+from wdtrain.commands.inspect_shuffle import meetings
 from wdtrain.record.checkpoint import Checkpoints
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.packing import pack
@@ -190,9 +194,54 @@ def test_a_damaged_block_is_named_and_the_others_are_told(
     assert [json.loads(line) for line in shown.out.splitlines()] == expected
 
 
+def test_says_how_often_neighbours_meet_beside_chance(
+    manifest: Manifest, ask: Ask, capsys: pytest.CaptureFixture[str]
+) -> None:
+    group, batch = ask("--shuffle")
+    samples = manifest.splits["train"].samples
+    assert (group["size"], batch["size"]) == (4, BATCH)
+    for one in (group, batch):
+        assert one["chance"] == pytest.approx((one["size"] - 1) / (samples - 1))
+        assert one["times"] == pytest.approx(one["found"] / one["chance"])
+        assert 0.8 < one["times"] < 1.25  # shuffled as a whole
+    by_lane, _ = ask("--shuffle", "--shuffle-bytes", "1kB")
+    assert by_lane["found"] > 5 * group["found"]
+    assert inspect_shards.main(["order", manifest.url, *FLAGS, "--shuffle"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "shuffles among the whole split" in lines[0]
+    assert [line.split()[0] for line in lines[-2:]] == ["norm", "batch"]
+
+
+def test_counts_meetings_as_a_plain_count_does(manifest: Manifest) -> None:
+    order = Order(manifest, **ORDER, shuffle_bytes=30 * 4816)
+    samples, epochs = order.samples, 3
+    met = pairs = 0
+    for epoch in range(epochs):
+        places = [order.locate(epoch * samples + at)[:2] for at in range(samples)]
+        for one, other in combinations(range(samples), 2):
+            if places[one] == places[other]:
+                pairs += 1
+                met += one // 6 == other // 6
+    (found,) = meetings(order, {"six": 6}, epochs * samples)
+    assert found.found == pytest.approx(met / pairs)
+
+
+def test_takes_the_options_of_a_recipe(manifest: Manifest, tmp_path: Path, ask: Ask) -> None:
+    text = RECIPE.replace("URL", manifest.url).replace("chunk: 4", "chunk: 4, shuffle_bytes: 64kB")
+    (tmp_path / "recipe.yaml").write_text(text)
+    wanted = ask("--position", 0, "--count", 40, "--shuffle-bytes", "64kB")
+    asked = ["order", "--config", str(tmp_path / "recipe.yaml"), "--position", "0", "--count", "40"]
+    with redirect_stdout(io.StringIO()) as out:
+        assert inspect_shards.main([*asked, "--json"]) == 0
+    assert [json.loads(line) for line in out.getvalue().splitlines()] == wanted
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        ("DATA --shuffle --shuffle-bytes much", "'much' is no size"),
+        ("DATA --shuffle --count 4", "--count goes with --position"),
+        ("DATA --position 1 --config RUN --run RUN", "--config and --run"),
         ("DATA --step 0", "steps count from 1"),
         ("--run RUN --step 10", "--step 10 is beyond the run's end: its last step is 9"),
         ("DATA --step 1 --rank 2 --world 2", "rank 2 is not in a world of 2"),

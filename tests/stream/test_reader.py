@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from wdtrain.store.errors import StoreError
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.packing import pack
 from wdtrain.store.shards import ShardReader
-from wdtrain.stream import Batch, Cursor, open_stream
+from wdtrain.stream import Batch, Cursor, Stream, open_stream, reader
 from wdtrain.stream.reader import Damaged
 
 Packed = Callable[..., Manifest]
@@ -153,9 +155,18 @@ def test_a_small_rank_share_may_be_empty(packed: Packed) -> None:
 
 
 def test_reads_at_another_size(packed: Packed) -> None:
-    batch = read(packed(), size=16)[0]
-    assert batch.overlay.shape == (32, 3, 16, 16)
-    assert batch.depth.shape == (32, 1, 16, 16)
+    manifest = packed()
+    stored = manifest.height, manifest.width
+    for size, shape in ((18, (18, 18)), ((16, 20), (16, 20)), (None, stored)):
+        batch = read(manifest, size=size)[0]
+        assert batch.overlay.shape == (32, 3, *shape)
+        assert batch.depth.shape == (32, 1, *shape)
+
+
+@pytest.mark.parametrize("size", [0, -3, (0, 5), "16", True])
+def test_a_size_that_cannot_be_is_refused_by_name(packed: Packed, size: Any) -> None:
+    with pytest.raises(ValueError, match="size is"):
+        read(packed(), size=size)
 
 
 def damage(manifest: Manifest, folder: Path, *, missing: bool = False) -> str:
@@ -267,3 +278,131 @@ def test_waiting_and_work_are_measured(packed: Packed) -> None:
     seconds = stream.stages.seconds()
     assert seconds["wait"] == pytest.approx(waited)
     assert all(seconds[stage] > 0 for stage in ("read", "parse", "decode"))
+
+
+# ---------------------------------------------------------------------------- passes
+
+
+def usual(manifest: Manifest, **options: Any) -> Stream:
+    arguments = {"split": "train", "batch_size": 32, "seed": 5, "lanes": 6, "chunk": 8, **options}
+    return open_stream(manifest, **arguments)
+
+
+def test_each_pass_over_a_stream_goes_on_with_the_next_epoch(packed: Packed) -> None:
+    whole = keys_of(read(packed(), epochs=3))
+    stream = usual(packed())
+    passes = [keys_of(list(stream)) for _ in range(3)]
+    assert [key for one in passes for key in one] == whole
+    assert passes[0] != passes[1]
+
+
+def test_passes_of_several_epochs_follow_each_other(packed: Packed) -> None:
+    stream = usual(packed(), epochs=2)
+    assert keys_of([*stream, *stream]) == keys_of(read(packed(), epochs=4))
+
+
+def test_a_pass_that_is_left_early_is_followed_by_the_next_epoch(packed: Packed) -> None:
+    stream, samples = usual(packed()), packed().splits["train"].samples
+    iter(stream)  # nobody asks it for a batch: no pass
+    for batch in stream:
+        assert batch.epochs[0] == 0
+        break
+    assert next(iter(stream)).positions[0] == samples
+
+
+@pytest.mark.parametrize("taken", [1, 4, 11])
+def test_resumed_the_first_pass_ends_the_epoch_that_it_stands_in(
+    packed: Packed, taken: int
+) -> None:
+    manifest = packed()
+    whole, samples = read(manifest, epochs=4), manifest.splits["train"].samples
+    second = [batch.cursor for batch in usual(manifest, epochs=4)][samples // 32 + taken]
+    stream = usual(manifest, cursor=second)
+    rest = [placed for batch in whole for placed in zip(batch.positions, batch.keys, strict=True)]
+    for epoch in (second.epoch, second.epoch + 1):
+        wanted = [k for p, k in rest if p // samples == epoch and p >= second.position]
+        assert keys_of(list(stream)) == wanted
+
+
+def test_resumed_at_an_epochs_end_the_next_epoch_comes_and_of_a_job_at_its_end_nothing(
+    packed: Packed,
+) -> None:
+    manifest = packed()
+    *_, last = usual(manifest)
+    assert last.cursor.position == manifest.splits["train"].samples
+    assert (
+        keys_of(list(usual(manifest, cursor=last.cursor)))
+        == keys_of([batch for batch in read(manifest, epochs=2) if batch.epochs[-1] == 1])[
+            -manifest.splits["train"].samples :
+        ]
+    )
+    *_, last = usual(manifest, epochs=2)
+    assert list(usual(manifest, epochs=2, cursor=last.cursor)) == []
+
+
+def test_a_stream_without_end_goes_on_after_the_last_batch_taken(packed: Packed) -> None:
+    stream = usual(packed(), epochs=None)
+    for _, batch in zip(range(3), stream, strict=False):
+        position = batch.cursor.position
+    assert next(iter(stream)).positions[0] == position
+
+
+# ---------------------------------------------------------------------------- arguments
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("size", value) for value in (0, -3, (0, 5), (5,), "64", 1.5, True)),
+        *(("threads", value) for value in (0, -1, 1.0, "2")),
+        *(("epochs", value) for value in (0, -1, 0.5)),
+        *(("seed", value) for value in (-1, "7", 1.5, None)),
+        *((name, value) for name in ("lanes", "chunk", "shuffle_bytes") for value in (0, "8", 8.0)),
+        *(("batch_size", value) for value in (0, -32, 32.0, None)),
+        *(("world", value) for value in (0, -1, None)),
+        *(("rank", value) for value in (-1, 1, "0")),
+        ("on_damage", "ignore"),
+        ("cursor", '{"position": 1}'),
+        ("cursor", 64),
+        ("split", "test"),
+    ],
+)
+def test_an_argument_that_cannot_be_is_named(packed: Packed, name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=name):
+        usual(packed(), **{name: value})
+
+
+# ---------------------------------------------------------------------------- waiting
+
+
+class Late(Future[None]):
+    """A task that ends in the moment in which the wait for it has timed out."""
+
+    def result(self, timeout: float | None = None) -> None:
+        try:
+            super().result(timeout)
+        except TimeoutError:
+            self.set_result(None)
+            raise
+
+    def done(self) -> bool:
+        if not super().done():
+            self.set_result(None)
+            return False
+        return True
+
+
+def test_a_wait_that_times_out_as_its_task_ends_is_no_error(
+    packed: Packed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "PATIENCE_SECONDS", 0.01)
+    reading = reader._Reading(usual(packed(), give_up=lambda: False), 0, None)
+    task = Late()
+    Timer(0.05, task.done).start()
+    assert reading._wait_for(task)
+    failed: Future[None] = Future()
+    failed.set_exception(TimeoutError("of the task itself"))
+    with pytest.raises(TimeoutError, match="of the task itself"):
+        reading._wait_for(failed)
+    giving_up = reader._Reading(usual(packed(), give_up=lambda: True), 0, None)
+    assert not giving_up._wait_for(Future())

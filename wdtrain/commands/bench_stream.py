@@ -21,6 +21,7 @@ import torch
 from rich.table import Table
 
 from wdtrain.commands import Output, run_command
+from wdtrain.resize import size_for
 from wdtrain.settings import parse_bytes
 from wdtrain.store import native
 from wdtrain.store.manifest import Manifest
@@ -38,7 +39,7 @@ examples:
   bench-stream shards/mine
   bench-stream shards/mine --threads 1,4,8 --batch-size 1024
   bench-stream s3://bucket/set --samples 5000 --split val-new-new
-  bench-stream shards/large --size 64            # decoded at a DCT scale
+  bench-stream shards/large --size 64            # read at a smaller size
 
 A stage's figure is what one thread does if it does nothing else. `waited` is the share of time in
 which the caller stood still: near 1 here, since it does nothing but ask.
@@ -74,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--split", default="train", help="default train")
     add("--batch-size", type=int, default=256, metavar="B", help="default 256")
     add("--threads", type=_counts, default=threads, metavar="N,...", help=f"default {threads}")
-    add("--size", type=int, metavar="S", help="decode to S x S; default: as stored")
+    add("--size", type=int, metavar="S", help="read at this shorter side; default: as stored")
     add("--shuffle-bytes", default="1GiB", metavar="SIZE", help="data.shuffle_bytes; default 1GiB")
     add("--samples", type=int, metavar="N", help="of each round; default: an epoch, at most 100000")
     add("--rounds", type=int, default=5, metavar="N", help="the median counts; default 5")
@@ -188,7 +189,7 @@ class _Floor:
 
     def __init__(self, manifest: Manifest, options: argparse.Namespace) -> None:
         self._manifest = manifest
-        self._size = (options.size or manifest.height, options.size or manifest.width)
+        self._size = size_for((manifest.height, manifest.width), options.size)
         self._filler = Filler(manifest, self._size)
         self._batches = HostMemory(*self._size, manifest.depth.dtype)
         self._packed: list[tuple[ShardReader, int, bytes]] = []

@@ -23,6 +23,7 @@ from wdtrain.commands.trust import add_trust, load_run_recipe
 from wdtrain.config import Augment, Data, Recipe, Run, load_recipe
 from wdtrain.record.outputs import OVERWRITE_HELP, Outputs
 from wdtrain.record.pictures import colour_depth, colour_mask, png_of
+from wdtrain.resize import size_for
 from wdtrain.store.errors import StoreError
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.samples import BlockIndex, decode_row, parse_block
@@ -132,7 +133,7 @@ def show_augment(options: argparse.Namespace) -> int:
         _check_run(options.run_folder, data, manifest)
     mean, std = manifest.overlay_mean, manifest.overlay_std
     view = plain_view(mean, std, manifest.depth, "fp32").augmented(_augmentation(options, recipe))
-    sample = find_sample(manifest, split, options.key, side=data.size)
+    sample = find_sample(manifest, split, options.key, size=data.size)
     sights = [see(sample, epoch, view) for epoch in epochs]
     picture = sheet(sample, sights, view)
     out.write(options.out.name, png_of(picture))
@@ -199,20 +200,22 @@ def _augmentation(options: argparse.Namespace, recipe: Recipe | None) -> Augment
 # ---------------------------------------------------------------------------- the sample
 
 
-def find_sample(manifest: Manifest, split: str, key: str, *, side: int | None = None) -> Sample:
-    """The sample of this key as a stream reads it, at `side` x `side` pixels or as stored.
+def find_sample(
+    manifest: Manifest, split: str, key: str, *, size: int | tuple[int, int] | None = None
+) -> Sample:
+    """The sample of this key as a stream reads it at `size`, or as stored.
 
     StoreError with the most similar keys where the split holds none of it. Costs reading the split
     up to the sample.
     """
-    size = None if side is None else (side, side)
+    read_at = size_for((manifest.height, manifest.width), size)
     near: list[str] = []
     damaged: list[str] = []
     total, done = manifest.split(split).samples, 0
     with long_work(f"looking for {key}") as progress:
         for block in _blocks(manifest, split, damaged):
             if key in block.keys:
-                return Sample(key, *decode_row(block, block.keys.index(key), size=size))
+                return Sample(key, *decode_row(block, block.keys.index(key), size=read_at))
             near = heapq.nlargest(_NEAR_KEYS, [*near, *block.keys], lambda one: _likeness(one, key))
             progress(done := done + block.num_samples, total)
     others = [name for name in manifest.splits if name != split]

@@ -109,7 +109,7 @@ def add_order(actions: Any) -> None:
     which.add_argument("--step", type=int, metavar="S", help="this step, counted from 1")
     which.add_argument("--shuffle", action="store_true", help="say how often two samples stored "
         "in one block come in one norm group and in one batch, beside chance")  # fmt: skip
-    add("--config", type=Path, metavar="FILE", help="take them from this recipe")
+    add("--config", type=Path, metavar="FILE", help="take them from this recipe, where not given")
     add("--count", type=int, metavar="N", help="positions from P on; default 1")
     add("--rank", type=int, metavar="R", help="only what this rank took, of --world ranks")
     add("--world", type=int, metavar="W", help="say each sample's rank among so many")
@@ -134,6 +134,10 @@ def add_order(actions: Any) -> None:
 def show_order(options: argparse.Namespace) -> int:
     """Prints the places asked for; 1 if one lies in a damaged block."""
     if options.shuffle:
+        for name in ("count", "rank", "world"):
+            if getattr(options, name) is not None:
+                goes = "--position or --step" if name != "count" else "--position"
+                raise ValueError(f"--{name} goes with {goes}; --shuffle counts over all of them")
         return show_shuffle(*_order_of(options), as_json=options.json)
     question = _question(options)
     keys = KeysOfBlocks(question.manifest, question.order.split)
@@ -171,11 +175,14 @@ def _order_of(options: argparse.Namespace) -> tuple[Order, Manifest, int, Recipe
     ValueError where they do not fit each other."""
     from wdtrain.stream.order import Order
 
+    if options.run_folder is not None and options.config is not None:
+        raise ValueError("--config and --run both name a recipe; leave out one of them")
     recipe = None if options.run_folder is None else _recipe(options)
     if options.config is not None:
         recipe = load_recipe(options.config, [])
-    how = {name: getattr(options, name) for name in _DEFAULTS} if recipe is None else _how(recipe)
-    how = {name: _DEFAULTS[name] if value is None else value for name, value in how.items()}
+    how = _DEFAULTS if recipe is None else _how(recipe)
+    given = {name: getattr(options, name) for name in _DEFAULTS}
+    how = {**how, **{name: value for name, value in given.items() if value is not None}}
     manifest = manifest_of(options, recipe)
     batch_size = how.pop("batch_size")
     how["shuffle_bytes"] = parse_bytes(how["shuffle_bytes"])

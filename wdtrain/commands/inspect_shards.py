@@ -4,6 +4,7 @@ order it is read (`inspect_order.py`), and what networks saw of a sample (`inspe
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -140,10 +141,13 @@ def _print_rejects(console: Console, manifest: Manifest) -> None:
 
 def verify_all(manifest: Manifest, options: argparse.Namespace) -> int:
     """Prints what is damaged; 1 if anything is."""
+    negatives: Counter[str] = Counter()
     with long_work("verifying") as progress:
-        problems = verify(manifest, progress)
+        problems = verify(manifest, progress, negatives=negatives)
     if not problems:
         count = f"{manifest.samples:,} samples decoded"
+        if empty := negatives.total():
+            count += f", {empty:,} of them without foreground"
         print(f"{shown(manifest.url)} is whole: {count}, all sums right")
     return _print_problems(problems)
 

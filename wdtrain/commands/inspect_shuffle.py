@@ -14,6 +14,7 @@ import numpy as np
 
 from wdtrain.config import Recipe
 from wdtrain.store.manifest import Manifest
+from wdtrain.store.urls import shown
 
 if TYPE_CHECKING:
     from wdtrain.stream.order import Order, WindowKey
@@ -52,8 +53,9 @@ def show_shuffle(
         return 0
     among = "the whole split" if order.is_whole else "windows of each lane"
     print(
-        f"{order.split} of {manifest.url}: {order.samples:,} samples of {order.sample_bytes:,} "
-        f"bytes in memory, {order.block_rows} a block; shuffle_bytes {order.shuffle_bytes:,} "
+        f"{order.split} of {shown(manifest.url)}: {order.samples:,} samples of "
+        f"{order.sample_bytes:,} bytes in memory, {order.block_rows} a block; "
+        f"shuffle_bytes {order.shuffle_bytes:,} "
         f"shuffles among {among}; lanes {order.lanes}, chunk {order.chunk}, seed {order.seed}"
     )
     print(f"how often two samples of one block come together, over {stop:,} positions:")
@@ -64,14 +66,14 @@ def show_shuffle(
 
 
 def meetings(order: Order, groups: dict[str, int], stop: int) -> list[Meeting]:
-    """By name and size of a group (consecutive positions), how often neighbours meet in one, over
-    the positions before `stop`."""
+    """By name and size of a group (consecutive positions of an epoch), how often neighbours meet in
+    one, over the positions before `stop`."""
     blocks = _blocks_until(order, stop)
     of_block = order.block_sizes()
     neighbours = float((of_block * (of_block - 1)).sum()) / order.samples  # of a sample, the mean
     found = []
     for name, size in groups.items():
-        of_group = np.arange(stop) // size
+        of_group = np.arange(stop) % order.samples // size  # blocks tell the epoch
         _, together = np.unique(of_group * (blocks.max() + 1) + blocks, return_counts=True)
         met = float((together * (together - 1)).sum()) / stop
         chance = min(1.0, (size - 1) / max(1, order.samples - 1))

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from wdtrain.commands import Output, run_command
 from wdtrain.scenes import parse_source
 from wdtrain.store import manifest as manifests
+from wdtrain.store.declared import note_of
 from wdtrain.store.folder import declaration
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.packing import ENGINES, pack
@@ -34,16 +35,28 @@ examples:
   pack-shards triples/ shared/mine --engine ray               # tasks of a Ray cluster
 
 A folder holds KEY.overlay.jpg, KEY.mask.png, KEY.depth.png and, if you like, KEY.json for each
-triple; triples.json in it says what the depth means ({"depth": {"kind": "metric", "near_m": 0.5,
-"far_m": 20.0, "bits": 8}}; without it: relative). Folders train/, val/ and test/ below it are kept
-as splits. Files that were mended since are seen. A packing that was killed goes on when the same
-command is given again. The exit code is 0, or 2 after an error.
+triple; triples.json in it says what their values mean. Without it depth is relative, masks alpha.
+  {"depth": {"kind": "metric", "unit": "mm", "near_m": 0.5, "far_m": 20.0}}
+      linear depth, 0 unknown: unit mm, cm or m, or "scale", the values a metre (TUM 5000, KITTI
+      256); it is packed as 16-bit logarithmic codes between the limits
+  {"depth": {"kind": "metric", "unit": "code", "near_m": 0.5, "far_m": 20.0, "bits": 16}}
+      codes as make-triples and docs/format.md write them; kind may be geometric, and without limits
+      inverse or relative
+  {"mask": {"foreground": [1], "background": [0, 255]}}
+      masks of labels; without it a mask is alpha, foreground from 128, and may be empty
+Folders train/, val/ and test/ below it are kept as splits. Files that were mended since are seen.
+A packing that was killed goes on when the same command is given again. The exit code is 0, or 2
+after an error.
 
 On many machines, all of which see SOURCE and TARGET: give each the same command with its --part I/N
 (in a SLURM array of 1-N: --part $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT), at once or one after
 the other, in any order; a part that was killed is given again. The one that finds all shards there
 writes the manifest. The bytes are those that one machine would have written.
 """
+SIZE_HELP: Final = (
+    "resize: the shorter side, shapes are kept (one of another shape than the others is rejected), "
+    "or height x width, to which all are brought; default: the source's size"
+)
 COMPRESSION_HELP: Final = "default zstd:9; raw zstd:-1 (fast: a third of the time, 1.1 x the bytes)"
 MAX_REJECTS: Final = (
     "share of samples that may be left out; above it nothing is packed; default 0.001"
@@ -77,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     add("target", metavar="TARGET", help="the folder of the dataset: new or empty")
     add("--encoding", choices=("image", "raw"), default="image", help="JPEG and PNG, or arrays")
     add("--compression", metavar="zstd:N|none", help=COMPRESSION_HELP)
-    add("--size", type=_size, metavar="S|HxW", help="resize to this; default: the source's size")
+    add("--size", type=_size, metavar="S|HxW", help=SIZE_HELP)
     add("--processes", type=int, metavar="N", help="default: the usable cores")
     add("--part", metavar="I/N", help="pack every N-th shard only, from the I-th")
     add("--engine", choices=ENGINES, default="processes", help=ENGINE_HELP)
@@ -138,12 +151,8 @@ def _pack(options: argparse.Namespace) -> int:
             progress=progress,
             say=_say,
         )
-    if isinstance(source, Path) and "depth" not in declaration(source):
-        print(
-            f"note: {source} has no triples.json, so its depth is packed as relative, with the "
-            "bits of its PNGs (pack-shards --help says how to declare it)",
-            file=sys.stderr,
-        )
+    if isinstance(source, Path) and (note := note_of(source, declaration(source))):
+        print(f"note: {note}", file=sys.stderr)
     if isinstance(packed, PartDone):
         print(packed)
     elif was_there:

@@ -40,6 +40,7 @@ from wdtrain.learn.view import View, plain_view
 from wdtrain.record.checkpoint import Checkpoint, Checkpoints, load_weights
 from wdtrain.record.outputs import OVERWRITE_HELP, Outputs
 from wdtrain.record.pictures import colour_depth, colour_mask, png_of
+from wdtrain.resize import size_for
 from wdtrain.triple import DepthFormat, encode_png
 
 STRIDE = 16
@@ -76,7 +77,7 @@ class Trained:
     networks: Mapping[str, torch.nn.Module]
     targets: Mapping[str, str]
     view: View
-    side: int
+    side: int  # the shorter one that the networks see, as in training
     device: torch.device
 
     def __call__(self, rgb: np.ndarray) -> dict[str, np.ndarray]:
@@ -122,14 +123,13 @@ class Trained:
 
     def _inner_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) that the networks see: the shorter side as in training."""
-        scale = self.side / min(height, width)
-        inner = [max(STRIDE, round(side * scale / STRIDE) * STRIDE) for side in (height, width)]
+        inner = size_for((height, width), self.side, multiple=STRIDE)
         if inner[0] * inner[1] > MOST_PIXELS:
             raise ValueError(
                 f"it is {width} x {height}, which networks would see at {inner[1]} x {inner[0]}: "
                 f"more than {MOST_PIXELS:,} pixels; give a smaller --size, or cut it into parts"
             )
-        return inner[0], inner[1]
+        return inner
 
 
 def resized(picture: np.ndarray, height: int, width: int) -> np.ndarray:

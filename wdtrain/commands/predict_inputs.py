@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from wdtrain.config import Recipe
+from wdtrain.pictures import read_rgb
 from wdtrain.record.outputs import ASIDE_PREFIX, RECORD_NAME, read_record, safe_name
 from wdtrain.scenes.pictures import ENDINGS
 from wdtrain.store.manifest import Manifest
@@ -187,20 +187,7 @@ def read_picture(path: Path) -> np.ndarray:
     if not path.is_file():
         what = "is not a file" if path.exists() else "does not exist"
         raise ValueError(f"{path} {what}; name picture files")
-    try:
-        bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    except cv2.error as error:
-        raise ValueError(f"{path} cannot be read as a picture ({error.err})") from error
-    if bgr is None or _is_cut_off(path):
-        raise ValueError(f"{path} cannot be read as a picture, or is cut off; fetch it again")
-    rgb: np.ndarray = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-    return rgb
-
-
-def _is_cut_off(path: Path) -> bool:
-    """Whether a JPEG lacks its end, which OpenCV would fill with grey and say nothing of."""
-    data = path.read_bytes()
-    return data.startswith(b"\xff\xd8") and b"\xff\xd9" not in data[-64:]
+    return read_rgb(path.read_bytes(), name=str(path))
 
 
 def split_stream(recipe: Recipe, split: str, damaged: dict[str, str]) -> Stream:

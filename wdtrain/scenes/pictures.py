@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from wdtrain.pictures import read_rgb, read_unchanged
 from wdtrain.sourcefiles import read_regular
 from wdtrain.triple import TripleError
 
@@ -50,17 +51,16 @@ def digest_of(paths: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def _read(path: Path, flags: int) -> np.ndarray:
-    data = np.frombuffer(read_regular(path), np.uint8)
-    pixels = cv2.imdecode(data, flags) if data.size else None
-    if pixels is None:
-        raise TripleError(f"{path.name} cannot be decoded: it is damaged or no picture")
-    return np.asarray(pixels)
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return read_regular(path)
+    except OSError as error:
+        raise TripleError(f"{path.name} cannot be read ({error.strerror})") from error
 
 
 def read_background(path: Path, size: int) -> np.ndarray:
     """uint8 [size, size, 3] RGB: the middle square of a photo, resized by area."""
-    pixels = _read(path, cv2.IMREAD_COLOR)
+    pixels = read_rgb(_bytes_of(path), name=path.name)
     height, width = pixels.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -68,19 +68,24 @@ def read_background(path: Path, size: int) -> np.ndarray:
     if side != size:
         shrinks = cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
         square = cv2.resize(square, (size, size), interpolation=shrinks)
-    return np.ascontiguousarray(square[..., ::-1])
+    return np.ascontiguousarray(square)
 
 
 def read_cutout(path: Path) -> np.ndarray:
     """uint8 [h, w, 4] RGBA, cropped to where alpha is not 0: its last row touches the ground."""
-    pixels = _read(path, cv2.IMREAD_UNCHANGED)
+    pixels = read_unchanged(_bytes_of(path), name=path.name)
     if pixels.ndim != 3 or pixels.shape[2] != 4:
         raise TripleError(
             f"{path.name} has no alpha channel, so its outline is unknown; save the cut-out as a "
             "PNG with transparency"
         )
-    if pixels.dtype != np.uint8:
+    if pixels.dtype == np.uint16:
         pixels = (pixels >> 8).astype(np.uint8)
+    if pixels.dtype != np.uint8:
+        raise TripleError(
+            f"{path.name} holds {pixels.dtype} values, whose range nothing says; save the cut-out "
+            "as a PNG of 8 or 16 bits with transparency"
+        )
     inside = pixels[..., 3] >= 8
     if not (pixels[..., 3] >= 128).any():
         raise TripleError(f"{path.name} is transparent everywhere; there is nothing to place")

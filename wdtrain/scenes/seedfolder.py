@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import simplejpeg
 import xxhash
 
+from wdtrain.pictures import look, read_grey
 from wdtrain.sourcefiles import (
     PassedOver,
     bytes_or_none,
@@ -24,7 +24,7 @@ from wdtrain.sourcefiles import (
     read_regular,
     signal_of,
 )
-from wdtrain.triple import DepthFormat, Triple, TripleError, overlay_shape
+from wdtrain.triple import DepthFormat, Triple, TripleError
 
 _FOLDERS = (("fg", ""), ("mask", "mask_"), ("depth", "depth_"))
 _ENDINGS: Final = (".jpg", ".jpeg", ".jpe", ".jfif")
@@ -111,8 +111,8 @@ class SeedFolder:
         name = self.names[index]
         overlay, mask, depth = (self._bytes(part, index) for part in _FOLDERS)
         self._loaded = index, content_of((overlay, mask, depth))
-        shape = overlay_shape(overlay)
-        greys = [_grey(data, part) for data, part in ((mask, "mask"), (depth, "depth"))]
+        shape = look(overlay, name="overlay").shown
+        greys = [read_grey(data, name=part) for data, part in ((mask, "mask"), (depth, "depth"))]
         for part, grey in zip(("mask", "depth"), greys, strict=True):
             if grey.shape != shape:
                 raise TripleError(
@@ -184,12 +184,3 @@ def _are_parts(names: list[str]) -> bool:
     """Whether the numbers in the names group anything: where each comes once, they only count."""
     pairs = [pair for pair in map(numbers_in, names) if pair != (-1, -1)]
     return any(len({pair[place] for pair in pairs}) < len(pairs) for place in (0, 1))
-
-
-def _grey(data: bytes, part: str) -> np.ndarray:
-    """uint8 [h, w] of a JPEG, grey or colour."""
-    try:
-        grey: np.ndarray = simplejpeg.decode_jpeg(data, "GRAY", strict=True)[..., 0]
-    except ValueError as error:
-        raise TripleError(f"{part} cannot be decoded ({error})") from error
-    return grey

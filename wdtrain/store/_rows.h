@@ -52,13 +52,20 @@ typedef struct {
     int64_t stride, rows, at;
 } Piece;
 
-/* One side of a smaller picture: pixel i is the sum of `taps` pixels of the larger one from first[i]
- * on, times weights [size, taps]. */
+/* One side of a picture at another size: pixel i is the sum of `taps` pixels of the old one from
+ * first[i] on, times weights [size, taps]. */
 typedef struct {
     int64_t size, taps;
     const int32_t *first;
     const float *weights;
 } Axis;
+
+/* The same in whole numbers: shares [size, taps], of which those of each pixel are `total`. */
+typedef struct {
+    int64_t size, taps;
+    const int32_t *first, *shares;
+    int64_t total;
+} Cover;
 
 /* Bytes of a member's data with their padding, in a tar. */
 static inline int64_t wd_padded(int64_t bytes) { return (bytes + 511) / 512 * 512; }

@@ -13,12 +13,13 @@ from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import Any, Final
 
-import cv2
 import numpy as np
 import xxhash
 
 from wdtrain import triple
+from wdtrain.pictures import read_rgb, read_unchanged, turned_like
 from wdtrain.sourcefiles import bytes_or_none, content_of, read_regular, signal_of
+from wdtrain.store.declared import read_declared
 from wdtrain.store.division import Division, division_of
 from wdtrain.store.errors import StoreError
 from wdtrain.store.expecting import expecting
@@ -76,8 +77,12 @@ class FolderSource:
             )
         declared = declaration(self._folder)
         self.declares_depth = "depth" in declared
-        self.depth_format = self._depth_format(declared.get("depth"))
+        guess = None if self.declares_depth else self._guessed_depth()
+        self.declared = read_declared(declared, guess)
+        self.depth_format = self.declared.depth
         self.description: dict[str, Any] = {"kind": "folder", "listing": listing.digest}
+        if said := {name: declared[name] for name in ("depth", "mask") if name in declared}:
+            self.description["declared"] = said
         if "source" in declared:
             self.description["made_from"] = declared["source"]
         self._backgrounds, self._cutouts = self._read_parts(listing.has_json)
@@ -106,11 +111,13 @@ class FolderSource:
         meta = self._read_meta(index)
         self._loaded = index, content_of((overlay, mask, depth, meta))
         usual = OVERLAY_SUFFIXES[self._names[index][-1:]]
+        alpha = decode_png(mask, name="mask", dtype=_MASK_DTYPE)
+        codes = decode_png(depth, name="depth", dtype=self.declared.depth_dtype)
         return Triple(
             key=self.key(index),
             overlay=_overlay(overlay, usual),
-            mask=decode_png(mask, name="mask", dtype=_MASK_DTYPE),
-            depth=decode_png(depth, name="depth", dtype=self.depth_format.dtype),
+            mask=self.declared.alpha(turned_like(mask, alpha, name="mask")),
+            depth=self.declared.codes(turned_like(depth, codes, name="depth")),
             meta={} if meta is None else triple.decode_meta(meta),
         )
 
@@ -206,13 +213,8 @@ class FolderSource:
         data = self._read_meta(index)
         return {} if data is None else triple.decode_meta(data)
 
-    def _depth_format(self, declared: dict[str, Any] | None) -> DepthFormat:
-        """What the folder declares; else `relative`, with the bits of its first depth PNG."""
-        if declared is not None:
-            try:
-                return DepthFormat(**declared)
-            except (TypeError, TripleError) as error:
-                raise StoreError(f"{TRIPLES} declares a depth that cannot be: {error}") from error
+    def _guessed_depth(self) -> DepthFormat:
+        """`relative`, with the bits of the first depth PNG."""
         for index in range(min(len(self), _NUM_PROBES)):
             try:
                 header = self._read(index, "depth")[: _PNG_BITS_AT + 1]
@@ -288,19 +290,13 @@ def _overlay(data: bytes, suffix: str) -> bytes | np.ndarray:
 
 def _decode_overlay_picture(data: bytes) -> np.ndarray:
     """uint8 [h, w, 3] RGB of a picture of another format (WebP, TIFF, BMP)."""
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise TripleError(f"overlay cannot be decoded ({error.err})") from error
-    if pixels is None:
-        raise TripleError("overlay cannot be decoded: it is damaged, or no picture")
+    pixels = read_unchanged(data, name="overlay")
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
         raise TripleError(
             f"overlay of another kind: {pixels.dtype} {pixels.shape}; 8-bit RGB is needed; convert "
             "it"
         )
-    rgb: np.ndarray = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-    return rgb
+    return np.ascontiguousarray(pixels[..., ::-1])
 
 
 def _decode_overlay_png(data: bytes) -> np.ndarray:
@@ -312,8 +308,4 @@ def _decode_overlay_png(data: bytes) -> np.ndarray:
             f"overlay PNG: {data[24]} bits of colour type {data[25]}; 8-bit RGB (type 2) is "
             "needed; convert it"
         )
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    if pixels is None:
-        raise TripleError("overlay cannot be decoded: the PNG is damaged")
-    rgb: np.ndarray = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-    return rgb
+    return read_rgb(data, name="overlay")

@@ -21,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 import zstandard
 
-from wdtrain import triple
+from wdtrain import resize, triple
 from wdtrain.store.tar import BLOCK
 
 _POINTER = ctypes.c_void_p
@@ -86,7 +86,7 @@ class Form(ctypes.Structure):
 
 
 class Axis(ctypes.Structure):
-    """How a side's pixels become those of a smaller one: `Axis` of `_rows.h`."""
+    """How a side's pixels become those of another one: `Axis` of `_rows.h`."""
 
     _fields_ = (("size", _COUNT), ("taps", _COUNT), ("first", _POINTER), ("weights", _POINTER))
 
@@ -98,6 +98,18 @@ class Axis(ctypes.Structure):
         axis = cls(*weights.shape, at(first), at(weights))
         axis.held = first, weights
         return axis
+
+
+class Cover(ctypes.Structure):
+    """The same in whole numbers: `Cover` of `_rows.h`."""
+
+    _fields_ = (*Axis._fields_[:3], ("shares", _POINTER), ("total", _COUNT))
+
+    @classmethod
+    def of(cls, side: resize.Cover) -> Cover:
+        cover = cls(*side.shares.shape, at(side.first), at(side.shares), side.total)
+        cover.held = side
+        return cover
 
 
 def _load() -> ctypes.CDLL | None:
@@ -129,9 +141,12 @@ def open_library(path: Path) -> ctypes.CDLL:
     library.wd_shrink.argtypes = [_POINTER, *[_COUNT] * 4]
     library.wd_shrink.argtypes += [ctypes.POINTER(Axis)] * 2 + [*_POINTERS]
     library.wd_halve.argtypes = [_POINTER, *[_COUNT] * 4, _POINTER]
-    library.wd_pick.argtypes = [_POINTER, *[_COUNT] * 4, _POINTER, _COUNT, _POINTER, _COUNT]
-    library.wd_pick.argtypes += [_POINTER]
-    library.wd_shrink.restype = library.wd_halve.restype = library.wd_pick.restype = None
+    library.wd_median.argtypes = [_POINTER, *[_COUNT] * 4, ctypes.c_int32]
+    library.wd_median.argtypes += [ctypes.POINTER(Cover)] * 2 + [*_POINTERS]
+    library.wd_median_of_four.argtypes = [_POINTER, *[_COUNT] * 4, ctypes.c_int32]
+    library.wd_median_of_four.argtypes += _POINTERS
+    for name in ("wd_shrink", "wd_halve", "wd_median", "wd_median_of_four"):
+        getattr(library, name).restype = None
     for name in ("wd_index", "wd_alike", "wd_load", "wd_fill", "wd_decode_jpegs"):
         getattr(library, name).restype = _COUNT
     return library
@@ -224,12 +239,13 @@ def shrink(
     room: np.ndarray,
     target: np.ndarray,
 ) -> None:
-    """target uint8 [n, h, w(, channels)] is filled with pictures uint8 [n, H, W(, channels)] made
-    smaller. `room`: 4 (W + H w) channels bytes."""
+    """target uint8 [n, h, w(, channels)] is filled with pictures uint8 [n, H, W(, channels)] at
+    another size. `room`: 4 (the larger of W and w, and H w) channels bytes."""
     count, height, width = pictures.shape[:3]
     assert LIBRARY is not None
     assert target.shape[:3] == (count, down.size, across.size), "another size"
-    assert room.nbytes >= 4 * (width + height * across.size) * channels, "too little room"
+    values = (max(width, across.size) + height * across.size) * channels
+    assert room.nbytes >= 4 * values, "too little room"
     sides = at(pictures), count, height, width, channels
     LIBRARY.wd_shrink(*sides, down, across, at(room), at(target))
 
@@ -242,12 +258,34 @@ def halve(pictures: np.ndarray, channels: int, target: np.ndarray) -> None:
     LIBRARY.wd_halve(at(pictures), count, height, width, channels, at(target))
 
 
-def pick(codes: np.ndarray, rows: np.ndarray, columns: np.ndarray, target: np.ndarray) -> None:
-    """target [n, h, w] is filled with those of codes [n, H, W] at int32 rows [h], columns [w]."""
+def median(
+    codes: np.ndarray, flip: int, down: Cover, across: Cover, room: np.ndarray, target: np.ndarray
+) -> None:
+    """target [n, h, w] is filled with the medians of codes [n, H, W]; see `resize.median`. `room`:
+    `median_room` bytes."""
+    count, height, width = codes.shape
     assert LIBRARY is not None
-    assert target.shape == (len(codes), len(rows), len(columns)), "another size"
-    places = at(rows), len(rows), at(columns), len(columns)
-    LIBRARY.wd_pick(at(codes), *codes.shape, codes.itemsize, *places, at(target))
+    assert target.shape == (count, down.size, across.size), "another size"
+    assert room.nbytes >= median_room(width, down, across), "too little room"
+    assert down.total * across.total < 1 << 30, "weights that do not fit"
+    sides = at(codes), count, height, width, codes.itemsize
+    LIBRARY.wd_median(*sides, flip, down, across, at(room), at(target))
+
+
+def median_room(width: int, down: Cover, across: Cover) -> int:
+    """Bytes that `median` needs to work with."""
+    lines = 6 + across.taps * (down.taps + 1)
+    return int(8 * down.taps + 4 * (width + across.size * lines))
+
+
+def median_of_four(codes: np.ndarray, flip: int, room: np.ndarray, target: np.ndarray) -> None:
+    """`median` of codes [n, 2 h, 2 w]. `room`: 24 w bytes."""
+    count, height, width = target.shape
+    assert LIBRARY is not None
+    assert codes.shape == (count, 2 * height, 2 * width), "another size"
+    assert room.nbytes >= 24 * width, "too little room"
+    sides = at(codes), count, height, width, codes.itemsize
+    LIBRARY.wd_median_of_four(*sides, flip, at(room), at(target))
 
 
 def decode_jpegs(
@@ -297,7 +335,7 @@ def _gives_the_same_pixels(calls: Any) -> bool:
     jpeg = triple.encode_overlay(pixels.astype(np.uint8))
     source, size = np.array([address_of(jpeg)]), np.array([len(jpeg)])
     for scale in (8, 4, 2):
-        height, width = (-(-side * scale // 8) for side in stored)
+        height, width = resize.scaled(stored, scale)
         expected = triple.decode_overlay(jpeg, at_least=(height, width))
         target = np.zeros((height, width, 3), np.uint8)
         is_done = _decode_jpegs(calls, source, size, stored, scale, target[None])

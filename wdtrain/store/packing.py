@@ -102,13 +102,14 @@ def pack(
 ) -> Manifest | PartDone:
     """A dataset lies in `target`, whole, with every sample of the source in it or in its rejects.
 
-    `source` is a folder of triples or anything with the members of `Source`. `size` is the side of
-    a square or (height, width), None for the source's own. `compression`: "none" or "zstd:LEVEL",
-    None for what suits the encoding (image zstd:9, raw zstd:-1). `max_rejects` is the share of
-    samples that may be left out. `shard_samples` and `samples_per_block` None mean 8,192 and about
-    1 MiB, fewer for a small source. `processes` None takes the usable cores; it changes no byte,
-    nor does `engine`: "processes" of this machine, or "ray" for tasks on a cluster that sees the
-    target.
+    `source` is a folder of triples or anything with the members of `Source`. `size` is the shorter
+    side in pixels, and shapes are kept (those of another shape than the others are rejected), or
+    (height, width), to which all are brought, or None for the source's own. `compression`: "none"
+    or "zstd:LEVEL", None for what suits the encoding (image zstd:9, raw zstd:-1). `max_rejects` is
+    the share of samples that may be left out. `shard_samples` and `samples_per_block` None mean
+    8,192 and about 1 MiB, fewer for a small source. `processes` None takes the usable cores; it
+    changes no byte, nor does `engine`: "processes" of this machine, or "ray" for tasks on a cluster
+    that sees the target.
 
     `part` (i, n) packs every n-th shard, from the i-th of 1..n: a `PartDone` comes back while
     shards of other parts are missing, and the dataset of the part that finds them all there.

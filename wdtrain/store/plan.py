@@ -17,7 +17,8 @@ import numpy as np
 import simplejpeg
 import zstandard
 
-from wdtrain import triple
+from wdtrain import pictures, triple
+from wdtrain.resize import size_for
 from wdtrain.store.errors import StoreError
 from wdtrain.store.manifest import Encoding, canonical
 from wdtrain.store.source import Source
@@ -49,6 +50,7 @@ class Settings:
     height: int
     width: int
     resize: bool
+    keep_shape: bool
     jpeg_quality: int
     seed: int
     shard_samples: int
@@ -150,8 +152,10 @@ def probe_size(source: Source) -> tuple[int, int]:
     for index in dict.fromkeys(np.linspace(0, len(source) - 1, _NUM_PROBES).astype(int).tolist()):
         try:
             overlay = source.load(index).overlay
-            size = triple.overlay_shape(overlay) if isinstance(overlay, bytes) else overlay.shape
-            sizes[size[0], size[1]] += 1
+            if isinstance(overlay, bytes):
+                sizes[pictures.look(overlay, name="overlay").shown] += 1
+            else:
+                sizes[overlay.shape[0], overlay.shape[1]] += 1
         except triple.TripleError as error:
             reasons.append(f"{source.key(index)}: {error}")
     if not sizes:
@@ -219,11 +223,13 @@ def make_plan(
         raise StoreError(f"encoding {encoding!r} is not known; it must be image or raw")
     if len(source) == 0:
         raise StoreError("the source holds no samples; there is nothing to pack")
-    height, width = (size, size) if isinstance(size, int) else size or probe_size(source)
-    if min(height, width, 1 if shard_samples is None else shard_samples) < 1 or (
-        samples_per_block is not None and samples_per_block < 1
-    ):
-        raise StoreError("size, samples per shard and samples per block must be 1 or more")
+    is_pair = isinstance(size, tuple | list)
+    try:
+        height, width = size_for((1, 1) if is_pair else probe_size(source), size)
+    except ValueError as error:
+        raise StoreError(str(error)) from error
+    if min(1 if number is None else number for number in (shard_samples, samples_per_block)) < 1:
+        raise StoreError("samples per shard and samples per block must be 1 or more")
     if not 1 <= jpeg_quality <= 100:
         raise StoreError(f"JPEG quality is {jpeg_quality}; it goes from 1 to 100")
     block = samples_per_block or choose_block(
@@ -240,6 +246,7 @@ def make_plan(
         height=height,
         width=width,
         resize=size is not None,
+        keep_shape=size is not None and not is_pair,
         jpeg_quality=jpeg_quality,
         seed=seed,
         shard_samples=shard_samples or choose_shard(len(source)),

@@ -46,6 +46,8 @@ def _up_filtered(data: bytes, dtype: np.dtype) -> np.ndarray | None:
     ):
         return None
     line_bytes = 1 + width * dtype.itemsize
+    if triple.png_holds_too_little(data) or height * width > triple.MOST_PIXELS:
+        return None
     stream = zlib.decompressobj()
     try:
         lines = stream.decompress(data[_BODY_AT:end], height * line_bytes + 1)

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import simplejpeg
 
-from wdtrain import triple
+from wdtrain import resize, triple
 from wdtrain.store import native, tar
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.memory import Recycled
@@ -136,8 +136,12 @@ class Filler:
         self._memory = Recycled()
         self._from_stored = Resizer(stored, size)
         is_raw = manifest.encoding == "raw"
-        self._scale, self._decoded = (8, stored) if is_raw else _dct_scale(stored, size)
-        self._from_decoded = Resizer(self._decoded, size)
+        self._larger_is_nearer = manifest.depth.larger_is_nearer
+        self._scale = resize.EIGHTHS if is_raw else resize.jpeg_scale(stored, size)
+        self._decoded = resize.scaled(stored, self._scale)
+        eighths = stored[0] * self._scale, stored[1] * self._scale
+        self._from_decoded = Resizer(self._decoded, size, eighths=eighths)
+        self._is_sized = eighths == (size[0] * resize.EIGHTHS, size[1] * resize.EIGHTHS)
         calls = None if is_raw else native.jpeg_calls()
         # PNGs of a `.tar` are deflated; those of a `.tar.zst` lie there pixel by pixel.
         is_deflated = not is_raw and not manifest.is_compressed
@@ -183,8 +187,11 @@ class Filler:
         if done:
             self._from_decoded.shrink(scratch.overlay, into.overlay)
             self._from_stored.shrink(scratch.mask, into.mask)
-            self._from_stored.pick(scratch.depth, into.depth)
+            self._medians(scratch.depth, into.depth)
         return Filled(done, gathering, decoding + time.perf_counter() - started)
+
+    def _medians(self, codes: np.ndarray, target: np.ndarray) -> None:
+        self._from_stored.medians(codes, target, larger_is_nearer=self._larger_is_nearer)
 
     def _scratch(self, *shape: int, dtype: np.dtype = _UINT8) -> np.ndarray:
         return self._memory.take(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
@@ -195,11 +202,9 @@ class Filler:
         rows = slice(part.start, part.start + part.rows)
         for name, row in zip(part.window.names(rows), into.names, strict=True):
             row[:] = np.frombuffer(name, np.uint8)
-        bring = self._from_stored
-        is_whole = self._decode_pngs(part.window.members(1, rows), into.mask, bring.shrink)
-        is_whole = is_whole and self._decode_pngs(
-            part.window.members(2, rows), into.depth, bring.pick
-        )
+        masks, depths = (part.window.members(column, rows) for column in (1, 2))
+        is_whole = self._decode_pngs(masks, into.mask, self._from_stored.shrink)
+        is_whole = is_whole and self._decode_pngs(depths, into.depth, self._medians)
         gathered = time.perf_counter()
         is_whole = is_whole and self._decode_jpegs(part.window, rows, into.overlay)
         return Filled(int(is_whole), gathered - begun, time.perf_counter() - gathered)
@@ -223,12 +228,11 @@ class Filler:
 
     def _decode_jpegs(self, window: Rows, rows: slice, into: np.ndarray) -> bool:
         assert window.sizes is not None
-        is_sized = self._decoded == self._size
-        pixels = into if is_sized else self._scratch(len(into), *self._decoded, 3)
+        pixels = into if self._is_sized else self._scratch(len(into), *self._decoded, 3)
         places = window.addresses[0, rows], window.sizes[0, rows]
         if not native.decode_jpegs(*places, self._stored, self._scale, pixels):
             return self._decode_jpegs_singly(window.members(0, rows), into)
-        if not is_sized:
+        if not self._is_sized:
             self._from_decoded.shrink(pixels, into)
         return True
 
@@ -242,7 +246,7 @@ class Filler:
                 elif triple.overlay_shape(jpeg) != self._stored:
                     return False
                 else:
-                    rgb = triple.decode_overlay(jpeg, at_least=row.shape[:2])
+                    rgb, _ = triple.decode_scaled(jpeg, self._size)
                     self._from_decoded.shrink(rgb[None], row[None])
         except ValueError:
             return False
@@ -262,15 +266,6 @@ def _copied_starts(starts: np.ndarray, sizes: np.ndarray, manifest: Manifest) ->
 def copied_columns(block: BlockIndex) -> np.ndarray:
     """int64 [4]: where name, overlay, mask and depth begin in each sample of a raw block."""
     return _copied_starts(block.starts[:1].T, block.sizes[:1].T, block.manifest)[:, 0]
-
-
-def _dct_scale(stored: tuple[int, int], size: tuple[int, int]) -> tuple[int, tuple[int, int]]:
-    """The smallest eighths at which a JPEG is at least of `size`, at most 8, and its size then."""
-    for scale in range(1, 8):
-        height, width = (-(-side * scale // 8) for side in stored)
-        if height >= size[0] and width >= size[1]:
-            return scale, (height, width)
-    return 8, stored
 
 
 @lru_cache(maxsize=16)

@@ -202,7 +202,7 @@ def decode_row(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """overlay uint8 [h, w, 3], mask uint8 [h, w], depth uint8 or uint16 [h, w] of one sample.
 
-    `size`: (h, w) to bring them to; a JPEG is then decoded at a DCT scale. DamagedSample when a
+    `size`: (h, w) to bring them to; a JPEG is then decoded at a fraction. DamagedSample when a
     member cannot be decoded or has not the manifest's size. Raw rows are read-only views.
     """
     stored_size = (block.manifest.height, block.manifest.width)
@@ -210,7 +210,7 @@ def decode_row(
     if block.manifest.encoding == "raw":
         overlays, masks, depths = block.raw_arrays()
         arrays = overlays[row], masks[row], depths[row]
-        return triple.resize_triple_arrays(*arrays, height=size[0], width=size[1])
+        return _sized(arrays, size, None, block.manifest)
     try:
         return _decode(block.members(row), block.manifest, size)
     except MemoryError:
@@ -239,7 +239,22 @@ def _decode(
     for name, shape in zip(MEMBERS, shapes, strict=False):
         if shape != stored:
             raise triple.TripleError(f"{name} is {shape}, the manifest says {stored}")
-    overlay = triple.decode_overlay(overlay_jpeg, at_least=size)
+    overlay, eighths = triple.decode_scaled(overlay_jpeg, size)
     mask = triple.decode_png(mask_png, name="mask", dtype=np.dtype(np.uint8))
     depth = triple.decode_png(depth_png, name="depth", dtype=manifest.depth.dtype)
-    return triple.resize_triple_arrays(overlay, mask, depth, height=size[0], width=size[1])
+    return _sized((overlay, mask, depth), size, eighths, manifest)
+
+
+def _sized(
+    arrays: tuple[np.ndarray, np.ndarray, np.ndarray],
+    size: tuple[int, int],
+    eighths: tuple[int, int] | None,
+    manifest: Manifest,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return triple.resize_triple_arrays(
+        *arrays,
+        height=size[0],
+        width=size[1],
+        larger_is_nearer=manifest.depth.larger_is_nearer,
+        eighths=eighths,
+    )

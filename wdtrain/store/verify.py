@@ -6,6 +6,7 @@ thing. Whether the dataset was split without a leak is asked in `audit.py`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from wdtrain.store.manifest import Manifest, Shard, Split
 from wdtrain.store.prepare import OverlaySums
 from wdtrain.store.samples import BlockIndex, decode_row, parse_block
 from wdtrain.store.shards import ShardReader
+from wdtrain.triple import FOREGROUND
 
 Progress = Callable[[int, int], None]
 
@@ -31,12 +33,17 @@ def walk_blocks(manifest: Manifest, split: Split) -> Iterator[tuple[Shard, int, 
 # ---------------------------------------------------------------------------- verify
 
 
-def verify(manifest: Manifest, progress: Progress) -> list[str]:
-    """What is wrong with a dataset, one line each, naming shard, block or key; [] when whole."""
-    check = _Check(manifest, progress)
+def verify(
+    manifest: Manifest, progress: Progress, *, negatives: Counter[str] | None = None
+) -> list[str]:
+    """What is wrong with a dataset, one line each, naming shard, block or key; [] when whole.
+
+    negatives: counts the samples without foreground, by split.
+    """
+    check = _Check(manifest, progress, Counter() if negatives is None else negatives)
     for split in manifest.splits.values():
         for shard in split.shards:
-            check.shard(shard, is_train=split.name == "train")
+            check.shard(shard, split.name)
     if not check.problems and check.sums.as_dict() != _stored_sums(manifest):
         check.problems.append(
             "the overlays' sums differ from the manifest's, so its mean and std are not theirs "
@@ -55,19 +62,20 @@ class _Check:
 
     manifest: Manifest
     progress: Progress
+    negatives: Counter[str]
     problems: list[str] = field(default_factory=list)
     sums: OverlaySums = field(default_factory=OverlaySums)
     done: int = 0
     keys: set[int] = field(default_factory=set)  # hashes of those of the shard
 
-    def shard(self, shard: Shard, *, is_train: bool) -> None:
+    def shard(self, shard: Shard, split: str) -> None:
         url = self.manifest.shard_url(shard)
         self.keys.clear()
         try:
             with ShardReader(url, shard, self.manifest) as reader:
                 num_problems = len(self.problems)
                 for number in range(reader.num_blocks):
-                    self._block(reader, number, is_train=is_train)
+                    self._block(reader, number, split)
             found = self.manifest.content_of(shard)[1]
         except StoreError as error:
             self.problems.append(str(error))
@@ -78,7 +86,7 @@ class _Check:
                 f"{shard.sha256[:12]}..., yet every block is whole: its last bytes were changed"
             )
 
-    def _block(self, reader: ShardReader, number: int, *, is_train: bool) -> None:
+    def _block(self, reader: ShardReader, number: int, split: str) -> None:
         place = f"shard {reader.shard.name}, block {number}"
         try:
             block = parse_block(reader.read_block(number), self.manifest)
@@ -96,16 +104,17 @@ class _Check:
             if (hashed := key_hash(key)) in self.keys:
                 self.problems.append(f"{place}: key {key} comes more than once in the shard")
             self.keys.add(hashed)
-            self._sample(block, row, place, is_train=is_train)
+            self._sample(block, row, place, split)
         self.done += block.num_samples
         self.progress(self.done, self.manifest.samples)
 
-    def _sample(self, block: BlockIndex, row: int, place: str, *, is_train: bool) -> None:
+    def _sample(self, block: BlockIndex, row: int, place: str, split: str) -> None:
         try:
-            overlay, _, _ = decode_row(block, row)
+            overlay, mask, _ = decode_row(block, row)
             block.meta(row)
         except DamagedSample as error:
             self.problems.append(f"{place}: {error}")
             return
-        if is_train:
+        self.negatives[split] += int(mask.max() < FOREGROUND)
+        if split == "train":
             self.sums.add(overlay)

@@ -21,6 +21,7 @@ from typing import Literal, NamedTuple, TypeVar, get_args
 import numpy as np
 import torch
 
+from wdtrain.resize import size_for
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.rows import Filler, Part, Target
 from wdtrain.stream.batches import Batch, HostMemory, Lent, tensors
@@ -100,7 +101,7 @@ class Stream(torch.utils.data.IterableDataset[Batch]):
         threads: int,
         start: int,
         epochs: int | None,
-        size: tuple[int, int] | None,
+        size: tuple[int, int],
         on_damage: DamagePolicy,
         damaged: dict[str, str] | None,
         pin_memory: bool,
@@ -109,7 +110,7 @@ class Stream(torch.utils.data.IterableDataset[Batch]):
         self.manifest, self.order = manifest, order
         self.batch_size, self.rank, self.world, self.threads = batch_size, rank, world, threads
         self._opened_at, self.start, self.epochs = start, start, epochs
-        self.size = size or (manifest.height, manifest.width)
+        self.size = size
         self.on_damage, self.give_up = on_damage, give_up
         self.stages = Stages()
         self.damaged = {} if damaged is None else damaged
@@ -356,14 +357,14 @@ def open_stream(
     A pass over it ends after `epochs` (None: never), counted from the order's beginning, not from
     `cursor`; the next pass goes on with the epochs after those.
     `batch_size` is that of all ranks together, a multiple of `chunk`; this rank gets the chunks
-    whose lane is its own (lane mod world). `size`: side, or (height, width), to decode at instead
-    of the dataset's own. `threads`: None takes the cores this process may use. `shuffle_bytes`:
-    of what samples are shuffled among, over all lanes; a rank holds those of its own, or of a split
-    that is no larger and so shuffled as a whole, all. `on_damage`:
-    "fatal" raises at a damaged block or sample, "skip" leaves its rows out and notes them in
-    `damaged`, a dict that several streams may share. `pin_memory`: batches lie in page-locked
-    memory, from which copies to a GPU overlap its work. `give_up`: asked now and then while a batch
-    is waited for; where it says yes, the iteration ends before that batch.
+    whose lane is its own (lane mod world). `size`: to read at instead of the dataset's own, the
+    shorter side (the shape is kept) or (height, width). `threads`: None takes the cores this
+    process may use. `shuffle_bytes`: of what samples are shuffled among, over all lanes; a rank
+    holds those of its own, or of a split that is no larger and so shuffled as a whole, all.
+    `on_damage`: "fatal" raises at a damaged block or sample, "skip" leaves its rows out and notes
+    them in `damaged`, a dict that several streams may share. `pin_memory`: batches lie in
+    page-locked memory, from which copies to a GPU overlap its work. `give_up`: asked now and then
+    while a batch is waited for; where it says yes, the iteration ends before that batch.
     Raises ValueError, naming the argument, for one that cannot be: a batch that is not whole
     chunks, more ranks than lanes, a cursor of another order.
     """
@@ -385,7 +386,7 @@ def open_stream(
         threads=threads or own_cores(),
         start=cursor.position if cursor else 0,
         epochs=epochs,
-        size=_checked_size(size),
+        size=size_for((manifest.height, manifest.width), size),
         on_damage=on_damage,
         damaged=damaged,
         pin_memory=pin_memory,
@@ -411,15 +412,3 @@ def _check_cursor(cursor: object, order: Order) -> None:
         kind = type(cursor).__name__
         raise ValueError(f"cursor is of type {kind}; read one with Cursor.loads(text)")
     cursor.check(order)
-
-
-def _checked_size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    """(height, width), both at least 1; None: as stored."""
-    if size is None:
-        return None
-    sides = tuple(size) if isinstance(size, tuple | list) else (size, size)
-    if len(sides) != 2:
-        raise ValueError(f"size is {size!r}; it must be a side or (height, width), in pixels")
-    for side in sides:
-        check_count("size", side)
-    return sides[0], sides[1]
