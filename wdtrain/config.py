@@ -192,9 +192,7 @@ class Evaluate(Section):
     every_steps: int | None = Field(
         None, ge=1, description="steps between validations; null: an epoch; always at the end"
     )
-    splits: list[str] | None = Field(
-        None, description="to validate on; null: all but train and test"
-    )
+    splits: list[str] | None = Field(None, description="validated on; null: all but train, test")
     batch_size: int | None = Field(
         None, ge=1, description="samples at once; null: train.batch_size"
     )
