@@ -115,6 +115,14 @@ def test_a_missing_or_broken_file_is_refused_by_name(tmp_path: Path) -> None:
         load_recipe(broken, [])
 
 
+@pytest.mark.parametrize("text", ["- a\n- b\n", "3\n"])
+def test_a_recipe_without_keys_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "list.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=r"list\.yaml (holds no keys|is not YAML)"):
+        load_recipe(path, [])
+
+
 def test_a_checkpoint_of_another_recipe_is_refused_by_key() -> None:
     recipe = load_recipe(PLAYGROUND, [])
     saved = json.loads(json.dumps(recipe.decisive()))

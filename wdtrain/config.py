@@ -17,7 +17,7 @@ from typing import Any, Literal, Self
 
 import omegaconf
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
@@ -395,9 +395,11 @@ def load_recipe(
         raise RecipeError(f"recipe {path} does not exist; beside it: {near}") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise RecipeError(f"recipe {path} is not YAML that can be read: {error}") from error
+    if not isinstance(loaded, DictConfig):
+        raise RecipeError(f"recipe {path} holds no keys; write key: value lines, as in recipes/")
     if inspect is not None:
         written: Any = OmegaConf.to_container(loaded)
-        inspect(flatten(written) if isinstance(written, dict) else {"": written})
+        inspect(flatten(written))
     try:
         merged = OmegaConf.merge(loaded, overrides_of(overrides))
         values = OmegaConf.to_container(merged, resolve=True)

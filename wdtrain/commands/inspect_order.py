@@ -233,6 +233,11 @@ def check_cursor(folder: Path, order: Order) -> None:
     found = Checkpoints(folder / "checkpoints").latest()
     if found is None:
         return
+    if "cursor" not in found.extra:
+        raise ValueError(
+            f"the newest checkpoint of {folder} holds no cursor, so it is none of a training; "
+            "name the dataset as TARGET, and --position"
+        )
     cursor = Cursor.loads(found.extra["cursor"])
     mine = Cursor.at(order, cursor.position)
     if cursor != mine:

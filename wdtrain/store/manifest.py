@@ -251,7 +251,7 @@ def _parse_split(name: str, entry: dict[str, Any]) -> Split:
 def _read(url: str, remote: Remote) -> bytes:
     try:
         return read_bytes(join(url, NAME), remote=remote)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise StoreError(
             f"{shown(url)} holds no {NAME}, so it is not a packed dataset (or its packing has not "
             "ended); pack one with tools/pack-shards SOURCE TARGET"

@@ -119,7 +119,10 @@ def _load() -> ctypes.CDLL | None:
     for suffix in importlib.machinery.EXTENSION_SUFFIXES:
         path = here / f"_rows{suffix}"
         if path.exists():
-            return open_library(path)
+            try:
+                return open_library(path)
+            except AttributeError:  # built of an older source: as good as none
+                return None
     return None
 
 
