@@ -30,7 +30,19 @@ def test_every_stage_and_number_of_threads_has_its_figure(
     size: list[str],
 ) -> None:
     pack(NoiseSource(200), tmp_path / "set", encoding=encoding, compression=compression)
-    few = ["--threads", "1,3", "--rounds", "2", "--samples", "250", "--batch-size", "64", *size]
+    few = [
+        "--threads",
+        "1,3",
+        "--shuffle-bytes",
+        "40kB",
+        "--rounds",
+        "2",
+        "--samples",
+        "250",
+        "--batch-size",
+        "64",
+        *size,
+    ]
     assert main([str(tmp_path / "set"), *few, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [entry["threads"] for entry in found["threads"]] == [1, 3]

@@ -42,7 +42,8 @@ examples:
   bench-stream shards/large --size 64            # read at a smaller size
 
 A stage's figure is what one thread does if it does nothing else. `waited` is the share of time in
-which the caller stood still: near 1 here, since it does nothing but ask.
+which the caller stood still: near 1 here, since it does nothing but ask. A split that fits into
+--shuffle-bytes is read in the first round alone and kept: smaller ones measure reading, too.
 """
 _FLOOR_BLOCKS: Final = 64
 
