@@ -132,9 +132,7 @@ class Optimizer(Section):
     weight_decay: float = Field(
         0.0, ge=0, description="sgd: added to the gradient; adamw: decoupled"
     )
-    decay_norms: bool = Field(
-        False, description="weight decay also on weights of norms and on biases"
-    )
+    decay_norms: bool = Field(False, description="weight decay on norms' weights and biases too")
     momentum: float = Field(0.9, ge=0, lt=1, description="sgd only")
     betas: tuple[float, float] = Field((0.9, 0.999), description="adamw only")
     clip_norm: float | None = Field(
@@ -194,9 +192,7 @@ class Evaluate(Section):
     every_steps: int | None = Field(
         None, ge=1, description="steps between validations; null: an epoch; always at the end"
     )
-    splits: list[str] | None = Field(
-        None, description="to validate on; null: all but train and test"
-    )
+    splits: list[str] | None = Field(None, description="validated on; null: all but train, test")
     batch_size: int | None = Field(
         None, ge=1, description="samples at once; null: train.batch_size"
     )

@@ -24,6 +24,7 @@ import numpy as np
 import simplejpeg
 
 from wdtrain import resize
+from wdtrain.sourcefiles import read_json
 
 FOREGROUND = 128
 """A mask on disk is alpha 0..255; foreground is from here up."""
@@ -411,30 +412,9 @@ def decode_meta(data: bytes | memoryview) -> dict[str, Any]:
     """The object that JSON bytes hold. Numbers that JSON does not know (`NaN`, `Infinity`, which
     Python writes, and those beyond a float) become None; a name that stands twice is refused."""
     try:
-        meta = json.loads(
-            bytes(data),
-            parse_constant=lambda name: None,
-            parse_float=_finite,
-            object_pairs_hook=_each_name_once,
-        )
-    except RecursionError as error:
-        raise TripleError("json is not readable (it is nested too deeply)") from error
+        meta = read_json(bytes(data))
     except ValueError as error:
         raise TripleError(f"json is not readable ({error})") from error
     if not isinstance(meta, dict):
         raise TripleError(f"json holds a {type(meta).__name__}; an object is needed")
     return meta
-
-
-def _finite(text: str) -> float | None:
-    value = float(text)
-    return value if math.isfinite(value) else None
-
-
-def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the name {twice!r} stands twice in an object")
-    return found

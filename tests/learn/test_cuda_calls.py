@@ -62,7 +62,7 @@ def test_the_device_of_a_run_without_a_launcher_serves_every_call(
     try:
         assert PartialState().device == torch.device("cuda")
         accelerator = launch.start_accelerator(
-            precision="fp32", trackers=[], folder=str(tmp_path), cpu_threads=None, memory="4GiB"
+            precision="fp32", trackers=[], folder=str(tmp_path), cpu_threads=None, memory=4 * 2**30
         )
         device = accelerator.device
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 
@@ -184,3 +185,11 @@ def test_refuses_wrong_settings(kit: Kit) -> None:
     ):
         with pytest.raises(ValueError, match=words):
             Composition(*kit, **options)  # type: ignore[arg-type]
+
+
+def test_a_pipe_among_the_pictures_is_an_error_and_not_waited_for(
+    kit: tuple[Path, Path], tmp_path: Path
+) -> None:
+    os.mkfifo(kit[0] / "pipe.png")
+    with pytest.raises(OSError, match="it is a pipe or a device, and no file"):
+        Composition(*kit, size=32)

@@ -81,7 +81,7 @@ def test_a_packed_sample_is_never_larger_than_a_reader_takes() -> None:
         source = Wordy(count=40)
         settings = make_plan(
             source, encoding=encoding, compression=None, size=None, seed=0, shard_samples=None,
-            samples_per_block=None, jpeg_quality=90, holdout=Holdout(),
+            samples_per_block=None, jpeg_quality=90, holdout=Holdout(), splits="deal",
         ).settings  # fmt: skip
         object.__setattr__(source, "words", most_free_bytes(24, 32) - 4096)
         assert len(prepare(source, 0, settings).meta) > source.words

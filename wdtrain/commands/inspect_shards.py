@@ -127,6 +127,11 @@ def _splits_table(manifest: Manifest) -> Table:
 
 def _print_rejects(console: Console, manifest: Manifest) -> None:
     rejects = manifest.rejects
+    passed_over = manifest.source.get("passed_over", {})
+    if passed_over.get("count"):
+        first = ", ".join(passed_over["first"])
+        text = f"files that are no part of a triple: {passed_over['count']:,}, e.g. {first}"
+        console.print(text, markup=False)
     console.print(f"rejects: {rejects['count']:,}")
     for reason, count in rejects["reasons"].items():
         console.print(f"  {count:,} x {reason}", markup=False)

@@ -44,6 +44,7 @@ triple; triples.json in it says what their values mean. Without it depth is rela
       inverse or relative
   {"mask": {"foreground": [1], "background": [0, 255]}}
       masks of labels; without it a mask is alpha, foreground from 128, and may be empty
+Folders train/, val/ and test/ below it are kept as splits. Files that were mended since are seen.
 A packing that was killed goes on when the same command is given again. The exit code is 0, or 2
 after an error.
 

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from wdtrain.pictures import read_rgb, read_unchanged
+from wdtrain.sourcefiles import read_regular
 from wdtrain.triple import TripleError
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -45,14 +46,14 @@ def digest_of(paths: list[Path]) -> str:
     """BLAKE2b of the names and bytes of files, 16 hex digits: the same kit, the same digest."""
     digest = hashlib.blake2b(digest_size=8)
     for path in paths:
-        data = hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
+        data = hashlib.blake2b(read_regular(path), digest_size=16).digest()
         digest.update(path.name.encode() + b"\0" + data)
     return digest.hexdigest()
 
 
 def _bytes_of(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except OSError as error:
         raise TripleError(f"{path.name} cannot be read ({error.strerror})") from error
 

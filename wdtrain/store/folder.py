@@ -23,7 +23,7 @@ from wdtrain.store.declared import read_declared
 from wdtrain.store.division import Division, division_of
 from wdtrain.store.errors import StoreError
 from wdtrain.store.expecting import expecting
-from wdtrain.store.listing import OVERLAY_SUFFIXES, list_folder
+from wdtrain.store.listing import NO_OVERLAY, OVERLAY_SUFFIXES, list_folder
 from wdtrain.store.png import decode_png
 from wdtrain.triple import DepthFormat, Triple, TripleError
 
@@ -138,8 +138,13 @@ class FolderSource:
 
     def _paths(self, index: int) -> list[bytes]:
         """All files of a sample, those that there may be too, in one order."""
-        suffixes = (suffix for member in _MEMBERS for suffix in self._suffixes(index, member))
-        return [self._path(index, suffix) for suffix in suffixes]
+        name = self._names[index]
+        if self._unusual.suffixes or name[-1:] == NO_OVERLAY:
+            suffixes = [suffix for member in _MEMBERS for suffix in self._suffixes(index, member)]
+        else:  # nearly always; every sample comes through here more than once
+            suffixes = [OVERLAY_SUFFIXES[name[-1:]], ".mask.png", ".depth.png", ".json"]
+        start = self._prefix + name[:-1]
+        return [start + os.fsencode(suffix) for suffix in suffixes]
 
     def _stem(self, index: int) -> str:
         return bytes(self._names[index][:-1]).decode("utf-8", "backslashreplace")
@@ -153,6 +158,8 @@ class FolderSource:
         usual = f".{member}.png" if member != "json" else ".json"
         if member == "overlay":
             usual = OVERLAY_SUFFIXES.get(self._names[index][-1:], "")
+        if not self._unusual.suffixes:
+            return [usual] if usual else []
         others = [
             suffix
             for suffix in map(os.fsdecode, self._unusual.of(self._names[index][:-1]))

@@ -223,7 +223,7 @@ def _check_unchanged(target: Path, plan: Plan, manifest: Manifest) -> None:
     """StoreError where files of the source hold something else than when they were packed."""
     if not isinstance(plan.source, FromFiles):
         return
-    mended = changed_since(plan, target, manifest.source["contents"])
+    mended = changed_since(plan, target, manifest.source.get("contents", ""))
     if mended == []:
         return
     which = "files of the source" if mended is None else named(plan.source, mended)

@@ -21,6 +21,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any, Final
@@ -125,6 +126,8 @@ class ProcessEngine:
         return sum(worker.packed.value for worker in self._workers)
 
     def _grow(self, count: int) -> None:
+        with _sigint_held():  # apart: multiprocessing's own helper lets Ctrl-C through at its start
+            resource_tracker.ensure_running()
         with _sigint_held():
             while len(self._workers) < count:
                 ours, theirs = self._context.Pipe()
