@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -10,9 +11,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
 from wdtrain.commands import inspect_shards
-from wdtrain.pictures import read_rgb
 from wdtrain.store.errors import StoreError
 from wdtrain.store.folder import UNFINISHED, FolderSource
 from wdtrain.store.packing import pack
@@ -78,7 +79,8 @@ def test_a_turned_photo_lies_on_the_mask_that_was_drawn_as_it_is_shown(
 ) -> None:
     band = np.where(MASK > 0, 230, 40).astype(np.uint8)[..., None].repeat(3, 2)
     unturned = {2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}[turn]
-    stored = read_rgb(with_exif(encode_overlay(band, 98), unturned), name="x")
+    shown = Image.open(io.BytesIO(with_exif(encode_overlay(band, 98), unturned)))
+    stored = np.array(ImageOps.exif_transpose(shown))
     photo = with_exif(encode_overlay(stored, 98), turn)
     _, (overlay, mask, _) = packed_with(tmp_path, photo, size=size)
     np.testing.assert_array_equal(overlay.mean(-1) >= 128, mask >= 128)
