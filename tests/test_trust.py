@@ -24,6 +24,11 @@ CASES = {
     "escaped": ('"\\u0024{oc.env:SECRET}"', "seed-mask", "{}"),
     "interpolated import": ("hostile:Net", "'${data.url}'", "{}"),
     "in a list": ("data", "seed-mask", "{widths: [1, '${oc.env:SECRET}']}"),
+    "under a key that is there twice": (
+        "data",
+        "seed-mask",
+        "{a: {b: '${oc.env:SECRET}'}, a.b: 1}",
+    ),
     "as a key": ("data", "seed-mask", "{'${oc.env:SECRET}': 1}"),
 }
 
@@ -60,6 +65,15 @@ def test_no_tool_runs_what_a_run_folder_names(run, capsys, command, case):
     assert "hunter2" not in said
     assert not (run.parent / "ran").exists()
     assert not (run.parent / "out").exists()
+
+
+@pytest.mark.parametrize("name", ['"a\\nb"', '""', "a.b", "'../mask'", "hostile:Net"])
+def test_no_name_of_a_task_hides_its_network_or_is_no_name_of_a_file(run, name):
+    written = RECIPE % CASES["import"]
+    (run / "config.yaml").write_text(written.replace("{mask: {", f"{{{name}: {{target: mask, "))
+    for trust in (False, True):
+        with pytest.raises(RecipeError, match=r"task name .* would be the name of files"):
+            load_run_recipe(run, trust=trust)
 
 
 @pytest.mark.parametrize("case", ["import", "environment"])

@@ -262,6 +262,10 @@ class Recipe(Section):
                 f"step.norm_group ({group}): a group goes through a network whole"
             )
         for name, task in self.tasks.items():
+            if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+                raise ValueError(
+                    f"the task name {name!r} would be the name of files; use A-Z, a-z, 0-9, _ and -"
+                )
             if task.target is None and name not in ("mask", "depth"):
                 raise ValueError(f"tasks.{name} needs a target: mask or depth")
         return self
@@ -381,12 +385,12 @@ def load_recipe(
     path: str | Path,
     overrides: list[str],
     *,
-    inspect: Callable[[dict[str, Any]], None] | None = None,
+    inspect: Callable[[Any], None] | None = None,
 ) -> Recipe:
     """The recipe of a YAML file with `key=value` overrides merged in, checked.
 
-    inspect: is shown the file's keys, flat, with their values as written, and may raise before any
-    is worked out. Raises RecipeError naming the key, what was found, and the nearest key there is.
+    inspect: is shown what the file holds, as it is written, and may raise before any of it is
+    worked out. Raises RecipeError naming the key, what was found, and the nearest key there is.
     """
     try:
         loaded = OmegaConf.load(path)
@@ -398,8 +402,7 @@ def load_recipe(
     if not isinstance(loaded, DictConfig):
         raise RecipeError(f"recipe {path} holds no keys; write key: value lines, as in recipes/")
     if inspect is not None:
-        written: Any = OmegaConf.to_container(loaded)
-        inspect(flatten(written))
+        inspect(OmegaConf.to_container(loaded))
     try:
         merged = OmegaConf.merge(loaded, overrides_of(overrides))
         values = OmegaConf.to_container(merged, resolve=True)

@@ -7,7 +7,6 @@ One's own recipes may do that; a run folder may have come from anybody.
 from __future__ import annotations
 
 import argparse
-import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,19 +30,33 @@ def load_run_recipe(folder: Path, *, trust: bool) -> Recipe:
     path = folder / "config.yaml"
     if not path.is_file():
         raise RecipeError(f"{folder} is not a run: it holds no config.yaml; name a run's folder")
-    return load_recipe(path, [], inspect=None if trust else partial(_refuse_code, path))
+    if trust:
+        return load_recipe(path, [])
+    from wdtrain.learn.networks import NETWORKS  # here, since torch takes a second to import
+
+    recipe = load_recipe(path, [], inspect=partial(_refuse_resolving, path))
+    for name, task in recipe.tasks.items():
+        if task.network not in NETWORKS:
+            what = f"is {task.network!r}, which is imported and run if there is such a module"
+            raise _untrusted(path, f"tasks.{name}.network", what)
+    return recipe
 
 
-def _refuse_code(path: Path, written: dict[str, Any]) -> None:
-    """written: the keys of a recipe, flat, with their values as they are written."""
-    for key, value in written.items():
-        if "${" in f"{key}{value}":
-            what = f"{key} is {value!r}, which is worked out when it is read"
-        elif re.fullmatch(r"tasks\..+\.network", key) and ":" in str(value):
-            what = f"{key} is {value!r}, which imports that module and runs it"
-        else:
-            continue
-        raise RecipeError(
-            f"{path}: {what}: a run from elsewhere could do anything here by that; look at it, "
-            "and give --trust if you know where it comes from"
-        )
+def _refuse_resolving(path: Path, written: Any, key: str = "") -> None:
+    """RecipeError where any key or value, at any depth, is worked out when it is read."""
+    if isinstance(written, dict):
+        for name, value in written.items():
+            _refuse_resolving(path, str(name), "a key")
+            _refuse_resolving(path, value, f"{key}.{name}".lstrip("."))
+    elif isinstance(written, list):
+        for value in written:
+            _refuse_resolving(path, value, key)
+    elif "${" in str(written):
+        raise _untrusted(path, key, f"is {written!r}, which is worked out when it is read")
+
+
+def _untrusted(path: Path, key: str, what: str) -> RecipeError:
+    return RecipeError(
+        f"{path}: {key} {what}: a run from elsewhere could do anything here by that; look at it, "
+        "and give --trust if you know where it comes from"
+    )
