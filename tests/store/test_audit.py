@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.store.material import Disks
+from tests.store.material import Disks, write_triple
 from wdtrain import triple
 from wdtrain.commands import inspect_shards
 from wdtrain.store.audit import Audit, audit
@@ -71,7 +71,7 @@ def audited(source: Disks, target: Path, **how: Any) -> Audit:
 
 def test_names_of_all_parts_prove_it(tmp_path: Path) -> None:
     found = audited(Scenes(count=80, named=True), tmp_path / "set")
-    assert (found.verdict, found.problems, found.unknown) == ("proven", [], [])
+    assert (found.verdict, found.problems, found.doubts, found.unknown) == ("proven", [], [], [])
 
 
 def test_where_nothing_is_named_finding_nothing_proves_nothing(
@@ -116,10 +116,18 @@ def test_the_same_picture_on_both_sides_is_a_leak_whatever_it_is_called(
     assert all(" are pictures of train (" in problem for problem in found.problems)
 
 
-def test_alike_under_other_names_is_said_for_a_person_to_judge(tmp_path: Path) -> None:
+def test_alike_under_other_names_is_no_proof_but_for_a_person_to_judge(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     found = audited(Scenes(count=80, named=True, copies=40), tmp_path / "set")
-    assert (found.verdict, found.problems) == ("proven", [])
-    assert any("though their backgrounds have other names: look at" in note for note in found.notes)
+    assert (found.verdict, found.problems) == ("not known", [])
+    assert found.doubts
+    assert all("though their backgrounds have other names: look" in doubt for doubt in found.doubts)
+    assert inspect_shards.main(["audit", str(tmp_path / "set")]) == 0
+    said = capsys.readouterr().out
+    assert "\nnot known: " in said
+    assert all(doubt in said.splitlines() for doubt in found.doubts)
+    assert not any(word in said for word in ("proven", "no leak", "nothing was found"))
 
 
 def test_flat_pictures_are_counted_and_not_taken_for_each_other(tmp_path: Path) -> None:
@@ -128,12 +136,29 @@ def test_flat_pictures_are_counted_and_not_taken_for_each_other(tmp_path: Path) 
     assert any("too flat to be known by their looks" in note for note in found.notes)
 
 
-def test_a_split_of_ones_own_is_judged_as_such(tmp_path: Path) -> None:
+def test_a_split_of_ones_own_that_shares_parts_proves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from tests.store.test_own_split import divided
 
-    found = audited(divided(tmp_path / "in", train=30, val=10), tmp_path / "set")  # type: ignore[arg-type]
+    source = divided(tmp_path / "in", train=30, val=10)
+    found = audited(source, tmp_path / "set")  # type: ignore[arg-type]
     assert "the split is the source's own, so nothing was held out by packing" in found.notes
-    assert "train and val share 10 backgrounds" in found.notes
+    assert "train and val share 10 backgrounds" in found.doubts
+    assert found.verdict == "not known"
+    assert inspect_shards.main(["audit", str(tmp_path / "set")]) == 0
+    said = capsys.readouterr().out
+    assert "\ntrain and val share 10 backgrounds\n" in said
+    assert not any(word in said for word in ("proven", "no leak", "nothing was found"))
+
+
+def test_a_split_of_ones_own_that_shares_nothing_is_proven(tmp_path: Path) -> None:
+    for index in range(60):
+        side = tmp_path / "in" / ("train" if index < 40 else "val")
+        side.mkdir(parents=True, exist_ok=True)
+        write_triple(side, Scenes(count=60, named=True).load(index))
+    found = audited(tmp_path / "in", tmp_path / "set")  # type: ignore[arg-type]
+    assert (found.verdict, found.doubts) == ("proven", [])
 
 
 def recoded(picture: np.ndarray) -> np.ndarray:

@@ -35,8 +35,9 @@ examples:
   inspect-shards order --run runs/mine --step 1200 --world 8 --rank 3
   inspect-shards augment --run runs/mine playground-000000017 --epoch 0,1,2
 
-audit says `proven`, `found leaks`, or `not known` where samples do not name what they are made of;
-pictures are compared by their bytes and by a perceptual hash, too.
+audit says `proven`, `found leaks`, or `not known` where samples do not name what they are made of,
+where pictures look alike, or where splits of the source's own share what they are made of; pictures
+are compared by their bytes and by a perceptual hash, too.
 TARGET is a dataset's folder or URL. The exit code is 0, 1 where a dataset is damaged or leaks, and
 2 after an error.
 """
@@ -165,13 +166,18 @@ def audit_all(manifest: Manifest, options: argparse.Namespace) -> int:
     Output().print(table)
     if found.verdict == "proven":
         print("proven: no leak: no split shares what it must not, and no key comes twice")
-    elif found.verdict == "not known":
-        print(f"not known: nothing was found, but {'; '.join(found.unknown)}")
-    else:
+    elif found.verdict == "found leaks":
         print("found leaks:")
-    for note in found.notes:
+    elif found.doubts:
+        print("not known: what is on both sides, or looks so, is for a person to judge:")
+    else:
+        print(f"not known: nothing was found, but {'; '.join(found.unknown)}")
+    code = _print_problems(found.problems)
+    for doubt in found.doubts:
+        print(doubt)
+    for note in [*(found.unknown if found.problems or found.doubts else []), *found.notes]:
         print(f"({note})")
-    return _print_problems(found.problems)
+    return code
 
 
 def _print_problems(problems: list[str]) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -26,7 +26,7 @@ _PARTS: Final = {"background": "backgrounds", "cutout": "cut-outs"}
 _NEW_BACKGROUND: Final = ("val-new-seen", "val-new-new")
 _NEW_CUTOUT: Final = ("val-seen-new", "val-new-new")
 _SEEN_BACKGROUND: Final = ("val-seen-seen", "val-seen-new")
-_OWN: Final = ("train", "val", "test")
+_IS_OWN: Final = "the split is the source's own, so nothing was held out by packing"
 _LOOKED_AT_PX: Final = 64
 _SHOWN: Final = 5
 
@@ -67,19 +67,23 @@ def part_hash(name: Any) -> int:
 class Audit:
     """The parts of each split, what speaks against it, and what nothing is known of.
 
-    `problems` are leaks and damage, one line each. `unknown`: what no sample tells, so that finding
-    nothing proves nothing. `notes`: what was looked at.
+    `problems` are leaks and damage, one line each. `doubts`: what is on both sides, or looks as if
+    it were, and whether it may be there only a person knows. `unknown`: what no sample tells, so
+    that finding nothing proves nothing. `notes`: what was looked at.
     """
 
     splits: dict[str, SplitParts]
     problems: list[str]
+    doubts: list[str]
     unknown: list[str]
     notes: list[str]
 
     @property
     def verdict(self) -> str:
         """`found leaks`, `not known`, or `proven`."""
-        return "found leaks" if self.problems else "not known" if self.unknown else "proven"
+        if self.problems:
+            return "found leaks"
+        return "not known" if self.doubts or self.unknown else "proven"
 
 
 @dataclass
@@ -138,10 +142,16 @@ def audit(manifest: Manifest, progress: Progress) -> Audit:
     parts = dict(seen.splits)
     is_own = manifest.settings.get("splits") == "own"
     leaks = [] if is_own else list(_leaks(parts))
-    problems = [*leaks, *_miscounts(manifest, parts), *_repeated(seen)]
-    notes = list(_shared_by_choice(parts)) if is_own else []
-    alike, looked_at = _alike(seen)
-    return Audit(parts, [*problems, *alike], list(_unknown(parts)), [*notes, *looked_at])
+    shared = list(_shared_by_choice(parts)) if is_own else []
+    notes = [_IS_OWN] if is_own else []
+    alike = _alike(seen)
+    return Audit(
+        parts,
+        problems=[*leaks, *_miscounts(manifest, parts), *_repeated(seen), *alike.problems],
+        doubts=[*shared, *alike.doubts],
+        unknown=list(_unknown(parts)),
+        notes=[*notes, *alike.notes],
+    )
 
 
 def _unknown(parts: dict[str, SplitParts]) -> Iterator[str]:
@@ -180,9 +190,8 @@ def _leaks(parts: dict[str, SplitParts]) -> Iterator[str]:
 
 
 def _shared_by_choice(parts: dict[str, SplitParts]) -> Iterator[str]:
-    """What splits share that a person has made: said, and for that person to judge."""
+    """What splits share that a person has made: whether they may, that person knows."""
     train = parts.get("train", SplitParts())
-    yield "the split is the source's own, so nothing was held out by packing"
     for name, held in parts.items():
         if name != "train":
             yield from _shared(name, "train", "backgrounds", held.backgrounds & train.backgrounds)
@@ -204,12 +213,20 @@ def _miscounts(manifest: Manifest, parts: dict[str, SplitParts]) -> Iterator[str
 # ---------------------------------------------------------------------------- by their looks
 
 
-def _alike(seen: _Seen) -> tuple[list[str], list[str]]:
-    """(what is on both sides, what was looked at), one line each."""
+class _Looks(NamedTuple):
+    """What the pictures show, as in `Audit`."""
+
+    problems: list[str]
+    doubts: list[str]
+    notes: list[str]
+
+
+def _alike(seen: _Seen) -> _Looks:
+    """Which pictures are on both sides, or look as if they were."""
     trained = seen.rows.get("train", np.empty(0, np.int64))
     held_splits = {name: rows for name, rows in seen.rows.items() if name != "train"}
     if not len(trained) or not held_splits:
-        return [], ["there is no second side: no picture is held out"]
+        return _Looks([], [], ["there is no second side: no picture is held out"])
     table = seen.prints.table()
     groups = np.concatenate(seen.backgrounds)
     for name, rows in held_splits.items():
@@ -223,15 +240,20 @@ def _alike(seen: _Seen) -> tuple[list[str], list[str]]:
     ]
     if flat := int(table.is_flat[held].sum()):
         notes.append(f"{flat:,} of those held out are too flat to be known by their looks")
-    is_named = np.concatenate(seen.backgrounds)[alike.similar].all(1)
-    problems = []
+    first, second = np.concatenate(seen.backgrounds)[alike.similar].T
+    is_named = (first > 0) & (second > 0)
+    problems, doubts = [], []
     for name, rows in held_splits.items():
-        problems += _pairs(seen, alike.same, rows, f"pictures of {name} are pictures of train")
         looks = f"pictures of {name} look like pictures of train"
+        problems += _pairs(seen, alike.same, rows, f"pictures of {name} are pictures of train")
         problems += _pairs(seen, alike.similar[~is_named], rows, looks)
-        looks += ", though their backgrounds have other names: look at them"
-        notes += _pairs(seen, alike.similar[is_named], rows, looks)
-    return problems, notes
+        for chosen, why in (
+            (first == second, "on the same background"),
+            (first != second, "though their backgrounds have other names"),
+        ):
+            pairs = alike.similar[is_named & chosen]
+            doubts += _pairs(seen, pairs, rows, f"{looks}, {why}: look at them")
+    return _Looks(problems, doubts, notes)
 
 
 def _pairs(seen: _Seen, pairs: np.ndarray, rows: np.ndarray, what: str) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import cached_property
 from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import Any, Final
@@ -89,7 +90,7 @@ class FolderSource:
         self.description["parts"] = _digest(self._backgrounds, self._cutouts)
         self._loaded = (-1, 0)
 
-    @property
+    @cached_property
     def division(self) -> Division | None:
         """The split that the names of its folders are, if they are one."""
         return division_of(self._names)
