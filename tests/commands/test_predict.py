@@ -26,6 +26,7 @@ from tests.commands.kit import (
     write_picture,
 )
 from tests.sources import NoiseSource
+from tests.stream.spoiling import spoil
 from wdtrain.commands import predict as module
 from wdtrain.commands import predict_inputs
 from wdtrain.commands.predict import load_trained, main, resized
@@ -33,6 +34,7 @@ from wdtrain.commands.predict_inputs import Picture, list_pictures, result_names
 from wdtrain.record.checkpoint import Checkpoints
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.packing import pack
+from wdtrain.stream import Order
 
 ROOT = Path(__file__).resolve().parents[2]
 Predict = Callable[..., tuple[int, str, str]]
@@ -360,6 +362,38 @@ def test_damage_in_a_split_is_named_and_the_others_predicted(
     assert error.startswith(f"skipped: shard {shard.name}, block 0")
     lost = manifest.samples_per_block
     assert len(below(tmp_path / "out")) == 3 * (manifest.split("train").samples - lost)
+
+
+@pytest.mark.parametrize(("count", "skipped"), [(1, 0), (2, 1), (3, 2), (4, 2)])
+def test_only_damage_before_the_last_picture_counts(
+    count: int, skipped: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever was read ahead: of the first block, pictures at places 1 and 3 are damaged."""
+    whole = pack(NoiseSource(60, SIDE), tmp_path / "whole", processes=1, samples_per_block=8)
+    order = Order(whole, "train", seed=0, chunk=4, shuffle_bytes=1)
+    bad = {order.locate(1), order.locate(3)}
+    assert len({place[:2] for place in bad}) == 1
+    run = make_run(tmp_path / "run", spoil(whole, tmp_path / "data", set(), bad).url)
+    asked = ["--split", "train", "--count", str(count), "--out", str(tmp_path / "out")]
+    assert main([str(run), *asked]) == (skipped > 0)
+    assert capsys.readouterr().err.count("skipped: shard ") == skipped
+    assert len(below(tmp_path / "out")) == 3 * count
+
+
+def test_another_place_of_the_dataset_is_read_where_it_is_named(
+    manifest: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "run", "https://nowhere.invalid/data?sig=...&x=...")
+    asked = [str(run), "--split", "train", "--count", "2", "--out", str(tmp_path / "out")]
+    assert main(asked) == 2
+    assert "without what is secret" in (said := capsys.readouterr().err)
+    assert "--data" in said
+    assert main([*asked, "--data", manifest.url]) == 0
+    assert len(below(tmp_path / "out")) == 6
+    write_picture(tmp_path / "x.png")
+    wrong = [str(run), str(tmp_path / "x.png"), "--out", str(tmp_path / "o"), "--data", "data"]
+    assert main(wrong) == 2
+    assert "give --split NAME with it" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------- size

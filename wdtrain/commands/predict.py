@@ -11,7 +11,7 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import isqrt
 from pathlib import Path
 
@@ -49,10 +49,15 @@ MOST_PIXELS = 2**24
 """Of a picture as networks see it: a strip of 5,000 x 1 would become one of 320,000 x 64."""
 SHOWN_PX = (256, 1024)
 """A preview's pictures are brought to a longer side between these."""
+_DATA_HELP = (
+    "the dataset of --split, a folder or URL; default: the run's own, unless its URL holds a "
+    "password or signature, which a run's folder does not keep"
+)
 _EXAMPLES = """examples:
   tools/predict runs/kit photo.jpg other.png --out predictions
   tools/predict runs/kit ../pictures --out predictions --checkpoint best --size 128
   tools/predict runs/playground --split val-new-new --count 8 --out predictions
+  tools/predict runs/mine --split val --data 'https://host/data?sig=...' --out predictions
 
 Of each picture NAME.jpg: NAME.mask.png (probability, 0..255), NAME.depth.png (16-bit codes of the
 dataset's depth format; 0 is never written) and NAME.preview.png (picture, mask and depth side by
@@ -215,7 +220,6 @@ class Work:
     names: list[str]
     done: int = 0
     skipped: int = 0
-    damaged: dict[str, str] = field(default_factory=dict)
 
     def check(self) -> None:
         """OutputError where a result may not be written."""
@@ -239,8 +243,6 @@ class Work:
                     else:
                         self._write(name, rgb, found)
                 progress(number, len(self.names))
-        for where, why in self.damaged.items():
-            self.skip(f"{where}: {why}")
 
     def _write(self, name: str, rgb: np.ndarray, found: Mapping[str, np.ndarray]) -> None:
         trained, endings = self.trained, self.trained.endings()
@@ -265,10 +267,9 @@ def _predict(options: argparse.Namespace) -> int:
     work = Work(trained, outputs, [])
     if options.split:
         recipe = load_run_recipe(options.run, trust=options.trust)
-        stream = split_stream(recipe, options.split, {})
-        work.names = split_names(stream, options.count)
-        stream = split_stream(recipe, options.split, work.damaged)
-        pictures = pictures_of_split(stream, work.names)
+        streams = [split_stream(recipe, options.split, options.data) for _ in range(2)]
+        work.names = split_names(streams[0], options.count)
+        pictures = pictures_of_split(streams[1], work.names, options.count, work.skip)
     else:
         listing = list_pictures(options.pictures)
         for remark in listing.remarks():
@@ -292,6 +293,8 @@ def _check_options(options: argparse.Namespace) -> None:
         raise ValueError("pictures and --split were both given; name one of them")
     if not options.split and not options.pictures:
         raise ValueError("there is no picture to predict; name picture files, or a --split")
+    if options.data is not None and not options.split:
+        raise ValueError("--data names the dataset of a --split; give --split NAME with it")
     if options.count < 1:
         raise ValueError(f"--count is {options.count}; it must be at least 1")
     side = options.size
@@ -310,6 +313,13 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
+def _url(text: str) -> str:
+    """The place of a dataset; not an empty one either."""
+    if not text:
+        raise argparse.ArgumentTypeError("the place is empty; name a dataset's folder or URL")
+    return text
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="predict",
@@ -325,6 +335,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--checkpoint", choices=("last", "best"), default="last", help="default: last")
     add("--size", type=int, metavar="S", help="shorter side the networks see; as in training")
     add("--split", metavar="NAME", help="a split of the run's dataset, instead of pictures")
+    add("--data", type=_url, metavar="URL", help=_DATA_HELP)
     add("--count", type=int, default=8, metavar="N", help="pictures of the split; default: 8")
     add_trust(parser)
     options = parser.parse_intermixed_args(arguments)

@@ -14,10 +14,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from torch import Tensor
 
+from wdtrain.commands.inspect_order import KeysOfBlocks
 from wdtrain.config import Recipe
 from wdtrain.pictures import read_rgb
 from wdtrain.record.outputs import ASIDE_PREFIX, RECORD_NAME, read_record, safe_name
@@ -190,30 +192,57 @@ def read_picture(path: Path) -> np.ndarray:
     return read_rgb(path.read_bytes(), name=str(path))
 
 
-def split_stream(recipe: Recipe, split: str, damaged: dict[str, str]) -> Stream:
-    """One epoch of a split of the run's own dataset; damage is left out and noted in `damaged`."""
-    manifest = Manifest.load(**recipe.data.manifest_arguments())
-    chunk = recipe.data.chunk
-    return open_stream(
-        manifest,
-        split=split,
-        batch_size=chunk,
-        chunk=chunk,
-        seed=0,
-        on_damage="skip",
-        damaged=damaged,
-    )
+def split_stream(recipe: Recipe, split: str, url: str | None) -> Stream:
+    """One epoch of a split of the dataset at `url`, None: the run's own; damage is left out.
+
+    Samples of a block are a fair draw of their split, so it is not shuffled among more than those.
+    """
+    where = recipe.data.manifest_arguments()
+    manifest, chunk = Manifest.load(**{**where, "url": url or where["url"]}), recipe.data.chunk
+    how: dict[str, Any] = {"batch_size": chunk, "chunk": chunk, "seed": 0, "shuffle_bytes": 1}
+    return open_stream(manifest, split=split, on_damage="skip", **how)
 
 
-def pictures_of_split(stream: Stream, names: Sequence[str]) -> Iterator[Named]:
-    """The first overlays of a stream, as many as names, as stored."""
-    left = iter(names)
+def pictures_of_split(
+    stream: Stream, names: Sequence[str], count: int, skip: Skip
+) -> Iterator[Named]:
+    """The first overlays of a stream, as many as names, as stored. Damage that lies before the last
+    of them is skipped, and all there is in a split of less than `count`: what was read ahead of
+    them tells nothing."""
+    rows, done, told = _rows(stream), 0, set[str]()
+
+    def tell(stop: int) -> None:
+        for where in [one for at in range(done, stop) for one in _damage_at(stream, at)]:
+            if where not in told:
+                told.add(where)
+                skip(f"{where}: {stream.damaged[where]}")
+
+    for name, (position, overlay) in zip(names, rows, strict=False):
+        tell(position)
+        done = position + 1
+        yield name, overlay.permute(1, 2, 0).contiguous().numpy()
+    if len(names) < count:
+        for _ in rows:
+            pass
+        tell(stream.order.samples)
+
+
+def _rows(stream: Stream) -> Iterator[tuple[int, Tensor]]:
     for batch in stream:
-        for overlay in batch.overlay:
-            name = next(left, None)
-            if name is None:
-                return
-            yield name, overlay.permute(1, 2, 0).contiguous().numpy()
+        yield from zip(batch.positions.tolist(), batch.overlay, strict=True)
+
+
+def _damage_at(stream: Stream, position: int) -> list[str]:
+    """Where the damage lies that left out the sample at a position: its block, or in that itself;
+    several where its block does not tell its key any more."""
+    shards = stream.manifest.split(stream.order.split).shards
+    shard, block, row = stream.order.locate(position)
+    place = f"shard {shards[shard].name}, block {block}"
+    found = [where for where in stream.damaged if f"{where}, ".startswith(f"{place}, ")]
+    if len(found) > 1:
+        keys = KeysOfBlocks(stream.manifest, stream.order.split).of(shard, block)
+        return found if keys is None else [f"{place}, sample {keys[row]}"]
+    return found
 
 
 def split_names(stream: Stream, count: int) -> list[str]:

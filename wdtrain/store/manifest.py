@@ -20,7 +20,7 @@ from wdtrain.store import schema
 from wdtrain.store.errors import StoreError
 from wdtrain.store.files import RandomFile, file_bytes, open_file, read_bytes, sha256_of
 from wdtrain.store.remote import Remote, RemoteAccess
-from wdtrain.store.urls import folder_of, is_url, join, shown
+from wdtrain.store.urls import folder_of, is_url, join, shown, was_told
 from wdtrain.triple import DepthFormat
 
 NAME: Final = "manifest.json"
@@ -98,10 +98,11 @@ class Manifest:
         """
         remote = Remote(RemoteAccess(**access) if isinstance(access, dict) else access)
         url = folder_of(str(url), NAME)
-        if url.endswith("=..."):
+        if was_told(url):
             raise StoreError(
                 f"{url} is a URL as it is told, without what is secret in it, and so cannot be "
-                "read; give the whole one (a run's folder does not keep it)"
+                "read; a run's folder does not keep the whole one: give it (--data of predict, TARGET "
+                "of other tools, data.url of a recipe)"
             )
         tries = remote.access.tries if is_url(url) else 1
         for _ in range(tries - 1):

@@ -15,6 +15,7 @@ from urllib.parse import unquote, unquote_plus
 
 _LINK: Final = re.compile(r"::(?=[A-Za-z][\w+.-]*://)")
 _URL: Final = re.compile(r"[A-Za-z][\w+.:-]*://[^\s'\"<>)\]}]+")
+_TOLD: Final = re.compile(r"://\.\.\.@|[?&][^=&#]*=\.\.\.(?=[&#:]|$)|[?&]\.\.\.(?=[&#:]|$)")
 _SHORTEST: Final = 4
 """Shorter values stand in too many words to be taken out wherever they stand."""
 
@@ -55,7 +56,8 @@ def folder_of(url: str, name: str) -> str:
 
 
 def shown(url: str) -> str:
-    """A URL as it may be told: without user, password, fragment and the values of its query."""
+    """A URL as it may be told: "..." for user and password and for the values of its query, and no
+    fragment."""
     if not is_url(url):
         return url
     return "::".join(map(_shown, _LINK.split(url)))  # of a chain of filesystems, each
@@ -68,7 +70,7 @@ def _shown(url: str) -> str:
     scheme, _, rest = place.partition("://")
     about = _user(url)
     if about:
-        rest = rest.removeprefix(f"{about}@")
+        rest = f"...{rest.removeprefix(about)}"
     told = [name + "=..." if equals else "..." for name, equals, _ in _parts(query)]
     return f"{scheme}://{rest}{mark}{'&'.join(told)}"
 
@@ -87,6 +89,11 @@ def _user(url: str) -> str:
 
 def _parts(query: str) -> list[tuple[str, str, str]]:
     return [part.partition("=") for part in query.split("&")] if query else []
+
+
+def was_told(url: str) -> bool:
+    """Whether a URL is what `shown` makes of one that holds secrets, so that it opens nothing."""
+    return is_url(url) and _TOLD.search(url) is not None
 
 
 def has_secrets(url: str) -> bool:
