@@ -49,3 +49,14 @@ def test_a_pipe_that_broke_elsewhere_is_an_error(capsys: pytest.CaptureFixture[s
 
     assert run_command(upload) == 2
     assert capsys.readouterr().err.startswith("error: Broken pipe")
+
+
+def test_what_is_secret_in_an_argument_is_told_in_no_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails() -> int:
+        raise ValueError("no answer to s3(cr3t)s1g")
+
+    monkeypatch.setattr(sys, "argv", ["predict", "--data=https://host/d?sig=s3(cr3t)s1g"])
+    assert run_command(fails) == 2
+    assert capsys.readouterr().err == "error: no answer to ...\n"

@@ -126,7 +126,8 @@ def finish(run: Run, record: RunRecord) -> None:
 def go(run: Run) -> int:
     """The run to its end, or until it is asked to stop; the exit code."""
     recipe = run.recipe
-    with RunRecord(run.accelerator, run.collective, **recipe.record_arguments()) as record:
+    kept = {**recipe.record_arguments(), "tell": lambda error: told(error, recipe.data.url)}
+    with RunRecord(run.accelerator, run.collective, **kept) as record:
         first = resume(run, record)
         if record.is_finished(first, run.total_steps):
             return 0
@@ -161,17 +162,24 @@ def show_plan(run: Run, on: str | None) -> int:
     return 0
 
 
+def told(error: BaseException, url: str) -> str:
+    """An error for a person, without what is secret in the dataset's URL, or in any other."""
+    return without_secrets(described(error), url)
+
+
 def main() -> int:
     speak_without_waiting()
+    url = ""
     try:
         asked = command_line(sys.argv[1:])
+        url = asked.recipe.data.url
         run = open_run(asked.recipe)
         with run.stop:
             return show_plan(run, asked.on) if asked.only_plan else go(run)
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and not learn.is_out_of_memory(error):
             raise
-        print(f"error: {without_secrets(described(error))}", file=sys.stderr)
+        print(f"error: {told(error, url)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -71,6 +71,32 @@ def test_no_secret_is_told_of_any_url_nor_of_a_text_with_it(
         assert basic not in without_secrets(text, url)
 
 
+@pytest.mark.parametrize("secret", ["ab)s3cr3t", "ab'),s3cr3t", "ab]}s3cr3t)", "(s3cr3t)&s3cr3t"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "https://host/d?sig={}",
+        "https://host/d?a=1&sig={}#x",
+        "https://bob:{}@host/d",
+        "https://host/d#{}",
+        "simplecache::https://host/d?sig={}",
+        "zip://x::s3://id:{}@host/d",
+    ],
+)
+@pytest.mark.parametrize(
+    "text", ["see {}: it fails", "url=URL('{}'), x", "['http://a/b','{}']", "({0},{0})", 'x "{}"']
+)
+def test_brackets_and_apostrophes_end_no_secret(text: str, form: str, secret: str) -> None:
+    told = without_secrets(text.format(form.format(secret)))
+    assert "s3cr3t" not in told
+    assert "host/d" in told
+
+
+def test_of_a_text_around_a_url_nothing_is_taken_out() -> None:
+    for text in ("(see https://host/d), or ['s3://a/b']", "https://host/d, and bob@host/d: gone"):
+        assert without_secrets(text) == text
+
+
 @pytest.mark.parametrize("fault", ["404", "403", "400", "500", "to:LOOP", "gzip", "other-range"])
 @pytest.mark.parametrize("about", ["bob:s3cr3tpw@{}", "{}?sig=s3cr3tsig"])
 def test_no_error_of_a_store_and_no_traceback_tells_it(

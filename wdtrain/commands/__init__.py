@@ -11,7 +11,7 @@ from typing import Final, TextIO
 
 from rich.console import Console
 
-from wdtrain.store.urls import without_secrets
+from wdtrain.store.urls import is_url, without_secrets
 
 UNREAD: Final = 141
 """The exit code of what a shell's own tools end with when nobody reads them: 128 + SIGPIPE."""
@@ -38,7 +38,9 @@ def run_command(main: Callable[[], int | None]) -> int:
     except (ValueError, OSError) as error:
         if isinstance(error, BrokenPipeError) and _silence():
             return UNREAD
-        print(f"error: {without_secrets(describe(error))}", file=sys.stderr)
+        print(
+            f"error: {without_secrets(describe(error), *filter(is_url, sys.argv))}", file=sys.stderr
+        )
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -41,7 +41,7 @@ class RunRecord:
     """What is kept and shown of a run. A context manager: the folder is locked inside.
 
     Rank 0 writes and draws; numbers also go to accelerate's trackers. plain_seconds: between lines
-    of the plain console.
+    of the plain console. tell: an error in words for all who may read the folder.
     """
 
     def __init__(
@@ -54,12 +54,13 @@ class RunRecord:
         keep: int = 2,
         log_every_steps: int = 1,
         plain_seconds: float = 10.0,
+        tell: Callable[[BaseException], str] = described,
     ) -> None:
         self.folder = Path(folder)
         self.is_main = collective.rank == 0
         self.checkpoints = Checkpoints(self.folder / "checkpoints", keep=keep)
         self._accelerator, self._collective = accelerator, collective
-        self._every = log_every_steps
+        self._every, self._tell = log_every_steps, tell
         self._stack = ExitStack()
         self._heartbeat = Heartbeat(self.folder)
         if self.is_main:
@@ -119,9 +120,9 @@ class RunRecord:
         lost = getattr(error, "lost", None)  # ranks that a collective waited for in vain
         if lost is None:
             if self.is_main:
-                self._status("failed", described(error))
+                self._status("failed", self._tell(error))
             else:
-                write_whole(self._failed(self._collective.rank), described(error).encode())
+                write_whole(self._failed(self._collective.rank), self._tell(error).encode())
             return
         time.sleep(_OTHERS_SECONDS)  # what ended those ranks may be about to be told
         status = read_status(self.folder) or {}
@@ -132,7 +133,7 @@ class RunRecord:
             said = RunError(f"rank {told[0]}: {self._failed(told[0]).read_text()}")
             write_status(self.folder, "failed", str(said), **process_facts())
             raise said from error
-        write_status(self.folder, "failed", described(error), **process_facts())
+        write_status(self.folder, "failed", self._tell(error), **process_facts())
 
     def _failed(self, rank: int) -> Path:
         return self.folder / f"{_FAILED}{rank}"
@@ -409,7 +410,7 @@ class RunRecord:
             act()
         except OSError as caught:
             error = caught
-        said = self._collective.gather("" if error is None else described(error), what)
+        said = self._collective.gather("" if error is None else self._tell(error), what)
         if error is not None:
             raise error
         refused = [f"rank {rank}: {why}" for rank, why in enumerate(said) if why]

@@ -101,8 +101,8 @@ class Manifest:
         if was_told(url):
             raise StoreError(
                 f"{url} is a URL as it is told, without what is secret in it, and so cannot be "
-                "read; a run's folder does not keep the whole one: give it (--data of predict, TARGET "
-                "of other tools, data.url of a recipe)"
+                "read; a run's folder does not keep the whole one: give it (--data of predict, "
+                "TARGET of other tools, data.url of a recipe)"
             )
         tries = remote.access.tries if is_url(url) else 1
         for _ in range(tries - 1):

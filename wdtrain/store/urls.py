@@ -14,7 +14,16 @@ from typing import Final
 from urllib.parse import unquote, unquote_plus
 
 _LINK: Final = re.compile(r"::(?=[A-Za-z][\w+.-]*://)")
-_URL: Final = re.compile(r"[A-Za-z][\w+.:-]*://[^\s'\"<>)\]}]+")
+_SCHEME: Final = r"[A-Za-z][\w+.-]*://"
+_ONE: Final = (
+    rf"{_SCHEME}(?:(?:(?!://)[^\s\"<>])*@)?"
+    rf"(?:(?!(?:::)?{_SCHEME})[^\s'\"<>)\]}}?#])*"
+    r"(?:[?#][^\s\"<>]*)?"
+)
+_URL: Final = re.compile(rf"(?:[A-Za-z][\w+.-]*::)*{_ONE}(?:::{_ONE})*")
+"""A URL in a text, or a chain. A bracket or an apostrophe ends its path; behind a question mark and
+before an @ they may be a part of what is secret."""
+_NAME: Final = re.compile(r"[\w.%\[\]-]*|\.\.\.")
 _TOLD: Final = re.compile(r"://\.\.\.@|[?&][^=&#]*=\.\.\.(?=[&#:]|$)|[?&]\.\.\.(?=[&#:]|$)")
 _SHORTEST: Final = 4
 """Shorter values stand in too many words to be taken out wherever they stand."""
@@ -71,7 +80,10 @@ def _shown(url: str) -> str:
     about = _user(url)
     if about:
         rest = f"...{rest.removeprefix(about)}"
-    told = [name + "=..." if equals else "..." for name, equals, _ in _parts(query)]
+    told = [
+        f"{name if _NAME.fullmatch(name) else '...'}=..." if equals else "..."
+        for name, equals, _ in _parts(query)
+    ]
     return f"{scheme}://{rest}{mark}{'&'.join(told)}"
 
 
