@@ -60,6 +60,25 @@ def test_a_resume_cuts_the_log_back_to_its_step(tmp_path_factory, last, step, to
     assert json.loads(lines[-1]) == {"step": step + 1}
 
 
+@pytest.mark.parametrize("step", [0, 2])
+def test_the_warnings_of_starts_that_saved_nothing_do_not_pile_up(tmp_path, step):
+    with RunLog(tmp_path) as log:
+        log.append({"step": 0, "warning": "the first start"})
+        for number in range(1, step + 1):
+            log.append({"step": number})
+    for start in range(3):
+        with RunLog(tmp_path) as log:
+            log.cut_back(step)
+            log.append({"step": step, "warning": f"start {start}"})
+            log.append({"step": step + 1})
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    said = [record["warning"] for record in records if "warning" in record]
+    assert said == (["the first start"] if step else []) + ["start 2"]
+    assert [record["step"] for record in records if "warning" not in record] == [
+        *range(1, step + 2)
+    ]
+
+
 @pytest.mark.parametrize("torn", [b'{"step": 4, "loss', b"x" * 100_000, b'{"step": 4}'])
 def test_a_torn_last_line_is_cut_off_when_the_log_is_opened(tmp_path, torn):
     write_log(tmp_path, [1, 2, 3])

@@ -87,7 +87,8 @@ class RunLog:
             sync_folder(self.path.parent)
 
     def cut_back(self, step: int) -> int:
-        """Only readable lines up to and with `step` are left; returns how many went.
+        """Only readable lines up to and with `step` are left, without the warnings of `step` itself:
+        they were of a start from there, and the next one says its own. Returns how many went.
 
         `damaged` names those that cannot be read. Killed in the middle, the log is as before.
         """
@@ -207,7 +208,9 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 
 def _is_kept(line: bytes, step: int) -> bool:
     record = _parse(line)
-    return record is not None and record["step"] <= step
+    if record is None or ("warning" in record and record["step"] == step):
+        return False
+    return bool(record["step"] <= step)
 
 
 def _finite(value: Any) -> Any:
