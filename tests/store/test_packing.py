@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +15,7 @@ from tests.store.conftest import FORMS
 from tests.store.material import Disks, write_folder
 from wdtrain.store import duplicates, jobs, workplace
 from wdtrain.store.errors import StoreError
-from wdtrain.store.manifest import Manifest
+from wdtrain.store.manifest import Manifest, digest_of
 from wdtrain.store.packing import pack
 from wdtrain.store.samples import decode_row
 from wdtrain.store.splits import Holdout
@@ -301,3 +302,41 @@ def test_full_disk_is_a_clear_error_and_packing_goes_on_after(
         assert name.startswith(".packing/") or data == whole[name]
     pack(Disks(), tmp_path / "set", **SMALL)
     assert folder_bytes(tmp_path / "set") == whole
+
+
+def as_before(folder: Path, **source: Any) -> None:
+    """The manifest as it was written before shapes could be kept and splits be one's own."""
+    document = json.loads((folder / "manifest.json").read_bytes())
+    for name in ("keep_shape", "splits"):
+        del document["settings"][name]
+    document["source"] |= source
+    document["digest"] = digest_of(document)
+    (folder / "manifest.json").write_text(json.dumps(document))
+
+
+def test_what_an_older_wdtrain_packed_is_packed_already(tmp_path: Path) -> None:
+    said: list[str] = []
+    how: dict[str, Any] = {"processes": 1, "say": said.append, "holdout": NO_HOLDOUT}
+    target = tmp_path / "set"
+    manifest = pack(Disks(count=40), target, **how)
+    assert pack(Disks(count=40), target, **how) == manifest
+    assert said == []
+    as_before(target)
+    before = {path.name: path.read_bytes() for path in target.iterdir()}
+    assert pack(Disks(count=40), target, **how).splits == manifest.splits
+    assert "was packed by an older wdtrain" in said[0]
+    assert "remove it, or name another target, to pack anew" in said[0]
+    for other in ({"seed": 1}, {"size": 16}, {"jpeg_quality": 50}):
+        with pytest.raises(StoreError, match="another source or other settings"):
+            pack(Disks(count=40), target, **how, **other)
+    with pytest.raises(StoreError, match="another source or other settings"):
+        pack(Disks(count=41), target, **how)
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == before
+
+
+def test_a_folder_that_an_older_wdtrain_packed_is_refused_in_true_words(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "in", Disks(count=40))
+    pack(source, tmp_path / "set", processes=1)
+    as_before(tmp_path / "set", listing="0" * 32)
+    with pytest.raises(StoreError, match="or of an older wdtrain, which told folders in other"):
+        pack(source, tmp_path / "set", processes=1)

@@ -87,8 +87,8 @@ class RunLog:
             sync_folder(self.path.parent)
 
     def cut_back(self, step: int) -> int:
-        """Only readable lines up to and with `step` are left, without the warnings of `step` itself:
-        they were of a start from there, and the next one says its own. Returns how many went.
+        """Only readable lines up to and with `step` are left, without the warnings of `step`
+        itself: a start from there said them, and the next one says its own. Returns how many went.
 
         `damaged` names those that cannot be read. Killed in the middle, the log is as before.
         """

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, TypedDict, Unpack, overload
+from typing import Any, Final, TypedDict, Unpack, overload
 
 from wdtrain.store import manifest as manifests
 from wdtrain.store import workplace
@@ -35,6 +35,8 @@ from wdtrain.store.workplace import Finished, enter_plan, locked_workplace
 
 ENGINES: Final = ("processes", "ray")
 _SHOWN_REJECTS: Final = 5
+_BEFORE: Final = {"keep_shape": False, "splits": "deal"}
+"""What was so in every dataset before it became a setting."""
 _LOG: Final = logging.getLogger("wdtrain.packing")
 
 Say = Callable[[str], None]
@@ -137,14 +139,31 @@ def pack(
             holdout=holdout or Holdout(),
             splits=splits,
         )
-        _tell(plan, say or _LOG.warning)
+        _tell(plan, Path(target), say or _LOG.warning)
         allowed = int(max_rejects * len(source))
         return _pack_plan(plan, Path(target), share, allowed, running, progress or _unseen)
 
 
-def _tell(plan: Plan, say: Say) -> None:
+def _tell(plan: Plan, target: Path, say: Say) -> None:
     for text in notes_on(plan):
         say(text)
+    if (target / manifests.NAME).exists():
+        manifest = Manifest.load(str(target))
+        if _is_older(manifest) and _identity(manifest) == plan.identity():
+            say(
+                f"{target} was packed by an older wdtrain, whose bytes may be others than those of "
+                "today; it is read as it is; remove it, or name another target, to pack anew"
+            )
+
+
+def _is_older(manifest: Manifest) -> bool:
+    return not manifest.settings.keys() >= _BEFORE.keys()
+
+
+def _identity(manifest: Manifest) -> dict[str, Any]:
+    """What the plan's identity was that a dataset was packed by."""
+    source = {name: of for name, of in manifest.source.items() if name not in FOUND}
+    return {"settings": {**_BEFORE, **manifest.settings}, "source": source}
 
 
 def _unseen(done: int, total: int) -> None:
@@ -206,11 +225,12 @@ def _pack_plan(
 def _already_packed(target: Path, plan: Plan) -> Manifest:
     """The dataset that is there, if it is the one that the plan would make."""
     manifest = Manifest.load(str(target))
-    source = {name: of for name, of in manifest.source.items() if name not in FOUND}
-    if {"settings": manifest.settings, "source": source} != plan.identity():
+    if _identity(manifest) != plan.identity():
+        told = " (or of an older wdtrain, which told folders in other words)"
         raise StoreError(
-            f"{target} already holds a dataset of another source or other settings; it is left as "
-            "it is; choose another target, or remove it first"
+            f"{target} already holds a dataset of another source or other settings"
+            f"{told if _is_older(manifest) else ''}; it is left as it is; choose another target, "
+            "or remove it first"
         )
     _check_unchanged(target, plan, manifest)
     if (target / workplace.FOLDER).exists():  # killed between the manifest and the sweep
