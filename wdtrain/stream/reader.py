@@ -33,7 +33,7 @@ from wdtrain.stream.windows import Blocks, Damage, Loading, Window
 
 AHEAD = 3
 """Batches prepared ahead of the step: enough to ride out an evaluation's first step or a slow
-window, small enough that memory stays bounded by the windows."""
+read, small enough that memory stays bounded by what is shuffled among."""
 
 PATIENCE_SECONDS = 0.2
 """How often a reader that waits looks whether it should wait no longer."""
