@@ -94,9 +94,9 @@ def test_a_folder_may_be_called_as_a_number_is(tmp_path: Path, name: str) -> Non
 
 
 def test_a_batch_that_the_chunk_does_not_divide_is_refused_with_the_nearest() -> None:
-    assert "the nearest is 96" in refusal("train.batch_size=100")
+    assert "the nearest is 96" in refusal("train.batch_size=100", "data.chunk=32")
     assert "must divide data.chunk" in refusal("step.norm_group=5")
-    assert "multiple of step.norm_group" in refusal("step.micro_batch=40")
+    assert "multiple of step.norm_group" in refusal("step.micro_batch=44")
 
 
 def test_a_run_has_one_length() -> None:
