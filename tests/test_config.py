@@ -9,6 +9,7 @@ import pytest
 
 from wdtrain.config import Recipe, RecipeError, fields_of, help_text, load_recipe
 from wdtrain.settings import parse_bytes
+from wdtrain.stream.shares import balance
 
 ROOT = Path(__file__).resolve().parent.parent
 PLAYGROUND = ROOT / "recipes" / "playground.yaml"
@@ -93,9 +94,9 @@ def test_a_folder_may_be_called_as_a_number_is(tmp_path: Path, name: str) -> Non
 
 
 def test_a_batch_that_the_chunk_does_not_divide_is_refused_with_the_nearest() -> None:
-    assert "the nearest is 96" in refusal("train.batch_size=100")
+    assert "the nearest is 96" in refusal("train.batch_size=100", "data.chunk=32")
     assert "must divide data.chunk" in refusal("step.norm_group=5")
-    assert "multiple of step.norm_group" in refusal("step.micro_batch=40")
+    assert "multiple of step.norm_group" in refusal("step.micro_batch=44")
 
 
 def test_a_run_has_one_length() -> None:
@@ -152,3 +153,18 @@ def test_a_plan_is_for_the_networks_of_all_tasks_whatever_their_names():
     assert keys["tasks.mask-a.network"] == "seed-mask"
     assert keys["tasks.depth.network"] == "seed-unet"
     assert not any("lr" in key for key in keys)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("world", [1, 2, 4, 8])
+def test_the_batches_of_our_recipes_give_every_rank_work(path: Path, world: int) -> None:
+    recipe = load_recipe(path, [])
+    chunks = recipe.train.batch_size // recipe.data.chunk
+    assert balance(chunks, recipe.data.lanes, world) == 1.0
+
+
+def test_sizes_that_are_the_same_are_the_same_recipe() -> None:
+    saved = load_recipe(PLAYGROUND, ["data.shuffle_bytes=1GiB"]).decisive()
+    load_recipe(PLAYGROUND, ["data.shuffle_bytes=1024MiB"]).check_resumes(saved)
+    with pytest.raises(RecipeError, match=r"data\.shuffle_bytes"):
+        load_recipe(PLAYGROUND, ["data.shuffle_bytes=1GB"]).check_resumes(saved)

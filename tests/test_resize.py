@@ -133,3 +133,19 @@ def test_a_jpeg_is_decoded_at_the_fraction_that_is_said(stored: tuple[int, int])
         rgb, eighths = triple.decode_scaled(jpeg, size)
         assert rgb.shape[:2] == tuple(-(-side // 8) for side in eighths)
         assert all(side % of == 0 for side, of in zip(eighths, stored, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("stored", "size", "expected"),
+    [
+        ((480, 640), 64, (64, 80)),  # 85.3 would be refused by networks that halve it four times
+        ((640, 480), 64, (80, 64)),
+        ((480, 640), 40, (40, 53)),  # not a size for those networks anyway: the shape is kept
+        ((480, 640), (64, 85), (64, 85)),
+        ((48, 64), None, (48, 64)),
+    ],
+)
+def test_networks_see_a_longer_side_that_they_can_halve(
+    stored: tuple[int, int], size: object, expected: tuple[int, int]
+) -> None:
+    assert resize.network_size(stored, size) == expected

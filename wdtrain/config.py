@@ -352,6 +352,7 @@ class Recipe(Section):
         free = list(_FREE_KEYS)
         if all(task.schedule.name != "warmup-cosine" for task in self.tasks.values()):
             free += ["train.steps", "train.epochs"]
+        facts["data.shuffle_bytes"] = parse_bytes(self.data.shuffle_bytes)
         return {key: value for key, value in facts.items() if not key.startswith(tuple(free))}
 
     def as_yaml(self, url: str) -> str:

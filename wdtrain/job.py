@@ -20,14 +20,14 @@ from wdtrain.record.checkpoint import load_weights
 from wdtrain.record.plan import RunPlan, plan_run, plan_text
 from wdtrain.record.plans import KeptPlan, device_facts
 from wdtrain.record.scores import Baselines, check_splits
-from wdtrain.resize import size_for
+from wdtrain.resize import network_size
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.urls import shown
 from wdtrain.stream import Batch, Cursor, Order, advice, fullest_share, open_stream
 
-EVALUATION_BYTES = 256 * 2**20
-"""What samples of an evaluation are shuffled among, at most: those of training lie in memory beside
-it, and no number depends on their order."""
+GLANCE_BLOCKS = 2
+"""Blocks a lane that are held where a split is read once: to be scored, it need not be shuffled,
+and a part of it is a fair draw, since packing has dealt the samples."""
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Run:
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of the pictures that networks are trained on."""
-        return size_for((self.manifest.height, self.manifest.width), self.recipe.data.size)
+        return network_size((self.manifest.height, self.manifest.width), self.recipe.data.size)
 
     @property
     def recipe_text(self) -> str:
@@ -76,16 +76,23 @@ class Run:
         ranks, asked = self.collective, self.stop.asked
         how = {**self.recipe.data.stream_arguments(), "damaged": self.damaged, "give_up": asked}
         how |= {"rank": ranks.rank, "world": ranks.world, "batch_size": batch_size}
+        how["size"] = self.size
         how["pin_memory"] = self.accelerator.device.type == "cuda"
         stream = open_stream(self.manifest, split=split, **{**how, **more})
         return learn.Together(stream, ranks, asked)
+
+    def glance(self, split: str) -> learn.Together[Batch]:
+        """This rank's batches of a split, for an evaluation: hardly shuffled, so that little is
+        held beside what training holds, and the first few read no more than they need."""
+        least = GLANCE_BLOCKS * self.order.least_bytes
+        shuffle_bytes = min(self.order.shuffle_bytes, least)
+        return self.stream(split, self.recipe.evaluation_batch, shuffle_bytes=shuffle_bytes)
 
     def answers(
         self, split: str, limit: int | None = None, keys: Set[str] | None = None
     ) -> Iterator[learn.Answered]:
         """The batches of a split, each with every task's predictions and losses."""
-        shuffle_bytes = min(self.order.shuffle_bytes, EVALUATION_BYTES)
-        batches = self.stream(split, self.recipe.evaluation_batch, shuffle_bytes=shuffle_bytes)
+        batches = self.glance(split)
         return learn.evaluate_batches(self.tasks, batches, view=self.view, limit=limit, keys=keys)
 
     def plan(self, first_step: int = 0) -> RunPlan:
@@ -180,7 +187,7 @@ def open_run(recipe: Recipe) -> Run:
     order.check_batch(recipe.train.batch_size, collective.world)
     steps, device = recipe.total_steps(order.samples), accelerator.device
     weights = {name: load_weights(t.weights) for name, t in recipe.tasks.items() if t.weights}
-    size = size_for((manifest.height, manifest.width), data.size)
+    size = network_size((manifest.height, manifest.width), data.size)
     common = {**recipe.build_arguments(), "device": device, "weights": weights, "size": size}
     tasks = learn.build_tasks(recipe.task_arguments(steps), **common)
     learn.register(accelerator, tasks)

@@ -18,6 +18,8 @@ Size = tuple[int, int]
 """(height, width) in pixels."""
 
 EIGHTHS: Final = 8
+STRIDE: Final = 16
+"""What networks that halve a picture four times need its sides to be multiples of."""
 _UNKNOWN: Final = np.int32(2**31 - 1)
 
 
@@ -136,6 +138,14 @@ def size_for(stored: Size, size: Any, *, multiple: int = 1) -> Size:
         f"size is {size!r}; it must be the shorter side in pixels, or height and width, each 1 or "
         "more"
     )
+
+
+def network_size(stored: Size, size: Any) -> Size:
+    """(height, width) at which networks see pictures of the stored size: as `size_for`, with the
+    longer side rounded to a multiple of 16 where the shorter is one, as networks that halve it four
+    times need."""
+    multiple = STRIDE if _is_count(size) and size % STRIDE == 0 else 1
+    return size_for(stored, size, multiple=multiple)
 
 
 def _is_count(value: Any) -> bool:

@@ -138,7 +138,7 @@ def go(run: Run) -> int:
             record.show(run.plan(first))
             record.warn(first, run.advice())
             with record.aside("fitting the baselines"):
-                training = run.stream(recipe.data.train_split, recipe.evaluation_batch)
+                training = run.glance(recipe.data.train_split)
                 targets = {str(task.target) for task in run.tasks}
                 run.baselines.fit(training, run.collective.total, targets)
             train(run, record)

@@ -24,7 +24,7 @@ REFUSALS = [
     (["data.url=nowhere"], "nowhere holds no manifest.json", "pack-shards"),
     (["data.train_split=foo"], "has no split 'foo'", "it has train"),
     (["tasks.mask.weights=gone.safetensors"], "gone.safetensors", "cannot be read"),
-    (["memory=3"], "memory is", "like 8GiB"),
+    (["memory=3"], "memory: 3.0 is neither a share", "like 8GiB"),
     (["evaluate.batch_size=10"], "evaluate.batch_size is 10", "the nearest is 8"),
     (["tasks.depth.loss=bce+dice"], "compares regions", "choose l1"),
 ]

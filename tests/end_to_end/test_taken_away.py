@@ -174,7 +174,9 @@ def test_a_signal_while_data_is_waited_for_does_not_wait_for_it(runs: Runs) -> N
         runs.data = server.url
         # Quiet, since nobody reads what it prints: it would wait for that instead.
         long = ("train.steps=100000", "evaluate.every_steps=100000", "log.plain_seconds=1000")
-        # And quick, to need more than was read ahead, which is many epochs of so little data.
+        # Blocks are not kept; and quick, to need more than was read ahead, which is many epochs of
+        # so little data.
+        long += ("data.shuffle_bytes=1",)
         long += ("train.batch_size=240", "evaluate.batch_size=24", "checkpoint.every_steps=100000")
         long += (
             "tasks.mask.network=tiny_network:TinyDepth",

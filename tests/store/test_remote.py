@@ -339,7 +339,7 @@ def test_a_recipe_says_where_remote_data_is_kept(tmp_path: Path) -> None:
     for text, size in (("512MiB", 512 << 20), ("1.5GiB", 3 << 29), ("123456", 123_456)):
         wanted = RemoteAccess(cache_folder="/scratch", cache_bytes=size)
         assert access("data.cache=/scratch", f"data.cache_bytes={text}") == wanted
-    with pytest.raises(RecipeError, match=r"data\.cache_bytes is 'lots'.*like 20GiB"):
+    with pytest.raises(RecipeError, match=r"data\.cache_bytes: 'lots'.*in 20GiB"):
         access("data.cache_bytes=lots")
 
 

@@ -296,6 +296,29 @@ def test_each_pass_over_a_stream_goes_on_with_the_next_epoch(packed: Packed) -> 
     assert passes[0] != passes[1]
 
 
+@pytest.mark.parametrize("left_early", [False, True])
+def test_blocks_of_a_split_that_fits_are_read_once_over_all_passes(
+    packed: Packed, monkeypatch: pytest.MonkeyPatch, left_early: bool
+) -> None:
+    stream = usual(packed())
+    assert stream.order.is_whole
+    asked: list[int] = []
+    load_all = stream.blocks.load_all
+    monkeypatch.setattr(
+        stream.blocks,
+        "load_all",
+        lambda wanted, ahead: (asked.extend(one.number for one in wanted), load_all(wanted, ahead)),
+    )
+    for _ in range(3):
+        for _ in stream:
+            if left_early:
+                break
+    # What was given up half-way is asked for again, and what was loaded is not.
+    assert sorted(set(asked)) == list(range(stream.order.num_blocks))
+    assert left_early or len(asked) == stream.order.num_blocks
+    assert len(keys_of(list(stream))) == stream.order.samples
+
+
 def test_passes_of_several_epochs_follow_each_other(packed: Packed) -> None:
     stream = usual(packed(), epochs=2)
     assert keys_of([*stream, *stream]) == keys_of(read(packed(), epochs=4))

@@ -23,7 +23,7 @@ from wdtrain.commands.trust import add_trust, load_run_recipe
 from wdtrain.config import Augment, Data, Recipe, Run, load_recipe
 from wdtrain.record.outputs import OVERWRITE_HELP, Outputs
 from wdtrain.record.pictures import colour_depth, colour_mask, png_of
-from wdtrain.resize import size_for
+from wdtrain.resize import network_size
 from wdtrain.store.errors import StoreError
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.samples import BlockIndex, decode_row, parse_block
@@ -208,7 +208,7 @@ def find_sample(
     StoreError with the most similar keys where the split holds none of it. Costs reading the split
     up to the sample.
     """
-    read_at = size_for((manifest.height, manifest.width), size)
+    read_at = network_size((manifest.height, manifest.width), size)
     near: list[str] = []
     damaged: list[str] = []
     total, done = manifest.split(split).samples, 0

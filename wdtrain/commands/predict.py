@@ -40,11 +40,9 @@ from wdtrain.learn.view import View, plain_view
 from wdtrain.record.checkpoint import Checkpoint, Checkpoints, load_weights
 from wdtrain.record.outputs import OVERWRITE_HELP, Outputs
 from wdtrain.record.pictures import colour_depth, colour_mask, png_of
-from wdtrain.resize import size_for
+from wdtrain.resize import STRIDE, size_for
 from wdtrain.triple import DepthFormat, encode_png
 
-STRIDE = 16
-"""Networks take sides divisible by this."""
 MOST_PIXELS = 2**24
 """Of a picture as networks see it: a strip of 5,000 x 1 would become one of 320,000 x 64."""
 SHOWN_PX = (256, 1024)

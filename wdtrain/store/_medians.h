@@ -55,7 +55,7 @@ static int NAMED(range)(const KEY *const *lines, int64_t lines_count, int64_t va
 }
 
 /* One line of medians to low: the least key with half of the known weight, by bisection; UNKNOWN
- * where less than half of `total` is known. vectors: room for 4 more lines. */
+ * where less than half of `total` is known. vectors: room for 5 more lines. */
 static void NAMED(bisect)(const KEY *const *lines, const int32_t *down, int64_t lines_count,
                           const KEY *across, int64_t taps, int64_t size, int32_t total,
                           KEY *restrict low, KEY *vectors) {

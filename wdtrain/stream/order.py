@@ -140,8 +140,8 @@ class Order:
         self._deficits = deficit[deficit > 0]
         # Not even a block for each lane fits: then a window is a block, which is not kept until its
         # lane comes to it again.
-        block_bytes = self.block_rows * self.sample_bytes
-        self.keeps_windows = self.is_whole or lanes * block_bytes <= shuffle_bytes
+        self.least_bytes = lanes * self.block_rows * self.sample_bytes
+        self.keeps_windows = self.is_whole or self.least_bytes <= shuffle_bytes
         golden = round(lanes * 0.618)
         self._stride = next(n for n in range(golden, lanes + 2) if math.gcd(n, lanes) == 1)
         facts = [ORDER_VERSION, manifest.digest, split, seed, lanes, chunk, shuffle_bytes]

@@ -33,7 +33,7 @@ from wdtrain.stream.windows import Blocks, Damage, Loading, Window
 
 AHEAD = 3
 """Batches prepared ahead of the step: enough to ride out an evaluation's first step or a slow
-window, small enough that memory stays bounded by the windows."""
+read, small enough that memory stays bounded by what is shuffled among."""
 
 PATIENCE_SECONDS = 0.2
 """How often a reader that waits looks whether it should wait no longer."""
@@ -114,7 +114,9 @@ class Stream(torch.utils.data.IterableDataset[Batch]):
         self.on_damage, self.give_up = on_damage, give_up
         self.stages = Stages()
         self.damaged = {} if damaged is None else damaged
-        # Kept over the epochs: open files with what they have verified, and batches' memory.
+        # Kept over the epochs: open files with what they have verified, batches' memory and, of a
+        # split that is shuffled as a whole, its blocks.
+        self.held: dict[int, Loading] = {}
         self.blocks = Blocks(manifest, order, self.stages)
         self.filler = Filler(manifest, self.size)
         self.memory = HostMemory(*self.size, manifest.depth.dtype, pinned=pin_memory)
@@ -157,7 +159,7 @@ class _Reading:
         self.pool = ThreadPoolExecutor(stream.threads, thread_name_prefix="wdtrain-read")
         self.last: dict[int, WindowKey] = {}
         self.windows: dict[int, Window] = {}  # by lane, the one that is open
-        self.held: dict[int, Loading] = {}  # all blocks, where the split is shuffled as a whole
+        self.held = dict(stream.held)  # all blocks, where the split is shuffled as a whole
         self.ahead = self._read_ahead() if stream.blocks.is_remote else None
 
     def _read_ahead(self) -> ReadAhead:
@@ -196,6 +198,7 @@ class _Reading:
                     self.stream.blocks.close()
                 self.ahead.close()
             self.pool.shutdown(wait=True)
+            self.stream.held = {n: one for n, one in self.held.items() if _is_loaded(one)}
 
     def _batch_end(self, position: int) -> int:
         # Step t takes positions [tB, (t+1)B), also after a resume at any position.
@@ -324,6 +327,11 @@ def _parts(work: Sequence[T], threads: int) -> list[Sequence[T]]:
     """Work in turn, cut into as many parts as threads, or fewer."""
     step = max(1, -(-len(work) // threads))
     return [work[first : first + step] for first in range(0, len(work), step)]
+
+
+def _is_loaded(one: Loading) -> bool:
+    """Whether a block is there, or known to be damaged; what failed or was given up is not."""
+    return one.done() and not one.cancelled() and one.exception() is None
 
 
 def own_cores() -> int:

@@ -66,7 +66,7 @@ class SeedUNet(nn.Module):
         if height % 16 or width % 16:
             raise ValueError(
                 f"seed-unet was given a picture of {height} x {width}; it halves it four times, so "
-                "height and width must be divisible by 16; pack the data at another size"
+                "height and width must be divisible by 16; set data.size to such a pair"
             )
         enc1 = self.encoder1(picture)
         enc2 = self.encoder2(self.pool(enc1))
