@@ -8,6 +8,7 @@ so that nothing that is measured has had a hand in what it is measured against.
 from __future__ import annotations
 
 import io
+import math
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator
@@ -51,7 +52,7 @@ class Pictures:
 
     @property
     def shared(self) -> Path:
-        return self.folder / "shared"
+        return self.folder / "shared-2"  # what an older one made is of other arrays
 
     def ours(self, kind: str) -> Path:
         return self.folder / f"ours-{kind}"
@@ -78,12 +79,14 @@ class Pictures:
             for sample in samples_of(images)
         )
         side = self.read_size
-        shapes = {"overlay_jpeg": (side, side, 3), "mask": (side, side), "depth": (side, side)}
+        flat = dict.fromkeys(("mask", "depth", "depth_median"), (side, side))
+        shapes = {"overlay_jpeg": (side, side, 3), **flat}
         arrays = {name: np.empty((self.count, *s), np.uint8) for name, s in shapes.items()}
         for row, (jpeg, mask, depth) in enumerate(shared.encoded()):
             arrays["overlay_jpeg"][row] = resized(simplejpeg.decode_jpeg(jpeg, "RGB"), side)
             arrays["mask"][row] = resized(png(mask), side)
             arrays["depth"][row] = nearest(png(depth), side)
+            arrays["depth_median"][row] = median(png(depth), side)
         if self.ours("raw-tar").exists():
             raw = [npy(sample["overlay.npy"]) for sample in samples_of(self.ours("raw-tar"))]
             arrays["overlay_raw"] = np.stack(raw)
@@ -129,6 +132,18 @@ def resized(picture: np.ndarray, side: int) -> np.ndarray:
     if picture.shape[0] == side:
         return picture
     return np.asarray(cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA))
+
+
+def median(depth: np.ndarray, side: int) -> np.ndarray:
+    """uint8 [side, side]: of all that a pixel covers, cut into equal squares, the middle depth."""
+    common = math.gcd(len(depth), side)
+    up, down = side // common, len(depth) // common
+    fine = depth.astype(np.int16).repeat(up, 0).repeat(up, 1).reshape(side, down, side, down)
+    covered = fine.swapaxes(1, 2).reshape(side, side, -1)
+    known = (covered > 0).sum(-1)
+    ordered = np.sort(np.where(covered > 0, covered, 256), -1)
+    middle = np.take_along_axis(ordered, np.maximum(known - 1, 0)[..., None] // 2, -1)[..., 0]
+    return np.where(2 * known < covered.shape[-1], 0, middle).astype(np.uint8)
 
 
 def nearest(picture: np.ndarray, side: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 MEMBERS = ("jpeg", "mask_png", "depth_png")
-ARRAYS = ("overlay_jpeg", "overlay_raw", "mask", "depth")
+ARRAYS = ("overlay_jpeg", "overlay_raw", "mask", "depth", "depth_median")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Whether a reader's batches hold every picture once, with the right pixels.
 
-A sample is known by its depth map, which no reader changes, and among the few with the same depth
+A sample is known by its depth map, which no reader averages, and among the few with the same depth
 by what is nearest. So overlay and mask are compared with the neutral copy pixel by pixel, in any
 order, and the checksum depends on no order either.
 """
@@ -55,8 +55,11 @@ def verify(batches: Iterable[Batch], shared: Shared, pixels: str) -> dict[str, A
     """
     overlays, masks = shared.array(pixels), shared.array("mask")
     numbers: dict[bytes, list[int]] = {}
-    for number, depth in enumerate(shared.array("depth")):
-        numbers.setdefault(identity(depth), []).append(number)
+    for name in ("depth", "depth_median"):  # a peer's smaller depth is the nearest pixel's
+        for number, depth in enumerate(shared.array(name)):
+            alike = numbers.setdefault(identity(depth), [])
+            if number not in alike:
+                alike.append(number)
     seen = np.zeros(len(masks), np.int64)
     total = unknown = overlay_difference = mask_difference = 0
     difference_sum = 0.0
