@@ -130,6 +130,29 @@ def test_alike_under_other_names_is_no_proof_but_for_a_person_to_judge(
     assert not any(word in said for word in ("proven", "no leak", "nothing was found"))
 
 
+@dataclass(frozen=True)
+class Rooms(Scenes):
+    """Many pictures of 20 backgrounds, each of which looks like one other."""
+
+    def load(self, index: int) -> Triple:
+        noise = np.random.default_rng(index).integers(-2, 3, (64, 64, 3))
+        picture = np.clip(scene(index % 10).astype(int) + noise, 0, 255).astype(np.uint8)
+        meta = {"background": f"bg-{index % 20}", "cutout": f"c-{index % 9}"}
+        return replace(super().load(index), overlay=picture, meta=meta)
+
+    def parts(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return indices % 20, indices % 9
+
+
+def test_what_a_seen_background_looks_like_is_no_matter(tmp_path: Path) -> None:
+    found = audited(Rooms(count=400, named=True), tmp_path / "set")
+    seen = [name for name in found.splits if name.startswith("val-seen")]
+    assert seen
+    assert found.problems == []
+    assert found.doubts
+    assert all("pictures of val-new" in doubt for doubt in found.doubts)
+
+
 def test_flat_pictures_are_counted_and_not_taken_for_each_other(tmp_path: Path) -> None:
     found = audited(Scenes(count=80, knows_parts=False, flat=60), tmp_path / "set")
     assert found.problems == []
