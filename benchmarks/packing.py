@@ -43,7 +43,7 @@ import numpy as np
 import zstandard
 from findings import add_options, keeper
 
-from wdtrain import resize, triple
+from wdtrain import triple
 from wdtrain.commands.make_triples import write_triples
 from wdtrain.scenes.playground import Playground
 from wdtrain.store.manifest import Manifest
@@ -148,7 +148,7 @@ def checked(folder: Path, key: str) -> dict[str, bytes]:
         triple.decode_overlay(jpeg)
     else:
         rgb = triple.decode_overlay(jpeg, at_least=(SIZE, SIZE))
-        rgb, mask, depth = resize.triple_arrays(rgb, mask, depth, height=SIZE, width=SIZE)
+        rgb, mask, depth = triple.resize_triple_arrays(rgb, mask, depth, height=SIZE, width=SIZE)
         jpeg = triple.encode_overlay(rgb)
         triple.decode_overlay(jpeg)
     if mask.max() < triple.FOREGROUND:

@@ -168,27 +168,3 @@ def jpeg_scale(stored: Size, size: Size) -> int:
 def scaled(stored: Size, scale: int) -> Size:
     """The pixels of a JPEG of the stored size that is decoded at `scale` eighths."""
     return -(-stored[0] * scale // EIGHTHS), -(-stored[1] * scale // EIGHTHS)
-
-
-def triple_arrays(
-    overlay: np.ndarray,
-    mask: np.ndarray,
-    depth: np.ndarray,
-    *,
-    height: int,
-    width: int,
-    larger_is_nearer: bool = False,
-    eighths: tuple[int, int] | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The three arrays at another size, edge on edge: overlay and mask by area, depth by the median
-    of its area, of two middle ones the nearer.
-
-    larger_is_nearer: of the depth's kind. eighths: the overlay's extent in eighths of its pixels,
-    where it was decoded at a fraction of its size.
-    """
-    size = (height, width)
-    return (
-        area(overlay, size, eighths=eighths),
-        area(mask, size),
-        median(depth, size, larger_is_nearer=larger_is_nearer),
-    )

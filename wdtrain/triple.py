@@ -418,3 +418,30 @@ def decode_meta(data: bytes | memoryview) -> dict[str, Any]:
     if not isinstance(meta, dict):
         raise TripleError(f"json holds a {type(meta).__name__}; an object is needed")
     return meta
+
+
+# ---------------------------------------------------------------------------- size
+
+
+def resize_triple_arrays(
+    overlay: np.ndarray,
+    mask: np.ndarray,
+    depth: np.ndarray,
+    *,
+    height: int,
+    width: int,
+    larger_is_nearer: bool = False,
+    eighths: tuple[int, int] | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The three arrays at another size, edge on edge: overlay and mask by area, depth by the median
+    of its area, of two middle ones the nearer.
+
+    larger_is_nearer: of the depth's kind. eighths: the overlay's extent in eighths of its pixels,
+    where it was decoded at a fraction of its size.
+    """
+    size = (height, width)
+    return (
+        resize.area(overlay, size, eighths=eighths),
+        resize.area(mask, size),
+        resize.median(depth, size, larger_is_nearer=larger_is_nearer),
+    )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.store.material import Disks
-from wdtrain import resize, triple
+from wdtrain import triple
 from wdtrain.store.packing import pack
 from wdtrain.store.samples import decode_row
 from wdtrain.store.verify import walk_blocks
@@ -38,7 +38,7 @@ def test_size_resizes_as_triples_are_resized(tmp_path: Path, encoding: str, as_j
         overlay, eighths = sample.overlay, None
         if isinstance(overlay, bytes):
             overlay, eighths = triple.decode_scaled(overlay, (12, 20))
-        sized = resize.triple_arrays(
+        sized = triple.resize_triple_arrays(
             overlay, sample.mask, sample.depth, height=12, width=20, eighths=eighths
         )
         if encoding == "image":

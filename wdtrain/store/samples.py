@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from wdtrain import resize, triple
+from wdtrain import triple
 from wdtrain.store import native, tar
 from wdtrain.store.errors import DamagedSample, StoreError
 from wdtrain.store.limits import KEY
@@ -251,7 +251,7 @@ def _sized(
     eighths: tuple[int, int] | None,
     manifest: Manifest,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return resize.triple_arrays(
+    return triple.resize_triple_arrays(
         *arrays,
         height=size[0],
         width=size[1],
