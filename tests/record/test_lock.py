@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from wdtrain.record.lock import RunLock
+from wdtrain.record.lock import RunLock, lock_holder
 from wdtrain.record.runlog import RunError
 
 HOLDER = """
@@ -120,4 +120,4 @@ def test_a_run_is_known_by_what_is_left_of_it(tmp_path, what):
 def test_an_empty_lock_is_nobodys_loss(tmp_path):
     (tmp_path / "lock").write_bytes(b"")  # killed right after it was made
     with RunLock(tmp_path):
-        pass
+        assert str(os.getpid()) in lock_holder(tmp_path)
