@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutants.run import read_mutants
+from tests.mutants.mutant import read_mutants
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "wdtrain"
