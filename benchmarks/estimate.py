@@ -16,13 +16,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.learn.allocator import cpu_peak_bytes
 from tests.learn.cases import make_rows, make_view
-from wdtrain.learn.devices import KNOWN_DEVICES, parse_device
-from wdtrain.learn.estimate import Footprint, explain, footprint, largest_micro_batches
-from wdtrain.learn.networks import build
+from tests.memory.allocator import cpu_peak_bytes
 from wdtrain.learn.step import LocalPass
 from wdtrain.learn.task import Task, TaskSet, build_task
+from wdtrain.memory.estimate import Footprint, explain, footprint, largest_micro_batches
+from wdtrain.networks import build
+from wdtrain.ranks.devices import KNOWN_DEVICES, parse_device
 
 CASES = (("mask", "seed-mask", "bce+dice"), ("depth", "seed-unet", "smooth-l1"))
 

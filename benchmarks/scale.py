@@ -33,10 +33,10 @@ from typing import Any
 import numpy as np
 from findings import add_options, keeper
 
+from wdtrain.packing.pack import pack, usable_cores
+from wdtrain.packing.verify import verify
 from wdtrain.scenes.playground import Playground
 from wdtrain.store.manifest import FORMAT, NAME, VERSION, Manifest, digest_of
-from wdtrain.store.packing import pack, usable_cores
-from wdtrain.store.verify import verify
 from wdtrain.stream import Cursor, Order, open_stream
 from wdtrain.triple import DepthFormat, Triple, encode_overlay
 

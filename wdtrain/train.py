@@ -17,13 +17,13 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 sys.path.append(str(Path.cwd()))  # networks of the user's own are found from where they stand
 
 from wdtrain import learn
+from wdtrain.disk.durable import described
 from wdtrain.job import Run, command_line, open_run
-from wdtrain.record.durable import described
 from wdtrain.record.gallery import Gallery
 from wdtrain.record.outlet import speak_without_waiting
 from wdtrain.record.run import RunRecord
 from wdtrain.record.scores import SplitScores, check_splits
-from wdtrain.store.urls import without_secrets
+from wdtrain.remote.urls import without_secrets
 from wdtrain.stream import Cursor
 
 COLLECT_EVERY_STEPS = 50

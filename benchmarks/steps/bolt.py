@@ -19,7 +19,7 @@ from torch import Tensor
 from steps.turn import Turn
 from steps.work import Learner, Work
 from wdtrain.learn.rows import Rows
-from wdtrain.learn.targets import Prepared
+from wdtrain.targets.truth import Prepared
 
 PRECISIONS = {"bf16": "bf16-mixed", "fp32": "32-true"}
 

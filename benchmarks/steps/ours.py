@@ -17,8 +17,8 @@ from steps.work import LEARNED, SEED, Work
 from wdtrain import learn
 from wdtrain.learn.rows import Rows
 from wdtrain.learn.step import StepResult
-from wdtrain.record.plan import plan_run
 from wdtrain.record.run import RunRecord
+from wdtrain.record.run_plan import plan_run
 
 PLAIN_SECONDS = 10.0
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from steps.turn import Turn, wait_for
 from steps.work import Learner, Work
 from wdtrain.learn.rows import Rows
-from wdtrain.learn.targets import Prepared, Target, depth_target, mask_target
 from wdtrain.learn.view import autocast
+from wdtrain.targets.truth import Prepared, Target, depth_target, mask_target
 
 Prepare = Callable[[Tensor, Tensor, Target, Rows], Prepared]
 

@@ -17,12 +17,12 @@ from torch import nn
 
 from wdtrain import learn
 from wdtrain.learn.groups import plan_micro_batches
-from wdtrain.learn.losses import Loss, build_loss
-from wdtrain.learn.networks import build, domain_of
 from wdtrain.learn.rows import Rows, StoredBatch
-from wdtrain.learn.targets import Target
+from wdtrain.networks import build, domain_of
 from wdtrain.store.manifest import Manifest
 from wdtrain.stream import open_stream
+from wdtrain.targets.losses import Loss, build_loss
+from wdtrain.targets.truth import Target
 
 SEED, LEARNING_RATE, CHUNK = 0, 1e-3, 32
 LEARNED: dict[Target, tuple[str, str]] = {

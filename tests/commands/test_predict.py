@@ -25,15 +25,15 @@ from tests.commands.kit import (
     soft_picture,
     write_picture,
 )
-from tests.sources import NoiseSource
+from tests.noise import NoiseSource
 from tests.stream.spoiling import spoil
 from wdtrain.commands import predict as module
 from wdtrain.commands import predict_inputs
 from wdtrain.commands.predict import load_trained, main, resized
 from wdtrain.commands.predict_inputs import Picture, list_pictures, result_names
+from wdtrain.packing.pack import pack
 from wdtrain.record.checkpoint import Checkpoints
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.packing import pack
 from wdtrain.stream import Order
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,13 +14,13 @@ from accelerate.state import AcceleratorState
 
 from tests.end_to_end.runs import RECIPE
 from tests.learn.cases import small_tasks
-from tests.sources import NoiseSource
+from tests.noise import NoiseSource
 from wdtrain import job, learn
 from wdtrain.config import load_recipe
-from wdtrain.learn import launch
-from wdtrain.learn.collective import Alone, RankLost
-from wdtrain.learn.watch import Verdict
-from wdtrain.store.packing import pack
+from wdtrain.packing.pack import pack
+from wdtrain.ranks import launch
+from wdtrain.ranks.collective import Alone, RankLost
+from wdtrain.ranks.liveness import Verdict
 
 
 class Logged(Alone):

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from wdtrain.learn.augment import Augmentation
-from wdtrain.learn.collective import Alone
-from wdtrain.learn.ledger import Account
-from wdtrain.learn.networks import build
+from wdtrain.learn.gradient_buffer import Account
 from wdtrain.learn.norm import GroupedBatchNorm2d
 from wdtrain.learn.rows import Rows
 from wdtrain.learn.step import StepResult, train_step
-from wdtrain.learn.targets import Normalisation
 from wdtrain.learn.task import Task, TaskSet, build_task
 from wdtrain.learn.view import View
+from wdtrain.networks import build
+from wdtrain.ranks.collective import Alone
+from wdtrain.targets.truth import Normalisation
 from wdtrain.triple import DepthFormat
 
 CPU = torch.device("cpu")

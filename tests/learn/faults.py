@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from wdtrain.learn.feed import Feed
+from wdtrain.learn.prefetch import Feed
 from wdtrain.learn.rows import Rows
 from wdtrain.learn.step import StepResult
 from wdtrain.learn.task import Task, TaskSet

@@ -21,8 +21,8 @@ from tests.learn.cases import (
 )
 from tests.learn.faults import PHASES, Fault, faults, out_of_memory, put, recovered
 from tests.learn.test_step import UNKNOWN, depth_gradients, furthest, gradients, weights
+from wdtrain.learn.out_of_memory import DoesNotFit, is_out_of_memory, try_to
 from wdtrain.learn.rows import Rows
-from wdtrain.learn.shortage import DoesNotFit, is_out_of_memory, try_to
 from wdtrain.learn.task import TaskSet
 
 __all__ = ["faults"]

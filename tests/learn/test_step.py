@@ -19,13 +19,13 @@ from tests.learn.cases import (
     share_of_rank,
     without_depth,
 )
-from wdtrain.learn.collective import Alone
 from wdtrain.learn.evaluate import evaluate
-from wdtrain.learn.networks import build
 from wdtrain.learn.rows import Rows
 from wdtrain.learn.step import train_step
 from wdtrain.learn.task import StepError, TaskSet
 from wdtrain.learn.view import Memo
+from wdtrain.networks import build
+from wdtrain.ranks.collective import Alone
 
 SPLITS = (24, 12, 8, 16, 1)
 

@@ -17,7 +17,7 @@ from rich.console import Console as Terminal
 from wdtrain.record.console import Console, Progress, RunPlan, Score, TaskPlan, make_console
 from wdtrain.record.console_live import LiveConsole
 from wdtrain.record.console_plain import PlainConsole
-from wdtrain.record.memory import Memory
+from wdtrain.record.process_memory import Memory
 
 
 class Clock:

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wdtrain.record import durable, runlog
+from wdtrain.disk import durable
+from wdtrain.record import runlog
 from wdtrain.record.runlog import (
     RunError,
     RunLog,

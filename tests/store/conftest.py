@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.store.material import Disks
+from tests.disks import Disks
+from wdtrain.packing.pack import pack
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.packing import pack
 
 settings.register_profile("store", deadline=None, derandomize=True)
 settings.load_profile("store")

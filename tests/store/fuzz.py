@@ -25,10 +25,10 @@ import numpy as np
 import zstandard
 
 from wdtrain import triple
+from wdtrain.disk.errors import DamagedSample, StoreError
 from wdtrain.store import frames, native, tar
-from wdtrain.store.errors import DamagedSample, StoreError
+from wdtrain.store.filling import Filler, Part, Rows, Target
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.rows import Filler, Part, Rows, Target
 from wdtrain.store.samples import (
     BlockIndex,
     decode_row,

@@ -18,10 +18,10 @@ import xxhash
 
 from tests.store.conftest import FORMS
 from wdtrain import triple
+from wdtrain.packing.verify import walk_blocks
 from wdtrain.store import opener
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.samples import decode_row, member_suffixes
-from wdtrain.store.verify import walk_blocks
 
 Packed = Callable[..., Manifest]
 needs_zstd = pytest.mark.skipif(not shutil.which("zstd"), reason="the zstd command is not here")

@@ -16,22 +16,22 @@ import pytest
 import simplejpeg
 from PIL import Image
 
+from tests.disks import Disks
 from tests.store.blocks import SAMPLES, Written, block_of, inflated, samples_of
-from tests.store.material import Disks
-from tests.store.test_rows import filled, needs_library, stored_sample, target_of
+from tests.store.test_filling import filled, needs_library, stored_sample, target_of
 from tests.store.test_samples import either_way  # noqa: F401
 from wdtrain import triple
-from wdtrain.store import frames, memory, native, tar
-from wdtrain.store.errors import DamagedBlock, DamagedSample, StoreError
+from wdtrain.disk.errors import DamagedBlock, DamagedSample, StoreError
+from wdtrain.packing.plan import make_plan
+from wdtrain.packing.prepare import prepare
+from wdtrain.packing.splits import Holdout
+from wdtrain.store import buffers, frames, native, tar
+from wdtrain.store.buffers import Recycled
+from wdtrain.store.filling import Filler, Part, Rows
 from wdtrain.store.limits import MAX_KEY, most_free_bytes, most_sample_bytes
 from wdtrain.store.loading import BlockLoader
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.memory import Recycled
-from wdtrain.store.plan import make_plan
-from wdtrain.store.prepare import prepare
-from wdtrain.store.rows import Filler, Part, Rows
 from wdtrain.store.samples import decode_row, parse_block
-from wdtrain.store.splits import Holdout
 from wdtrain.triple import TripleError
 
 Packed = Callable[..., Manifest]

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.store.material import Disks, write_folder
-from wdtrain.store.errors import StoreError
-from wdtrain.store.folder import FolderSource
-from wdtrain.store.packing import pack
-from wdtrain.store.verify import walk_blocks
+from tests.disks import Disks, write_folder
+from wdtrain.disk.errors import StoreError
+from wdtrain.packing.pack import pack
+from wdtrain.packing.verify import walk_blocks
+from wdtrain.sources.folder import FolderSource
 from wdtrain.triple import TripleError, decode_meta, encode_meta
 
 

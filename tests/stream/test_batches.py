@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from wdtrain.learn.feed import Feed
+from wdtrain.learn.prefetch import Feed
 from wdtrain.learn.rows import rows_of
-from wdtrain.store.memory import KEPT, Lease
+from wdtrain.store.buffers import KEPT, Lease
 from wdtrain.stream import batches
 from wdtrain.stream.batches import Batch, HostMemory, tensors
 from wdtrain.stream.cursor import Cursor

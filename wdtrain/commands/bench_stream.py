@@ -21,13 +21,13 @@ import torch
 from rich.table import Table
 
 from wdtrain.commands import Output, run_command
+from wdtrain.packing.pack import usable_cores
 from wdtrain.resize import size_for
 from wdtrain.settings import parse_bytes
 from wdtrain.store import native
+from wdtrain.store.buffers import Recycled
+from wdtrain.store.filling import Filler, Part, Rows, Target
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.memory import Recycled
-from wdtrain.store.packing import usable_cores
-from wdtrain.store.rows import Filler, Part, Rows, Target
 from wdtrain.store.samples import BlockIndex, decode_row, parse_block
 from wdtrain.store.shards import ShardReader
 from wdtrain.stream import Batch, Stream, open_stream

@@ -21,19 +21,19 @@ from wdtrain.commands.inspect_order import check_cursor, manifest_of
 from wdtrain.commands.pack_shards import long_work
 from wdtrain.commands.trust import add_trust, load_run_recipe
 from wdtrain.config import Augment, Data, Recipe, Run, load_recipe
+from wdtrain.disk.errors import StoreError
 from wdtrain.record.outputs import OVERWRITE_HELP, Outputs
-from wdtrain.record.pictures import colour_depth, colour_mask, png_of
+from wdtrain.record.picture_grid import colour_depth, colour_mask, png_of
+from wdtrain.remote.urls import shown
 from wdtrain.resize import network_size
-from wdtrain.store.errors import StoreError
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.samples import BlockIndex, decode_row, parse_block
 from wdtrain.store.shards import ShardReader
-from wdtrain.store.urls import shown
 
 if TYPE_CHECKING:  # the networks' room brings torch along, which the other actions do without
     from wdtrain.learn.augment import Augmentation, Drawn
-    from wdtrain.learn.targets import Prepared
     from wdtrain.learn.view import View
+    from wdtrain.targets.truth import Prepared
 
 EXAMPLES: Final = """\
 examples:

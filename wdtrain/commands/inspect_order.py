@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from wdtrain.commands.inspect_shuffle import show_shuffle
 from wdtrain.commands.trust import add_trust, load_run_recipe
 from wdtrain.config import Data, Recipe, Train, load_recipe
+from wdtrain.disk.errors import DamagedBlock, StoreError
+from wdtrain.remote.access import is_url
 from wdtrain.settings import parse_bytes
-from wdtrain.store.errors import DamagedBlock, StoreError
-from wdtrain.store.files import is_url
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.samples import parse_block
 from wdtrain.store.shards import ShardReader

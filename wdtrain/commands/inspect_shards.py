@@ -13,17 +13,17 @@ from rich.console import Console
 from rich.table import Table
 
 from wdtrain.commands import Output, run_command
+from wdtrain.commands.contact_sheet import contact_sheet
 from wdtrain.commands.inspect_augment import add_augment
 from wdtrain.commands.inspect_order import add_order
 from wdtrain.commands.pack_shards import long_work
+from wdtrain.disk.errors import StoreError
+from wdtrain.packing.audit import audit
+from wdtrain.packing.verify import verify
 from wdtrain.record.outputs import OVERWRITE_HELP, Outputs
-from wdtrain.record.pictures import png_of
-from wdtrain.store.audit import audit
-from wdtrain.store.errors import StoreError
+from wdtrain.record.picture_grid import png_of
+from wdtrain.remote.urls import shown
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.sheet import contact_sheet
-from wdtrain.store.urls import shown
-from wdtrain.store.verify import verify
 
 EXAMPLES: Final = """\
 examples:

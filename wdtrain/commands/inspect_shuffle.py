@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from wdtrain.config import Recipe
+from wdtrain.remote.urls import shown
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.urls import shown
 
 if TYPE_CHECKING:
     from wdtrain.stream.order import Order, WindowKey

@@ -14,16 +14,16 @@ from typing import Final
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from wdtrain.commands import Output, run_command
+from wdtrain.fields.source import Source
+from wdtrain.packing.pack import ENGINES, pack
+from wdtrain.packing.parts import Part, PartDone
+from wdtrain.packing.plan import SPLIT_BY
+from wdtrain.packing.splits import Holdout
 from wdtrain.scenes import parse_source
+from wdtrain.sources.declared import note_of
+from wdtrain.sources.folder import declaration
 from wdtrain.store import manifest as manifests
-from wdtrain.store.declared import note_of
-from wdtrain.store.folder import declaration
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.packing import ENGINES, pack
-from wdtrain.store.parts import Part, PartDone
-from wdtrain.store.plan import SPLIT_BY
-from wdtrain.store.source import Source
-from wdtrain.store.splits import Holdout
 
 EXAMPLES: Final = """\
 examples:

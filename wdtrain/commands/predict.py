@@ -32,14 +32,14 @@ from wdtrain.commands.predict_inputs import (
 )
 from wdtrain.commands.trust import add_trust, load_run_recipe
 from wdtrain.learn.build import load_state
-from wdtrain.learn.devices import default_device, exact_float32
 from wdtrain.learn.evaluate import predict
-from wdtrain.learn.networks import build
-from wdtrain.learn.shortage import release, try_to
+from wdtrain.learn.out_of_memory import release, try_to
 from wdtrain.learn.view import View, plain_view
+from wdtrain.networks import build
+from wdtrain.ranks.devices import default_device, exact_float32
 from wdtrain.record.checkpoint import Checkpoint, Checkpoints, load_weights
 from wdtrain.record.outputs import OVERWRITE_HELP, Outputs
-from wdtrain.record.pictures import colour_depth, colour_mask, png_of
+from wdtrain.record.picture_grid import colour_depth, colour_mask, png_of
 from wdtrain.resize import STRIDE, size_for
 from wdtrain.triple import DepthFormat, encode_png
 

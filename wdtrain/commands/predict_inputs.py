@@ -23,7 +23,7 @@ from wdtrain.commands.inspect_order import KeysOfBlocks
 from wdtrain.config import Recipe
 from wdtrain.pictures import read_rgb
 from wdtrain.record.outputs import ASIDE_PREFIX, RECORD_NAME, read_record, safe_name
-from wdtrain.scenes.pictures import ENDINGS
+from wdtrain.scenes.kit_pictures import ENDINGS
 from wdtrain.store.manifest import Manifest
 from wdtrain.stream import Stream, open_stream
 

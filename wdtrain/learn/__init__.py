@@ -5,18 +5,18 @@ What the training loop needs of the room; everything else is private to it.
 
 from wdtrain.learn.augment import Augmentation
 from wdtrain.learn.build import build_tasks
-from wdtrain.learn.collective import Alone, Collective, open_collective
 from wdtrain.learn.evaluate import Answered, evaluate_batches
-from wdtrain.learn.fitting import CudaGauge, Fitting, budget_bytes
-from wdtrain.learn.launch import StopRequest, register, set_up, start_accelerator
-from wdtrain.learn.planner import explain
-from wdtrain.learn.refusal import estimate_lines, explain_refusal
+from wdtrain.learn.out_of_memory import DoesNotFit, is_out_of_memory
 from wdtrain.learn.rows import rows_of
-from wdtrain.learn.shortage import DoesNotFit, is_out_of_memory
 from wdtrain.learn.step import train_step
-from wdtrain.learn.stopping import Stopped, Together, check_stop, no_sudden_collection
 from wdtrain.learn.task import TaskSet
 from wdtrain.learn.view import View, plain_view
+from wdtrain.memory.fitting import CudaGauge, Fitting, budget_bytes
+from wdtrain.memory.planner import explain
+from wdtrain.memory.refusal import estimate_lines, explain_refusal
+from wdtrain.ranks.collective import Alone, Collective, open_collective
+from wdtrain.ranks.launch import StopRequest, register, set_up, start_accelerator
+from wdtrain.ranks.stopping import Stopped, Together, check_stop, no_sudden_collection
 
 __all__ = [
     "Alone",

@@ -21,7 +21,7 @@ from kornia.geometry.conversions import normalize_homography
 from kornia.geometry.transform import get_affine_matrix2d
 from torch import Tensor
 
-from wdtrain.learn.targets import (
+from wdtrain.targets.truth import (
     Normalisation,
     Prepared,
     Target,

@@ -10,13 +10,13 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from wdtrain.learn.losses import to_unit
-from wdtrain.learn.networks import domain_of
+from wdtrain.learn.out_of_memory import DoesNotFit, release, try_to
 from wdtrain.learn.rows import Rows, StoredBatch, rows_of
-from wdtrain.learn.shortage import DoesNotFit, release, try_to
-from wdtrain.learn.targets import Normalisation, unit_overlay
 from wdtrain.learn.task import Task
 from wdtrain.learn.view import View, autocast
+from wdtrain.networks import domain_of
+from wdtrain.targets.losses import to_unit
+from wdtrain.targets.truth import Normalisation, unit_overlay
 
 
 class Position(Protocol):

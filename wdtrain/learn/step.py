@@ -17,16 +17,16 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from wdtrain.learn.clock import Stopwatch
-from wdtrain.learn.collective import Collective
-from wdtrain.learn.feed import Fed, Feed
+from wdtrain.learn.async_scalars import Late
+from wdtrain.learn.gradient_buffer import Account
 from wdtrain.learn.groups import plan_few_sizes, plan_micro_batches
-from wdtrain.learn.late import Late
-from wdtrain.learn.ledger import Account
+from wdtrain.learn.out_of_memory import DoesNotFit, Shortage, record_history, release, try_to
+from wdtrain.learn.prefetch import Fed, Feed
 from wdtrain.learn.rows import Rows
-from wdtrain.learn.shortage import DoesNotFit, Shortage, record_history, release, try_to
+from wdtrain.learn.step_clock import Stopwatch
 from wdtrain.learn.task import Recovery, Task, TaskSet
 from wdtrain.learn.view import Memo, View, autocast
+from wdtrain.ranks.collective import Collective
 
 Losses = dict[str, list[tuple[Sequence[str], Tensor]]]
 """By task, of every micro-batch: its keys, and the loss of each sample [n] on the device."""

@@ -14,19 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wdtrain.learn.async_scalars import Late
 from wdtrain.learn.compiling import compile_network
+from wdtrain.learn.convert import live_parameters, prepare_network
+from wdtrain.learn.gradient_buffer import Account, Ledger
 from wdtrain.learn.groups import Context
-from wdtrain.learn.late import Late
-from wdtrain.learn.ledger import Account, Ledger
-from wdtrain.learn.losses import Loss, build_loss
-from wdtrain.learn.networks import domain_of
 from wdtrain.learn.optimize import Schedule, build_optimizer, build_schedule, step_if
-from wdtrain.learn.prepare import live_parameters, prepare_network
+from wdtrain.learn.out_of_memory import Shortage
 from wdtrain.learn.rounding import keep_output_fine
-from wdtrain.learn.shortage import Shortage
-from wdtrain.learn.targets import Target
 from wdtrain.learn.trial import check_network
 from wdtrain.learn.view import PRECISIONS
+from wdtrain.networks import domain_of
+from wdtrain.targets.losses import Loss, build_loss
+from wdtrain.targets.truth import Target
 
 MAX_SKIPS_IN_A_ROW = 3
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from wdtrain.learn.dropout import KeyedDropout
 from wdtrain.learn.groups import Context
 from wdtrain.learn.norm import GroupedBatchNorm2d
-from wdtrain.learn.shortage import is_out_of_memory
+from wdtrain.learn.out_of_memory import is_out_of_memory
 
 GROUPS: Final = (2, 3)
 """Samples of the two norm groups of a trial, unequal so that neither is taken for the other."""

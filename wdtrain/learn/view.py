@@ -13,7 +13,7 @@ from torch import Tensor
 
 from wdtrain.learn.augment import Augmentation, Seen
 from wdtrain.learn.rows import Rows
-from wdtrain.learn.targets import Normalisation, Prepared, Target, plain
+from wdtrain.targets.truth import Normalisation, Prepared, Target, plain
 from wdtrain.triple import DepthFormat
 
 PRECISIONS = ("fp32", "bf16", "fp64")

@@ -25,7 +25,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from wdtrain.record.durable import rename, sync_tree, writing
+from wdtrain.disk.durable import rename, sync_tree, writing
 
 MANIFEST_NAME = "checkpoint.json"
 FORMAT_VERSION = 1

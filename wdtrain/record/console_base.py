@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import Self
 
 from wdtrain.record.glyphs import number, size
-from wdtrain.record.memory import Memory
-from wdtrain.record.metrics import label
+from wdtrain.record.process_memory import Memory
+from wdtrain.targets.metrics import label
 
 PARTS = ("data", "copy", "augment", "forward_backward", "sync", "optimizer")
 _MIN_SHOWN_SHARE = 0.005

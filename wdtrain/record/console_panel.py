@@ -23,8 +23,8 @@ from wdtrain.record.console_base import (
     seconds_left,
 )
 from wdtrain.record.glyphs import ASCII, Glyphs, duration, number, part_name, rate, share_columns
-from wdtrain.record.memory import Memory
-from wdtrain.record.metrics import is_higher_better, label
+from wdtrain.record.process_memory import Memory
+from wdtrain.targets.metrics import is_higher_better, label
 
 _QUIET, _STRONG, _GOOD, _WATCH = "dim", "bold", "green", "yellow"
 _PART_STYLES = {

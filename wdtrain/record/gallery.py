@@ -11,10 +11,10 @@ import numpy as np
 from torch import Tensor
 
 from wdtrain.record.glyphs import number
-from wdtrain.record.metrics import label
-from wdtrain.record.pictures import Example, grid, save_png
+from wdtrain.record.picture_grid import Example, grid, save_png
 from wdtrain.record.ranking import DRAWN
 from wdtrain.record.scores import SplitScores, Stored, Truth
+from wdtrain.targets.metrics import label
 
 Answers = Mapping[str, tuple[Tensor, Tensor]]
 """By task: predictions [n, 1, h, w] and the loss of each sample [n]."""

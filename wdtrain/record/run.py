@@ -19,13 +19,13 @@ from typing import Any, Literal, Self, TextIO
 from accelerate import Accelerator
 from torch import Tensor
 
+from wdtrain.disk.durable import described, write_whole, writing
+from wdtrain.disk.locks import RunLock, lock_holder
 from wdtrain.record.checkpoint import Checkpoint, Checkpoints, save_weights
 from wdtrain.record.console import Progress, RunPlan, make_console
-from wdtrain.record.durable import described, write_whole, writing
 from wdtrain.record.gallery import Gallery
 from wdtrain.record.heartbeat import Heartbeat, process_facts
-from wdtrain.record.lock import RunLock, lock_holder
-from wdtrain.record.memory import measure_memory, save_snapshot
+from wdtrain.record.process_memory import measure_memory, save_snapshot
 from wdtrain.record.protocols import Ranks, StepNumbers, Waited
 from wdtrain.record.runlog import RunError, RunLog, State, read_status, save_config, write_status
 from wdtrain.record.scores import BASELINE_NAMES, SplitScores

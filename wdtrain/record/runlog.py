@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, get_args
 
-from wdtrain.record.durable import (
+from wdtrain.disk.durable import (
     FULL,
     overwrite,
     room,

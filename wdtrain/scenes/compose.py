@@ -15,9 +15,9 @@ import numpy as np
 from wdtrain.scenes.camera import Camera
 from wdtrain.scenes.cutouts import Cutout, prepare_cutout, relief_m
 from wdtrain.scenes.keyed import generator
+from wdtrain.scenes.kit_pictures import digest_of, list_pictures, read_background, read_cutout
 from wdtrain.scenes.lift import Lift, fit_lift, read_lifts
 from wdtrain.scenes.pasting import Layer, Spot, paste, visible_fraction
-from wdtrain.scenes.pictures import digest_of, list_pictures, read_background, read_cutout
 from wdtrain.scenes.product import Product, Scene, Shelf, shelf_places
 from wdtrain.triple import FOREGROUND, DepthFormat, Triple, TripleError
 

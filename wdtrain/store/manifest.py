@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, Literal, NamedTuple
 
+from wdtrain.disk.errors import StoreError
+from wdtrain.remote.access import RandomFile, file_bytes, open_file, read_bytes, sha256_of
+from wdtrain.remote.remote_files import Remote, RemoteAccess
+from wdtrain.remote.urls import folder_of, is_url, join, shown, was_told
 from wdtrain.store import schema
-from wdtrain.store.errors import StoreError
-from wdtrain.store.files import RandomFile, file_bytes, open_file, read_bytes, sha256_of
-from wdtrain.store.remote import Remote, RemoteAccess
-from wdtrain.store.urls import folder_of, is_url, join, shown, was_told
 from wdtrain.triple import DepthFormat
 
 NAME: Final = "manifest.json"

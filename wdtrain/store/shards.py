@@ -13,14 +13,14 @@ from typing import NamedTuple, Protocol, Self
 
 import xxhash
 
+from wdtrain.disk.errors import DamagedBlock, StoreError
+from wdtrain.remote.access import LocalFile
+from wdtrain.remote.urls import is_url, shown
 from wdtrain.store import frames
-from wdtrain.store.errors import DamagedBlock, StoreError
-from wdtrain.store.files import LocalFile
+from wdtrain.store.buffers import Recycled
 from wdtrain.store.limits import most_sample_bytes
 from wdtrain.store.manifest import Manifest, Shard
 from wdtrain.store.mapped import MappedFile
-from wdtrain.store.memory import Recycled
-from wdtrain.store.urls import is_url, shown
 
 
 class Closable(Protocol):

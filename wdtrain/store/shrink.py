@@ -14,7 +14,7 @@ import numpy as np
 from wdtrain import resize
 from wdtrain.resize import EIGHTHS, Size
 from wdtrain.store import native
-from wdtrain.store.memory import Recycled
+from wdtrain.store.buffers import Recycled
 
 _MOST_PIXELS: Final = 1 << 30
 """Of a depth whose medians are taken by the compiled loops: their weights are 32 bits."""

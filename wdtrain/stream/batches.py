@@ -14,8 +14,8 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from wdtrain.store.memory import Lease, Recycled
-from wdtrain.store.rows import Target
+from wdtrain.store.buffers import Lease, Recycled
+from wdtrain.store.filling import Target
 from wdtrain.store.tar import MAX_NAME
 from wdtrain.stream.cursor import Cursor
 

@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from wdtrain.remote.urls import shown
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.permutation import Permutation, key_of, keyed_hash
-from wdtrain.store.urls import shown
 from wdtrain.stream.shares import balance
 
 ORDER_VERSION = 3

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 from wdtrain.resize import size_for
+from wdtrain.store.filling import Filler, Part, Target
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.rows import Filler, Part, Target
 from wdtrain.stream.batches import Batch, HostMemory, Lent, tensors
 from wdtrain.stream.cursor import Cursor
 from wdtrain.stream.order import SHUFFLE_BYTES, Order, Piece, WindowKey, check_count

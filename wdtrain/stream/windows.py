@@ -19,13 +19,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from wdtrain.disk.errors import DamagedBlock, DamagedSample, StoreError
+from wdtrain.remote.access import is_url
 from wdtrain.store import native
-from wdtrain.store.errors import DamagedBlock, DamagedSample, StoreError
-from wdtrain.store.files import is_url
+from wdtrain.store.buffers import KEPT, Recycled
+from wdtrain.store.filling import Rows, Target, copied_columns
 from wdtrain.store.loading import BlockLoader
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.memory import KEPT, Recycled
-from wdtrain.store.rows import Rows, Target, copied_columns
 from wdtrain.store.samples import BlockIndex, decode_row, parse_block
 from wdtrain.store.shards import Closable, ShardReader
 from wdtrain.store.tar import BLOCK, MAX_NAME
