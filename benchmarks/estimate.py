@@ -20,7 +20,7 @@ from tests.learn.cases import make_rows, make_view
 from tests.memory.allocator import cpu_peak_bytes
 from wdtrain.learn.step import LocalPass
 from wdtrain.learn.task import Task, TaskSet, build_task
-from wdtrain.memory.estimate import Footprint, explain, footprint, largest_micro_batches
+from wdtrain.memory.estimate import Footprint, explain_footprint, footprint, largest_micro_batches
 from wdtrain.networks import build
 from wdtrain.ranks.devices import KNOWN_DEVICES, parse_device
 
@@ -48,7 +48,7 @@ def measured(task: Task, samples: int, size: int, precision: str) -> int:
     def work() -> None:
         tasks.open()
         local = LocalPass(rows=rows, device=torch.device("cpu"), view=view)
-        local.run(task, tasks.account(task))
+        local.run(task, tasks.gradients_of(task))
 
     return cpu_peak_bytes(work)
 
@@ -84,7 +84,7 @@ def main() -> None:
             where, device_bytes = parse_device(name)
             budget_bytes = int(0.9 * device_bytes)
             fitting = largest_micro_batches(footprints, budget_bytes, most=8192)
-            lines = explain(footprints, fitting, where=where, budget_bytes=budget_bytes)
+            lines = explain_footprint(footprints, fitting, where=where, budget_bytes=budget_bytes)
             print("\n".join(lines) if name == "T4 16GB" else f"{where}: {fitting}")
 
 

@@ -20,12 +20,12 @@ from wdtrain.record.checkpoint import load_weights
 from wdtrain.record.plan_cache import KeptPlan, device_facts
 from wdtrain.record.run_plan import RunPlan, plan_run, plan_text
 from wdtrain.record.scores import Baselines, check_splits
-from wdtrain.remote.urls import shown
+from wdtrain.remote.urls import redacted
 from wdtrain.resize import network_size
 from wdtrain.store.manifest import Manifest
 from wdtrain.stream import Batch, Cursor, Order, advice, fullest_share, open_stream
 
-GLANCE_BLOCKS = 2
+EVALUATION_BLOCKS = 2
 """Blocks a lane that are held where a split is read once: to be scored, it need not be shuffled,
 and a part of it is a fair draw, since packing has dealt the samples."""
 
@@ -58,7 +58,7 @@ class Run:
     @property
     def recipe_text(self) -> str:
         """The resolved recipe as YAML, as it may be kept: without what is secret in data.url."""
-        return self.recipe.as_yaml(shown(self.recipe.data.url))
+        return self.recipe.as_yaml(redacted(self.recipe.data.url))
 
     @property
     def training_view(self) -> learn.View:
@@ -81,10 +81,10 @@ class Run:
         stream = open_stream(self.manifest, split=split, **{**how, **more})
         return learn.Together(stream, ranks, asked)
 
-    def glance(self, split: str) -> learn.Together[Batch]:
+    def evaluation_stream(self, split: str) -> learn.Together[Batch]:
         """This rank's batches of a split, for an evaluation: hardly shuffled, so that little is
         held beside what training holds, and the first few read no more than they need."""
-        least = GLANCE_BLOCKS * self.order.least_bytes
+        least = EVALUATION_BLOCKS * self.order.least_bytes
         shuffle_bytes = min(self.order.shuffle_bytes, least)
         return self.stream(split, self.recipe.evaluation_batch, shuffle_bytes=shuffle_bytes)
 
@@ -92,7 +92,7 @@ class Run:
         self, split: str, limit: int | None = None, keys: Set[str] | None = None
     ) -> Iterator[learn.Answered]:
         """The batches of a split, each with every task's predictions and losses."""
-        batches = self.glance(split)
+        batches = self.evaluation_stream(split)
         return learn.evaluate_batches(self.tasks, batches, view=self.view, limit=limit, keys=keys)
 
     def plan(self, first_step: int = 0) -> RunPlan:
@@ -149,7 +149,7 @@ class Run:
         if not known and self.accelerator.is_local_main_process:
             kept.save({name: choice.as_dict() for name, choice in self.choices.items()})
 
-    def explained(self, error: learn.DoesNotFit) -> learn.DoesNotFit:
+    def with_advice(self, error: learn.DoesNotFit) -> learn.DoesNotFit:
         """The refusal with what was needed, what is allowed, and what would fit."""
         budget_bytes = learn.budget_bytes(self.accelerator.device)
         return learn.explain_refusal(self.fitting, error, budget_bytes)
@@ -160,7 +160,7 @@ class Run:
             try:
                 self.fit()
             except learn.DoesNotFit as error:
-                raise self.explained(error) from None
+                raise self.with_advice(error) from None
         balance = self.order.balance(self.recipe.train.batch_size, self.collective.world)
         text = plan_text(self.plan(), balance=balance, advice=self.advice())
         if on is not None:
@@ -234,7 +234,7 @@ def command_line(arguments: list[str]) -> Asked:
         parser.error("--on says for which device to plan; give --plan with it")
     recipe = load_recipe(flags.config, flags.overrides)
     if flags.print_config:
-        parser.exit(message=recipe.as_yaml(shown(recipe.data.url)))
+        parser.exit(message=recipe.as_yaml(redacted(recipe.data.url)))
     return Asked(recipe, flags.plan, flags.on)
 
 

@@ -57,7 +57,7 @@ def train(run: Run, record: RunRecord) -> None:
         while True:
             step = run.tasks.steps
             if run.is_due(recipe.evaluate_every(samples)) and run.validated < step:
-                save(run, record, look(run, record))
+                save(run, record, validate_while_training(run, record))
                 collect()
             elif run.is_due(recipe.checkpoint.every_steps):
                 save(run, record, None)
@@ -75,7 +75,7 @@ def train(run: Run, record: RunRecord) -> None:
             record.step(run.tasks.steps, run.cursor.position / samples, result, batch)
 
 
-def look(run: Run, record: RunRecord) -> float:
+def validate_while_training(run: Run, record: RunRecord) -> float:
     """A validation in mid-training: schedules take note of it; returns the skill shown in it."""
     lead = validate(run, record, limit=run.recipe.evaluate.max_samples or sys.maxsize)[0]
     for task in run.tasks:
@@ -88,7 +88,7 @@ def look(run: Run, record: RunRecord) -> float:
 def validate(run: Run, record: RunRecord, *, limit: int | None) -> list[SplitScores]:
     """Every split scored, the leading one first, of `limit` samples or so; None: all, finally."""
     targets, found = {task.name: task.target for task in run.tasks}, []
-    with record.aside("validating"):
+    with record.phase("validating"):
         for split in check_splits(run.recipe.evaluate.splits, run.manifest.splits):
             scores = SplitScores(split, targets, run.manifest.depth)
             for batch, answers in run.answers(split, limit):
@@ -106,7 +106,7 @@ def save(run: Run, record: RunRecord, skill: float | None) -> None:
     state = {"cursor": run.cursor.dumps(), "tasks": run.tasks.state_dict(), "damaged": damaged}
     plan = {name: choice.as_dict() for name, choice in run.choices.items()}
     looked = {"validated": run.validated, "plan": plan}
-    recipe = {"recipe": run.recipe.decisive(), "config": run.recipe_text}
+    recipe = {"recipe": run.recipe.numeric_keys(), "config": run.recipe_text}
     about = {**recipe, "view": run.view.as_dict(), "side": min(run.size)}
     record.save(run.tasks.steps, weights, {**state, **looked, **about}, metric=skill)
 
@@ -114,7 +114,7 @@ def save(run: Run, record: RunRecord, skill: float | None) -> None:
 def finish(run: Run, record: RunRecord) -> None:
     """Every validation sample is scored, and the report is written."""
     scores = validate(run, record, limit=None)
-    with record.aside("looking at single samples"):
+    with record.phase("looking at single samples"):
         gallery = Gallery(scores[0], run.collective.gather)
         gallery.fill(run.answers(gallery.split, keys=gallery.keys))
     if record.is_main:
@@ -126,19 +126,19 @@ def finish(run: Run, record: RunRecord) -> None:
 def go(run: Run) -> int:
     """The run to its end, or until it is asked to stop; the exit code."""
     recipe = run.recipe
-    kept = {**recipe.record_arguments(), "tell": lambda error: told(error, recipe.data.url)}
+    kept = {**recipe.record_arguments(), "tell": lambda error: error_text(error, recipe.data.url)}
     with RunRecord(run.accelerator, run.collective, **kept) as record:
         first = resume(run, record)
         if record.is_finished(first, run.total_steps):
             return 0
         record.start(first, run.manifest.source, run.recipe_text, run.tasks.idle)
         try:
-            with record.aside("fitting to memory"):
+            with record.phase("fitting to memory"):
                 run.fit()
             record.show(run.plan(first))
             record.warn(first, run.advice())
-            with record.aside("fitting the baselines"):
-                training = run.glance(recipe.data.train_split)
+            with record.phase("fitting the baselines"):
+                training = run.evaluation_stream(recipe.data.train_split)
                 targets = {str(task.target) for task in run.tasks}
                 run.baselines.fit(training, run.collective.total, targets)
             train(run, record)
@@ -149,7 +149,7 @@ def go(run: Run) -> int:
             return run.stop.exit_code
         except learn.DoesNotFit as error:
             record.snapshot()
-            raise run.explained(error) from None
+            raise run.with_advice(error) from None
     return 0
 
 
@@ -162,7 +162,7 @@ def show_plan(run: Run, on: str | None) -> int:
     return 0
 
 
-def told(error: BaseException, url: str) -> str:
+def error_text(error: BaseException, url: str) -> str:
     """An error for a person, without what is secret in the dataset's URL, or in any other."""
     return without_secrets(described(error), url)
 
@@ -179,7 +179,7 @@ def main() -> int:
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and not learn.is_out_of_memory(error):
             raise
-        print(f"error: {told(error, url)}", file=sys.stderr)
+        print(f"error: {error_text(error, url)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -24,7 +24,7 @@ PLAIN_SECONDS = 10.0
 
 
 class Ours:
-    """Grouped norms, keyed dropout, ledger, agreement, finite check, augmentation, stopwatch."""
+    """Grouped norms, keyed dropout, gradient_buffer, agreement, finite check, augmentation, stopwatch."""
 
     def __init__(self, work: Work, *, compiled: bool = False) -> None:
         settings = work.settings

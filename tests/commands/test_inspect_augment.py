@@ -21,12 +21,12 @@ from wdtrain.commands.inspect_augment import (
     BOTH,
     MASK_ALONE,
     NEITHER,
-    Seen,
+    ShownSample,
+    augmentation_words,
     find_sample,
     see,
     seen_tiles,
     stored_tiles,
-    told,
 )
 from wdtrain.config import Recipe, load_recipe
 from wdtrain.disk.errors import StoreError
@@ -36,7 +36,7 @@ from wdtrain.packing.pack import pack
 from wdtrain.record.checkpoint import Checkpoints
 from wdtrain.store.manifest import Manifest
 from wdtrain.stream import Cursor, Order, open_stream
-from wdtrain.targets.truth import Prepared, Target
+from wdtrain.targets.truth import TargetName, TrainingInput
 
 SIDE = 32
 AMOUNTS = "{zoom: 0.7, rotation_deg: 20, crop: 0.9, flip: 0.4, colour: 0.3}"
@@ -77,7 +77,7 @@ def view_of_training(manifest: Manifest, recipe: Recipe) -> View:
     return plain_view(mean, std, manifest.depth, recipe.precision).augmented(augmentation)
 
 
-Given = dict[tuple[Target, str, int], tuple[Tensor, Tensor, Tensor]]
+Given = dict[tuple[TargetName, str, int], tuple[Tensor, Tensor, Tensor]]
 
 
 class Watched(View):
@@ -85,7 +85,9 @@ class Watched(View):
 
     given: Given
 
-    def prepare(self, overlay: Tensor, stored: Tensor, target: Target, rows, *rest) -> Prepared:
+    def prepare(
+        self, overlay: Tensor, stored: Tensor, target: TargetName, rows, *rest
+    ) -> TrainingInput:
         prepared = super().prepare(overlay, stored, target, rows, *rest)
         parts = (prepared.picture.clone(), prepared.target.clone(), prepared.valid.clone())
         for key, epoch, *of_row in zip(rows.keys, rows.epochs, *parts, strict=True):
@@ -115,7 +117,7 @@ def test_it_is_made_from_what_a_training_step_gets_bit_for_bit(manifest, tmp_pat
     assert len(given) == 2 * 3 * 24
     for (target, key, epoch), parts in given.items():
         sample = find_sample(manifest, "train", key, size=recipe.data.size)
-        shown: Prepared = getattr(see(sample, epoch, view), target)
+        shown: TrainingInput = getattr(see(sample, epoch, view), target)
         for mine, its in zip((shown.picture, shown.target, shown.valid), parts, strict=True):
             assert mine.shape == (1, *its.shape)
             assert torch.equal(mine[0], its)
@@ -140,7 +142,10 @@ def test_a_run_is_shown_by_its_own_seed_and_amounts(manifest, run_folder, tmp_pa
     sample = find_sample(manifest, "train", "n000017")
     sights = [see(sample, epoch, view) for epoch in (0, 2)]
     for line, sight in zip(lines, sights, strict=True):
-        assert line == f"epoch {sight.epoch}: {', '.join(told(sight.drawn, (SIDE, SIDE)))}"
+        assert (
+            line
+            == f"epoch {sight.epoch}: {', '.join(augmentation_words(sight.drawn, (SIDE, SIDE)))}"
+        )
         assert all(held(picture, tile) for tile in seen_tiles(sight, view))
     assert all(held(picture, tile) for tile in stored_tiles(sample, view)[1:])
     assert not held(picture, seen_tiles(see(sample, 1, view), view)[0])
@@ -150,11 +155,14 @@ def test_a_line_says_what_was_drawn(manifest, run_folder, tmp_path):
     view = view_of_training(manifest, load_recipe(run_folder / "config.yaml", []))
     assert view.augmentation is not None
     drawn = view.augmentation.draw(["n000017"], [4])
-    numbers = [float(n) for n in re.findall(r"[-+]?\d+\.\d+", " ".join(told(drawn, (20, 40))))]
+    numbers = [
+        float(n)
+        for n in re.findall(r"[-+]?\d+\.\d+", " ".join(augmentation_words(drawn, (20, 40))))
+    ]
     room = (drawn.zoom[0] - 1) * np.array([20, 10])
     expected = [drawn.zoom[0], drawn.angle_deg[0], *drawn.shift[0], *drawn.shift[0] * room]
     assert numbers == pytest.approx([*expected, *drawn.gains[0]], abs=0.05)
-    mirrored = "not mirrored" not in told(drawn, (20, 40))
+    mirrored = "not mirrored" not in augmentation_words(drawn, (20, 40))
     assert mirrored == drawn.flipped[0]
 
 
@@ -176,7 +184,7 @@ def test_tells_what_is_trained_on_by_both_by_the_mask_alone_and_by_neither(manif
     half_known = sample._replace(depth=np.tril(sample.depth))
     found = set()
     for epoch in range(4):
-        seen: Seen = see(half_known, epoch, view)
+        seen: ShownSample = see(half_known, epoch, view)
         shown = seen_tiles(seen, view)[3]
         mask, depth = (one.valid[0, 0].numpy() > 0 for one in (seen.mask, seen.depth))
         for where, colour in ((mask & depth, BOTH), (mask & ~depth, MASK_ALONE), (~mask, NEITHER)):
@@ -198,7 +206,7 @@ def test_a_recipe_is_tried_with_other_amounts(manifest, run_folder, tmp_path, ca
         lines[seed] = capsys.readouterr().out.splitlines()[0]
     view = view_of_training(manifest, load_recipe(run_folder / "config.yaml", []))
     drawn = see(find_sample(manifest, "train", "n000024"), 3, view).drawn
-    assert lines["11"] == f"epoch 3: {', '.join(told(drawn, (SIDE, SIDE)))}"
+    assert lines["11"] == f"epoch 3: {', '.join(augmentation_words(drawn, (SIDE, SIDE)))}"
     assert lines["12"] != lines["11"]
 
 

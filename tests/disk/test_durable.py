@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from wdtrain.disk.durable import rename, sync_tree, write_parts, write_whole
+from wdtrain.disk.durable import rename_synced, sync_tree, write_parts, write_whole
 
 
 def test_a_file_is_replaced_whole(tmp_path):
@@ -43,5 +43,5 @@ def test_bytes_are_synced_before_the_name_and_the_name_after(tmp_path, monkeypat
     (tmp_path / "folder" / "inner" / "file").write_bytes(b"y")
     sync_tree(tmp_path / "folder")
     assert events == ["fsync"] * 3
-    rename(tmp_path / "folder", tmp_path / "named")
+    rename_synced(tmp_path / "folder", tmp_path / "named")
     assert events == ["fsync"] * 3 + ["rename", "fsync"]

@@ -20,7 +20,7 @@ from wdtrain.config import load_recipe
 from wdtrain.packing.pack import pack
 from wdtrain.ranks import launch
 from wdtrain.ranks.collective import Alone, RankLost
-from wdtrain.ranks.liveness import Verdict
+from wdtrain.ranks.liveness import LostRanks
 
 
 class Logged(Alone):
@@ -67,14 +67,14 @@ def test_device_and_communicator_are_there_before_the_planner_looks(
     gpu = SimpleNamespace(device=torch.device("cuda:0"), is_local_main_process=False)
     monkeypatch.setattr(run, "accelerator", gpu)
     run.fit()
-    size = run.tasks.ledger.flat.numel()
+    size = run.tasks.gradient_buffer.flat.numel()
     assert calls == ["cpu is warm", f"sum of {size}", "gauge", "fit"]
 
 
 def test_a_first_sum_that_fails_says_what_to_look_at() -> None:
     class Broken(Alone):
         def flat_sum(self, flat: torch.Tensor) -> None:
-            error = RankLost(Verdict((), 0, "broke although every rank still runs"), 0)
+            error = RankLost(LostRanks((), 0, "broke although every rank still runs"), 0)
             raise error from RuntimeError("NCCL Error 1: out of memory\nmore")
 
     with pytest.raises(ValueError, match=r"failed \(NCCL Error 1: out of memory\).*nvidia-smi"):
@@ -84,7 +84,7 @@ def test_a_first_sum_that_fails_says_what_to_look_at() -> None:
 def test_a_rank_that_is_lost_in_the_first_sum_is_named() -> None:
     class Lost(Alone):
         def flat_sum(self, flat: torch.Tensor) -> None:
-            raise RankLost(Verdict((1,), 0, "rank 1 has ended"), 0)
+            raise RankLost(LostRanks((1,), 0, "rank 1 has ended"), 0)
 
     with pytest.raises(RankLost, match="rank 1 has ended"):
         learn.set_up(torch.device("cpu"), small_tasks(), Lost())

@@ -74,7 +74,7 @@ def first_step(network: nn.Module, loss: str, precision: str) -> tuple[float, Te
     tasks, rows = TaskSet([task]), make_rows(8)
     rows.mask[:6], rows.mask[6:] = 0, 255
     reading = one_step(tasks, rows, view=make_view(precision)).read()
-    return reading.losses["mask"], tasks.account(task).gradients.clone()
+    return reading.losses["mask"], tasks.gradients_of(task).gradients.clone()
 
 
 @pytest.mark.parametrize("level", LEVELS)

@@ -16,7 +16,7 @@ from wdtrain.memory.estimate import (
     INDEX_LIMIT,
     MARGIN,
     Footprint,
-    explain,
+    explain_footprint,
     footprint,
     largest_micro_batches,
 )
@@ -115,7 +115,7 @@ def measured(task: Task, samples: int, precision: str) -> int:
     def work() -> None:
         tasks.open()
         local = LocalPass(rows=rows, device=CPU, view=make_view(precision))
-        local.run(task, tasks.account(task))
+        local.run(task, tasks.gradients_of(task))
 
     return cpu_peak_bytes(work)
 
@@ -198,13 +198,13 @@ def test_the_task_stays_as_it_was():
     tasks = TaskSet([task])
     tasks.open()
     before = {name: value.clone() for name, value in task.network.state_dict().items()}
-    pending = [norm.pending for norm in tasks.account(task).norms]
+    pending = [norm.pending for norm in tasks.gradients_of(task).norms]
     generator = torch.random.get_rng_state()
     estimate(task, "bf16")
     after = task.network.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
-    assert all(n.pending is p for n, p in zip(tasks.account(task).norms, pending, strict=True))
-    assert not tasks.ledger.flat.any()
+    assert all(n.pending is p for n, p in zip(tasks.gradients_of(task).norms, pending, strict=True))
+    assert not tasks.gradient_buffer.flat.any()
     assert task.context.groups is None
     assert task.micro_batch == 8
     assert "forward" not in vars(task.network)
@@ -372,7 +372,9 @@ def test_the_explanation_says_that_it_is_an_estimate_and_of_what():
     known = Footprint(
         fixed_bytes=2**29, passes=((8, 2**29), (16, 2**30)), largest_elements_per_sample=1
     )
-    lines = explain({"mask": known}, {"mask": 16}, where="T4 16GB", budget_bytes=13 * 2**30)
+    lines = explain_footprint(
+        {"mask": known}, {"mask": 16}, where="T4 16GB", budget_bytes=13 * 2**30
+    )
     assert lines[0].startswith("estimate for T4 16GB, 13.00 GiB of it allowed, 10% of that left")
     assert lines[0].endswith("nothing was measured there")
     assert lines[1] == (

@@ -16,7 +16,7 @@ from wdtrain.learn.task import TaskSet
 from wdtrain.memory.fitting import Fitting, noise
 from wdtrain.memory.refusal import estimate_lines, explain_refusal
 from wdtrain.ranks.collective import Alone, Collective
-from wdtrain.ranks.stopping import Stopped
+from wdtrain.ranks.stopping import RunStopped
 
 MIB = 2**20
 
@@ -144,7 +144,7 @@ def test_asked_to_stop_between_probes_all_ranks_stop():
         def asked() -> bool:
             return collective.rank == 1 and meter.restarts >= 2
 
-        with pytest.raises(Stopped):
+        with pytest.raises(RunStopped):
             fitting(tasks, collective, asked=asked).fit(meter)
         return meter.restarts <= 2 or collective.rank == 0
 

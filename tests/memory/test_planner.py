@@ -16,7 +16,7 @@ from wdtrain.memory.planner import (
     DidNotFit,
     Probe,
     choose_micro_batch,
-    explain,
+    explain_choices,
     ladder,
 )
 
@@ -383,7 +383,7 @@ def test_a_choice_of_another_version_is_refused(change):
 def test_explains_every_probe_what_they_say_and_what_limited_the_size():
     device = Device(32, 256, fixed=100 * MIB, slope=MIB, latency=0.01, rate=40_000.0)
     mask, depth = device.choose(900 * MIB), device.choose(50_000 * MIB)
-    lines = explain({"mask": mask, "depth": depth})
+    lines = explain_choices({"mask": mask, "depth": depth})
     assert lines[:7] == [
         "mask: 12 passes over 8,192 samples, 25,222 samples/s; "
         "the next larger size does not fit into the budget",
@@ -397,7 +397,7 @@ def test_explains_every_probe_what_they_say_and_what_limited_the_size():
     ]
     assert lines[7].startswith("depth: 1 pass over 8,192 samples, 38,138 samples/s; a rank's whole")
     assert len(lines) == 7 + len(depth.probes) + 3
-    assert "          704  out of memory" in explain({"mask": device.choose(800 * MIB)})
+    assert "          704  out of memory" in explain_choices({"mask": device.choose(800 * MIB)})
 
 
 @given(groups=st.integers(1, 600))
@@ -425,4 +425,4 @@ def test_what_will_be_compiled_takes_the_largest_that_fits_whatever_its_seconds_
     assert choice.limited_by == "budget"
     assert choose_micro_batch(probe, **sizes).micro_batch == 1
     assert Choice.from_dict(json.loads(json.dumps(choice.as_dict()))) == choice
-    assert "tried uncompiled" in "\n".join(explain({"mask": choice}))
+    assert "tried uncompiled" in "\n".join(explain_choices({"mask": choice}))

@@ -14,7 +14,7 @@ from wdtrain.packing.plan import Settings
 from wdtrain.packing.prepare import prepare
 from wdtrain.packing.splits import Holdout
 from wdtrain.store import tar
-from wdtrain.store.filling import Filler, Part, Rows
+from wdtrain.store.filling import Filler, MemberPlaces, WindowSlice
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.samples import decode_row, parse_block
 from wdtrain.triple import DepthFormat, Triple
@@ -105,8 +105,8 @@ def read_at(
             data += tar.member(f"{sample.key}.{name}".encode(), member)
     block = parse_block(data, manifest)
     count, target = len(source), target_of(manifest, len(source), size)
-    rows = Rows.of_blocks([block], np.zeros(count, int), np.arange(count), manifest)
-    if Filler(manifest, size).fill([Part(rows, 0, count, 0)], target).parts:
+    rows = MemberPlaces.of_blocks([block], np.zeros(count, int), np.arange(count), manifest)
+    if Filler(manifest, size).fill([WindowSlice(rows, 0, count, 0)], target).parts:
         for got, alone in zip(
             (target.overlay, target.mask, target.depth),
             decode_row(block, 3, size=size),

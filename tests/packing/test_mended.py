@@ -69,7 +69,7 @@ def test_what_was_mended_is_named_and_the_dataset_left(
 ) -> None:
     pack(folder, tmp_path / "set", **SMALL)
     if not is_noted:
-        (tmp_path / "set" / contents.NAME).unlink()
+        (tmp_path / "set" / contents.PACKED_FROM).unlink()
     before = folder_bytes(tmp_path / "set")
     assert pack(folder, tmp_path / "set", **SMALL).samples == COUNT
     mend(folder, 7)
@@ -100,7 +100,7 @@ def test_a_note_of_another_packing_is_not_believed(folder: Path, tmp_path: Path)
     pack(folder, tmp_path / "old", **SMALL)
     mend(folder, 3)
     pack(folder, tmp_path / "new", **SMALL)
-    shutil.copy(tmp_path / "new" / contents.NAME, tmp_path / "old" / contents.NAME)
+    shutil.copy(tmp_path / "new" / contents.PACKED_FROM, tmp_path / "old" / contents.PACKED_FROM)
     with pytest.raises(StoreError, match="changed since"):
         pack(folder, tmp_path / "old", **SMALL)
 
@@ -112,7 +112,7 @@ def test_the_dataset_tells_contents_and_no_times(
     pack(folder, tmp_path / "one", **SMALL)
     pack(tmp_path / "copy", tmp_path / "two", **SMALL | {"processes": 2})
     one, two = folder_bytes(tmp_path / "one"), folder_bytes(tmp_path / "two")
-    assert one.pop(contents.NAME) != two.pop(contents.NAME)
+    assert one.pop(contents.PACKED_FROM) != two.pop(contents.PACKED_FROM)
     assert one == two
     mend(folder, 5)
     other = pack(folder, tmp_path / "three", **SMALL)

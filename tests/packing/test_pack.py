@@ -164,7 +164,7 @@ def test_a_finished_shard_that_was_damaged_meanwhile_is_packed_again(
     settings = SMALL | {"max_rejects": 0.5}
     pack(source, tmp_path / "whole", **settings)
     with monkeypatch.context() as patch:
-        patch.setattr(staging.Workplace, "commit", lambda self, document, shards: _kill())
+        patch.setattr(staging.Staging, "commit", lambda self, document, shards: _kill())
         with pytest.raises(Killed):
             pack(source, tmp_path / "set", **settings)
     shard = tmp_path / "set" / ".packing" / f"train-000000.tar.zst{ending}"
@@ -186,7 +186,7 @@ def test_an_unfinished_packing_is_not_gone_on_with_by_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(staging.Workplace, "commit", lambda self, document, shards: _kill())
+        patch.setattr(staging.Staging, "commit", lambda self, document, shards: _kill())
         with pytest.raises(Killed):
             pack(Disks(), tmp_path / "set", **SMALL)
     with pytest.raises(StoreError, match="unfinished packing of another source, other settings"):

@@ -23,7 +23,7 @@ from wdtrain.disk.machine import this_machine
 from wdtrain.packing import staging
 from wdtrain.packing.jobs import ShardRunner
 from wdtrain.packing.pack import pack
-from wdtrain.packing.parts import Part, PartDone
+from wdtrain.packing.parts import PackingPart, PartDone
 from wdtrain.packing.splits import Holdout
 from wdtrain.store.manifest import Manifest
 
@@ -239,11 +239,11 @@ def test_a_part_and_a_whole_packing_do_not_run_into_each_other(tmp_path: Path) -
     target = tmp_path / "set"
     for mine, yours in (((1, 2), None), (None, (1, 2)), (None, None)):
         with (
-            staging.locked_workplace(target, shared=mine is not None),
+            staging.locked_staging(target, shared=mine is not None),
             pytest.raises(StoreError, match=r"another process is packing .* its --part"),
         ):
             pack(TROUBLE, target, **SMALL, part=yours)
-    with staging.locked_workplace(target, shared=True):
+    with staging.locked_staging(target, shared=True):
         assert isinstance(pack(TROUBLE, target, **SMALL, part=(1, 2)), PartDone)
 
 
@@ -302,6 +302,6 @@ def test_a_part_says_what_is_missing_and_the_last_what_was_packed(
 def test_every_shard_is_of_one_part(tmp_path: Path) -> None:
     jobs: list[Any] = list(range(10))
     for count in range(1, 14):
-        shares = [Part(number, count).share(jobs) for number in range(1, count + 1)]
+        shares = [PackingPart(number, count).share(jobs) for number in range(1, count + 1)]
         assert sorted(job for share in shares for job in share) == jobs
         assert max(map(len, shares)) - min(map(len, shares)) <= 1

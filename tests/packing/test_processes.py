@@ -124,9 +124,9 @@ def test_processes_end_when_there_is_nothing_to_pack(tmp_path: Path) -> None:
 def test_each_sample_is_announced_once_some_time_before_it_comes(count: int) -> None:
     announced: list[int] = []
     indices = [7 * index % 101 for index in range(count)]
-    for place, index in enumerate(announce.expecting(indices, announced.append)):
+    for place, index in enumerate(announce.prefetched(indices, announced.append)):
         assert index == indices[place]
-        assert announced == indices[: place + 1 + announce.AHEAD]
+        assert announced == indices[: place + 1 + announce.SAMPLES_AHEAD]
     assert announced == indices
 
 
@@ -148,4 +148,4 @@ def test_files_that_are_not_there_are_announced_without_harm(tmp_path: Path) -> 
     for path in folder.glob("disk-000002.*"):
         source = FolderSource(folder)
         path.unlink()
-        source.expect(2)
+        source.prefetch(2)

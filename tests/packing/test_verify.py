@@ -14,7 +14,7 @@ from tests.disks import Disks
 from tests.store.blocks import block_of, samples_of
 from tests.store.conftest import FORMS
 from tests.stream.spoiling import rewrite
-from wdtrain.commands.contact_sheet import colour_depth, contact_sheet
+from wdtrain.commands.contact_sheet import contact_sheet, depth_tile
 from wdtrain.packing.audit import audit
 from wdtrain.packing.pack import pack
 from wdtrain.packing.splits import SPLITS, Splitter
@@ -128,7 +128,7 @@ def test_a_contact_sheet_shows_the_stored_pixels(packed: Packed) -> None:
 
 
 def test_depth_is_coloured_from_near_to_far_and_grey_where_unknown() -> None:
-    colours = colour_depth(np.array([[0, 1, 128, 255]], np.uint8), 255)[0].astype(int)
+    colours = depth_tile(np.array([[0, 1, 128, 255]], np.uint8), 255)[0].astype(int)
     assert colours[0].tolist() == [128, 128, 128]
     assert colours[1].sum() > colours[2].sum() > colours[3].sum()
 

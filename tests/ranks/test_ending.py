@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from wdtrain.ranks import ending
 from wdtrain.ranks.collective import Distributed
-from wdtrain.ranks.liveness import RankLost, Verdict
+from wdtrain.ranks.liveness import LostRanks, RankLost
 
 PATIENCE_SECONDS = 300.0
 """The groups' own limit, and how long a group's destructor waits."""
@@ -30,7 +30,7 @@ def rank_of(rank: int, port: int, folder: str) -> None:
     collective.barrier()
     if rank == 1:
         wait_for(Path(folder, "waits"))
-        verdict = Verdict((1,), 0, "rank 1 is lost").dumps()
+        verdict = LostRanks((1,), 0, "rank 1 is lost").dumps()
         dist.distributed_c10d._get_default_store().set("wdtrain/verdict", verdict)
         time.sleep(PATIENCE_SECONDS)
     Path(folder, "waits").touch()

@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 
 from wdtrain.ranks.collective import Distributed
-from wdtrain.ranks.liveness import Beat, RankLost, Verdict, Waited, judge
+from wdtrain.ranks.liveness import Beat, LostRanks, RankLost, Waited, judge
 
 WORLD = 3
 SETTLED_SECONDS = 1.5
@@ -199,5 +199,5 @@ def test_where_everybody_still_runs_the_connection_is_blamed() -> None:
 
 
 def test_a_verdict_comes_out_of_the_store_as_it_went_in() -> None:
-    verdict = Verdict((1, 3), 0, "rank 1 and »3«")
-    assert Verdict.loads(verdict.dumps()) == verdict
+    verdict = LostRanks((1, 3), 0, "rank 1 and »3«")
+    assert LostRanks.loads(verdict.dumps()) == verdict

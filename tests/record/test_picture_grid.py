@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from wdtrain.record.picture_grid import (
-    UNKNOWN,
+    UNKNOWN_COLOUR,
     Example,
     colour_depth,
     colour_error,
     colour_mask,
     colour_mask_error,
-    grid,
+    picture_grid,
     save_png,
 )
 
@@ -29,9 +29,9 @@ def test_nearer_is_brighter_and_unknown_is_grey():
     colours = colour_depth(unit)
     brightness = cv2.cvtColor(colours, cv2.COLOR_RGB2GRAY)[0, :5].astype(int)
     assert (np.diff(brightness) < -10).all()
-    assert tuple(colours[0, 5]) == UNKNOWN
-    assert tuple(colour_error(unit, np.zeros_like(unit))[0, 5]) == UNKNOWN
-    assert tuple(colour_mask(unit)[0, 5]) == UNKNOWN
+    assert tuple(colours[0, 5]) == UNKNOWN_COLOUR
+    assert tuple(colour_error(unit, np.zeros_like(unit))[0, 5]) == UNKNOWN_COLOUR
+    assert tuple(colour_mask(unit)[0, 5]) == UNKNOWN_COLOUR
     assert colour_mask(unit)[0, :5, 0].tolist() == [0, 64, 128, 191, 255]
 
 
@@ -47,7 +47,7 @@ def test_hits_misses_and_false_alarms_of_a_mask_are_told_apart():
 @pytest.mark.parametrize("size", [32, 64, 160, 500])
 def test_a_grid_shows_each_pixel_of_input_truth_prediction_and_error(kind, size):
     one = example(kind, size)
-    picture = grid([one, one], title="best")
+    picture = picture_grid([one, one], title="best")
     assert picture.dtype == np.uint8
     assert picture.ndim == 3
     factor = max(1, round(144 / size))
@@ -59,12 +59,12 @@ def test_a_grid_shows_each_pixel_of_input_truth_prediction_and_error(kind, size)
 
 
 def test_examples_of_several_sizes_stand_in_one_grid():
-    picture = grid([example("mask", 64), example("depth", 96)])
+    picture = picture_grid([example("mask", 64), example("depth", 96)])
     assert picture.shape[1] == 4 * (96 * 2 + 6) + 6
 
 
 def test_a_png_is_written_as_the_picture_is(tmp_path):
-    picture = grid([example("depth")])
+    picture = picture_grid([example("depth")])
     save_png(tmp_path / "report" / "depth.png", picture)
     read = cv2.imread(str(tmp_path / "report" / "depth.png"))
     assert np.array_equal(cv2.cvtColor(read, cv2.COLOR_BGR2RGB), picture)
@@ -72,4 +72,4 @@ def test_a_png_is_written_as_the_picture_is(tmp_path):
 
 def test_a_grid_of_nothing_is_refused():
     with pytest.raises(ValueError, match="at least one example"):
-        grid([])
+        picture_grid([])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.remote.servers import FaultyServer
 from tests.remote.test_remote_stream import load
 from wdtrain.commands.inspect_shards import main
-from wdtrain.remote.urls import has_secrets, join, shown, was_told, without_secrets
+from wdtrain.remote.urls import has_secrets, join_url, redacted, was_redacted, without_secrets
 from wdtrain.store.manifest import Manifest
 from wdtrain.stream import Order
 
@@ -43,10 +43,10 @@ SECRET = WORD.map(lambda word: f"s3cr3t{word}")
     ],
 )
 def test_a_url_is_told_without_what_is_secret(url: str, told: str) -> None:
-    assert shown(url) == told
-    assert shown(told) == told
-    assert has_secrets(url) == (url != told) == was_told(told)
-    assert not was_told(url)
+    assert redacted(url) == told
+    assert redacted(told) == told
+    assert has_secrets(url) == (url != told) == was_redacted(told)
+    assert not was_redacted(url)
 
 
 @given(
@@ -60,10 +60,10 @@ def test_no_secret_is_told_of_any_url_nor_of_a_text_with_it(
     scheme: str, user: str | None, password: str, signature: str, name: str
 ) -> None:
     about = f"{user}:{password}@" if user else ""
-    url = join(f"{scheme}://{about}host/data?X-Sig={signature}&plain", name)
+    url = join_url(f"{scheme}://{about}host/data?X-Sig={signature}&plain", name)
     basic = base64.b64encode(about.removesuffix("@").encode()).decode()
     text = f"404, message='no', url=URL({url!r}), {url}; Authorization: Basic {basic} {signature}"
-    for told in (shown(url), without_secrets(text, url)):
+    for told in (redacted(url), without_secrets(text, url)):
         assert "s3cr3t" not in told
         assert "host/data" in told
     assert "s3cr3t" not in without_secrets(f"see {url}: it fails")
@@ -131,7 +131,7 @@ def fails_in_silence(fault: str, place: str, server: FaultyServer) -> None:
     ["https://h/d?sig=s3cr3t", "https://h/d?sig=s3cr3t&plain", "https://h/d?token", "s3://a:b@h/d"],
 )
 def test_a_url_that_was_told_is_not_taken_for_one(url: str) -> None:
-    for told in (shown(url), join(shown(url), "manifest.json")):
+    for told in (redacted(url), join_url(redacted(url), "manifest.json")):
         with pytest.raises(
             ValueError, match=r"without what is secret .* \(--data of predict, TARGET"
         ):

@@ -19,7 +19,7 @@ from tests.store.conftest import FORMS
 from wdtrain import triple
 from wdtrain.packing.verify import walk_blocks
 from wdtrain.store import native, tar
-from wdtrain.store.filling import Filler, Part, Rows, Target, copied_columns
+from wdtrain.store.filling import Filler, MemberPlaces, RowBuffers, WindowSlice, copied_columns
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.samples import BlockIndex, decode_row, member_suffixes, parse_block, payloads
 
@@ -40,9 +40,9 @@ FILTERS = ("NONE", "SUB", "UP", "AVG", "PAETH")
 needs_library = pytest.mark.skipif(native.LIBRARY is None, reason="no compiled part")
 
 
-def target_of(manifest: Manifest, rows: int, size: tuple[int, int] | None = None) -> Target:
+def target_of(manifest: Manifest, rows: int, size: tuple[int, int] | None = None) -> RowBuffers:
     height, width = size or (manifest.height, manifest.width)
-    return Target(
+    return RowBuffers(
         np.full((rows, height, width, 3), 7, np.uint8),
         np.full((rows, height, width), 7, np.uint8),
         np.full((rows, height, width), 7, manifest.depth.dtype),
@@ -73,16 +73,16 @@ def archive(members: dict[str, bytes]) -> bytes:
     return b"".join(tar.member(f"k.{name}".encode(), data) for name, data in members.items())
 
 
-def window_of(manifest: Manifest, members: dict[str, bytes]) -> Rows:
+def window_of(manifest: Manifest, members: dict[str, bytes]) -> MemberPlaces:
     """One row, of these members, as a block of a dataset holds them."""
     block = parse_block(archive(members), manifest)
-    return Rows.of_blocks([block], np.zeros(1, int), np.zeros(1, int), manifest)
+    return MemberPlaces.of_blocks([block], np.zeros(1, int), np.zeros(1, int), manifest)
 
 
-def filled(manifest: Manifest, members: dict[str, bytes], target: Target | None = None) -> int:
+def filled(manifest: Manifest, members: dict[str, bytes], target: RowBuffers | None = None) -> int:
     """How many of one part were filled: 0 where the sample is unusual."""
     filler = Filler(manifest, (manifest.height, manifest.width))
-    part = Part(window_of(manifest, members), 0, 1, 0)
+    part = WindowSlice(window_of(manifest, members), 0, 1, 0)
     return filler.fill([part], target or target_of(manifest, 1)).parts
 
 
@@ -123,8 +123,8 @@ def test_many_rows_at_once_equal_row_by_row(
     blocks = two_blocks(manifest)
     slots, rows = mixed(blocks)
     target = target_of(manifest, len(rows), size)
-    window = Rows.of_blocks(blocks, slots, rows, manifest)
-    parts = [Part(window, 3, len(rows) - 3, 3), Part(window, 0, 3, 0)]
+    window = MemberPlaces.of_blocks(blocks, slots, rows, manifest)
+    parts = [WindowSlice(window, 3, len(rows) - 3, 3), WindowSlice(window, 0, 3, 0)]
     filler = Filler(manifest, size or (manifest.height, manifest.width))
     assert filler.fill(parts, target).parts == len(parts)
     suffix = member_suffixes(encoding)[0]
@@ -214,7 +214,7 @@ def test_parts_are_filled_in_turn_until_one_is_unusual(
     good = window_of(manifest, members)
     bad = window_of(manifest, members | {"depth.png": b"no picture"})
     target = target_of(manifest, 5, size)
-    parts = [Part(good, 0, 1, 3), Part(bad, 0, 1, 1), Part(good, 0, 1, 0)]
+    parts = [WindowSlice(good, 0, 1, 3), WindowSlice(bad, 0, 1, 1), WindowSlice(good, 0, 1, 0)]
     assert Filler(manifest, size).fill(parts, target).parts == 1
     names = [row.tobytes().rstrip(b"\0") for row in target.names]
     assert names[3] == b"k.overlay.jpg"
@@ -234,11 +234,11 @@ def test_raw_rows_known_by_their_addresses_alone_are_the_same(packed: Packed) ->
     known, indexed = target_of(manifest, count), target_of(manifest, count)
     filler = Filler(manifest, (manifest.height, manifest.width))
     windows = (
-        Rows(addresses, None, block),
-        Rows.of_blocks([block], np.zeros(count, int), rows, manifest),
+        MemberPlaces(addresses, None, block),
+        MemberPlaces.of_blocks([block], np.zeros(count, int), rows, manifest),
     )
     for window, target in zip(windows, (known, indexed), strict=True):
-        assert filler.fill([Part(window, 0, count, 0)], target).parts == 1
+        assert filler.fill([WindowSlice(window, 0, count, 0)], target).parts == 1
     for one, other in zip(dataclasses.astuple(known), dataclasses.astuple(indexed), strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -383,7 +383,7 @@ def test_a_jpeg_that_has_the_size_only_at_a_scale_is_not_taken(
     members, target = stored_sample(manifest), target_of(manifest, 1, (12, 16))
     for stored, expected in (((24, 32), 1), ((23, 32), 0), ((24, 31), 0)):
         jpeg = triple.encode_overlay(np.zeros((*stored, 3), np.uint8))
-        part = Part(window_of(manifest, members | {"overlay.jpg": jpeg}), 0, 1, 0)
+        part = WindowSlice(window_of(manifest, members | {"overlay.jpg": jpeg}), 0, 1, 0)
         assert Filler(manifest, (12, 16)).fill([part], target).parts == expected
 
 

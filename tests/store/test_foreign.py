@@ -163,7 +163,7 @@ def check_samples(manifest: Manifest, samples: Iterator[dict[str, object]]) -> N
 def test_the_webdataset_library_reads_them_through_the_scheme(packed: Packed) -> None:
     import webdataset
 
-    opener.register()
+    opener.register_opener()
     urls = opener.shard_urls(packed(), "train")
     check_samples(packed(), iter(webdataset.WebDataset(urls, shardshuffle=False)))
 

@@ -37,7 +37,7 @@ def contact_sheet(manifest: Manifest, *, split: str, count: int) -> np.ndarray:
     return np.vstack(rows)
 
 
-def colour_depth(codes: np.ndarray, max_code: int) -> np.ndarray:
+def depth_tile(codes: np.ndarray, max_code: int) -> np.ndarray:
     """uint8 [h, w, 3] RGB of depth codes [h, w]: near bright, far dark, unknown grey."""
     near = 1.0 - np.clip((codes.astype(np.float32) - 1) / (max_code - 1), 0, 1)
     coloured = cv2.applyColorMap((near * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
@@ -53,7 +53,7 @@ def _cell(
     pictures = [
         overlay,
         cv2.cvtColor(np.ascontiguousarray(mask), cv2.COLOR_GRAY2RGB),
-        colour_depth(depth, manifest.depth.max_code),
+        depth_tile(depth, manifest.depth.max_code),
     ]
     factor = max(1, -(-_CELL_PX // manifest.height))
     large = [picture.repeat(factor, 0).repeat(factor, 1) for picture in pictures]

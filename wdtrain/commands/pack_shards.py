@@ -16,11 +16,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from wdtrain.commands import Output, run_command
 from wdtrain.fields.source import Source
 from wdtrain.packing.pack import ENGINES, pack
-from wdtrain.packing.parts import Part, PartDone
+from wdtrain.packing.parts import PackingPart, PartDone
 from wdtrain.packing.plan import SPLIT_BY
 from wdtrain.packing.splits import Holdout
 from wdtrain.scenes import parse_source
-from wdtrain.sources.declared import note_of
+from wdtrain.sources.declared import declaration_note
 from wdtrain.sources.folder import declaration
 from wdtrain.store import manifest as manifests
 from wdtrain.store.manifest import Manifest
@@ -123,9 +123,9 @@ def _size(text: str) -> int | tuple[int, int]:
 
 
 def _pack(options: argparse.Namespace) -> int:
-    part = None if options.part is None else Part.parse(options.part)
+    part = None if options.part is None else PackingPart.parse(options.part)
     source = _source(options.source)
-    was_there = (Path(options.target) / manifests.NAME).exists()
+    was_there = (Path(options.target) / manifests.MANIFEST_NAME).exists()
     started = time.perf_counter()
     with long_work("packing") as progress:
         packed = pack(
@@ -151,7 +151,7 @@ def _pack(options: argparse.Namespace) -> int:
             progress=progress,
             say=_say,
         )
-    if isinstance(source, Path) and (note := note_of(source, declaration(source))):
+    if isinstance(source, Path) and (note := declaration_note(source, declaration(source))):
         print(f"note: {note}", file=sys.stderr)
     if isinstance(packed, PartDone):
         print(packed)

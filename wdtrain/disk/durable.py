@@ -86,7 +86,7 @@ def sync_tree(folder: Path) -> None:
     sync_folder(folder)
 
 
-def rename(source: Path, target: Path) -> None:
+def rename_synced(source: Path, target: Path) -> None:
     """`source` is called `target`, on disk. Both lie in the same folder."""
     os.rename(source, target)
     sync_folder(target.parent)

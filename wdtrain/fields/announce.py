@@ -10,22 +10,22 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Final, Protocol, runtime_checkable
 
-AHEAD: Final = 32
+SAMPLES_AHEAD: Final = 32
 """Samples announced and not yet loaded. Some 4 files each: enough to keep a disk's queue full."""
 
 
 @runtime_checkable
-class Expects(Protocol):
+class Prefetching(Protocol):
     """A source that can begin to fetch a sample before it is loaded."""
 
-    def expect(self, index: int) -> None:
+    def prefetch(self, index: int) -> None:
         """Sample `index` is loaded soon. Never waits, never fails: `load` says what is wrong."""
 
 
-def expecting(indices: Sequence[int], expect: Callable[[int], None]) -> Iterator[int]:
+def prefetched(indices: Sequence[int], expect: Callable[[int], None]) -> Iterator[int]:
     """The indices in order, each announced `AHEAD` places before it comes."""
     upcoming = iter(indices)
-    for index in islice(upcoming, AHEAD):
+    for index in islice(upcoming, SAMPLES_AHEAD):
         expect(index)
     for index in indices:
         for soon in islice(upcoming, 1):

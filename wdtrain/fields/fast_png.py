@@ -22,7 +22,7 @@ _UP: Final = b"\x02"
 _STORED_BLOCK: Final = 65535
 
 
-def decode_png(data: bytes, *, name: str, dtype: np.dtype) -> np.ndarray:
+def decode_fast_png(data: bytes, *, name: str, dtype: np.dtype) -> np.ndarray:
     """As `triple.decode_png`, half the time for a PNG of one IDAT whose lines are all filtered Up:
     zlib and one running sum, instead of a decoder's set-up."""
     pixels = _up_filtered(data, dtype)

@@ -12,11 +12,11 @@ from wdtrain.learn.step import train_step
 from wdtrain.learn.task import TaskSet
 from wdtrain.learn.view import View, plain_view
 from wdtrain.memory.fitting import CudaGauge, Fitting, budget_bytes
-from wdtrain.memory.planner import explain
+from wdtrain.memory.planner import explain_choices
 from wdtrain.memory.refusal import estimate_lines, explain_refusal
 from wdtrain.ranks.collective import Alone, Collective, open_collective
-from wdtrain.ranks.launch import StopRequest, register, set_up, start_accelerator
-from wdtrain.ranks.stopping import Stopped, Together, check_stop, no_sudden_collection
+from wdtrain.ranks.launch import StopRequest, register_tasks, set_up, start_accelerator
+from wdtrain.ranks.stopping import RunStopped, StopTogether, check_stop, no_sudden_collection
 
 __all__ = [
     "Alone",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 
-class Late:
+class AsyncScalars:
     """A few scalars of one device, on their way to the host since this was made."""
 
     def __init__(self, scalars: Sequence[Tensor]) -> None:

@@ -1,6 +1,6 @@
 """All that a step sums up before it is agreed on, in one flat tensor: one reduction for all tasks.
 
-A task's account is a slice: the gradients of its live parameters (`parameter.grad` is a view of
+A task's gradients is a slice: the gradients of its live parameters (`parameter.grad` is a view of
 it), the pending statistics of its BatchNorm layers, the sum of its losses and the number of samples
 that have one. Zeroing the slice drops everything that a local pass did; nothing else remembers it.
 """
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from wdtrain.learn.norm import GroupedBatchNorm2d
 
 _OF_LOSSES = 2
-"""Entries of an account behind its statistics: the sum of the losses, the number of samples."""
+"""Entries of an gradients behind its statistics: the sum of the losses, the number of samples."""
 
 
-class Account:
-    """One task's slice of the ledger, with views into it."""
+class TaskGradients:
+    """One task's slice of the gradient_buffer, with views into it."""
 
     def __init__(
         self, flat: Tensor, parameters: Sequence[nn.Parameter], network: nn.Module
@@ -120,11 +120,11 @@ def _momentum(norm: GroupedBatchNorm2d) -> Tensor:
     return torch.full((), norm.momentum, dtype=like.dtype, device=like.device)
 
 
-class Ledger:
-    """The accounts of several tasks, one after the other in one flat tensor."""
+class GradientBuffer:
+    """The task_gradients of several tasks, one after the other in one flat tensor."""
 
     def __init__(self, tasks: Mapping[str, tuple[nn.Module, Sequence[nn.Parameter]]]) -> None:
-        sizes = [Account.size(parameters, network) for network, parameters in tasks.values()]
+        sizes = [TaskGradients.size(parameters, network) for network, parameters in tasks.values()]
         kinds = {(p.dtype, p.device) for _, ps in tasks.values() for p in ps}
         if len(kinds) != 1:
             raise ValueError(
@@ -134,8 +134,8 @@ class Ledger:
             )
         dtype, device = kinds.pop()
         self.flat = torch.zeros(sum(sizes), dtype=dtype, device=device)
-        self.accounts = {
-            name: Account(piece, parameters, network)
+        self.task_gradients = {
+            name: TaskGradients(piece, parameters, network)
             for (name, (network, parameters)), piece in zip(
                 tasks.items(), torch.split(self.flat, sizes), strict=True
             )

@@ -1,6 +1,6 @@
 """Out of memory: what counts as it, and how to try without keeping anything of a failure.
 
-A shortage is told by numbers and text, never by the exception itself: its traceback would hold the
+A out_of_memory is told by numbers and text, never by the exception itself: its traceback would hold the
 frames, and these the activations, so that what is freed next would not come free.
 """
 
@@ -35,7 +35,7 @@ _NOT = re.compile(r"NCCL|illegal memory access|device-side assert|misaligned add
 
 
 @dataclass(frozen=True)
-class Shortage:
+class OutOfMemory:
     """Memory that was asked for and not there; bytes are 0 where the message names none."""
 
     message: str
@@ -54,20 +54,20 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     return False
 
 
-def try_to(work: Callable[[], None]) -> Shortage | None:
+def try_to(work: Callable[[], None]) -> OutOfMemory | None:
     """Do the work; what was lacking if memory ran out, with nothing of the failed work kept.
 
     Everything else that goes wrong is raised as it is.
     """
-    shortage = None
+    out_of_memory = None
     try:
         work()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        shortage = _shortage(error)
+        out_of_memory = _shortage(error)
     # Only here has the exception let go of its frames, and they of their tensors.
-    return shortage
+    return out_of_memory
 
 
 def release(device: torch.device) -> None:
@@ -79,14 +79,14 @@ def release(device: torch.device) -> None:
         give_back()
 
 
-def _shortage(error: BaseException) -> Shortage:
+def _shortage(error: BaseException) -> OutOfMemory:
     message = " ".join(str(error).split("\n", 1)[0].split())[:300]
     gpu = re.search(r"[Tt]ried to allocate ([0-9.]+) (B|KiB|MiB|GiB)", message)
     if gpu:
         unit = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}[gpu[2]]
-        return Shortage(message, int(float(gpu[1]) * unit))
+        return OutOfMemory(message, int(float(gpu[1]) * unit))
     cpu = re.search(r"you tried to allocate (\d+) bytes", message)
-    return Shortage(message or type(error).__name__, int(cpu[1]) if cpu else 0)
+    return OutOfMemory(message or type(error).__name__, int(cpu[1]) if cpu else 0)
 
 
 class DoesNotFit(ValueError):

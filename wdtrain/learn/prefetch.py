@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from wdtrain.learn.rows import Rows
-from wdtrain.targets.truth import Target
+from wdtrain.targets.truth import TargetName
 
 
 @dataclass(frozen=True)
-class Fed:
+class MicroBatch:
     """A micro-batch: its rows on the host, its overlay and its stored target on the device."""
 
     rows: Rows
@@ -26,7 +26,7 @@ class Fed:
     stored: Tensor
 
 
-class Feed:
+class Prefetcher:
     """Copies to one device."""
 
     def __init__(self, device: torch.device) -> None:
@@ -34,40 +34,40 @@ class Feed:
         self._side = _stream(device) if device.type == "cuda" else None
 
     def micro_batches(
-        self, rows: Rows, cuts: Sequence[tuple[int, int]], target: Target
-    ) -> Iterator[Fed]:
+        self, rows: Rows, cuts: Sequence[tuple[int, int]], target: TargetName
+    ) -> Iterator[MicroBatch]:
         """One after the other; cuts: (first, last + 1) norm group of each."""
-        ahead: Fed | None = None
+        ahead: MicroBatch | None = None
         for index, cut in enumerate(cuts):
-            fed = ahead or self._copy(rows.part(*cut), target)
-            self._arrive(fed)
+            micro = ahead or self._copy(rows.part(*cut), target)
+            self._arrive(micro)
             ahead = None
             if self._side is not None and index + 1 < len(cuts):
                 ahead = self._copy(rows.part(*cuts[index + 1]), target)
-            yield fed
+            yield micro
 
-    def _copy(self, part: Rows, target: Target) -> Fed:
+    def _copy(self, part: Rows, target: TargetName) -> MicroBatch:
         if self._side is None:
             return self._to_device(part, target)
         with torch.cuda.stream(self._side):
             return self._to_device(part, target)
 
-    def _to_device(self, part: Rows, target: Target) -> Fed:
+    def _to_device(self, part: Rows, target: TargetName) -> MicroBatch:
         stored = getattr(part, target)
-        return Fed(
+        return MicroBatch(
             part,
             part.copy(part.overlay, self._device),
             part.copy(stored, self._device),
         )
 
-    def _arrive(self, fed: Fed) -> None:
+    def _arrive(self, micro: MicroBatch) -> None:
         """The current stream may use it, and the side stream will not reuse its memory before."""
         if self._side is None:
             return
         current = torch.cuda.current_stream(self._device)
         current.wait_stream(self._side)
-        fed.overlay.record_stream(current)
-        fed.stored.record_stream(current)
+        micro.overlay.record_stream(current)
+        micro.stored.record_stream(current)
 
 
 @lru_cache

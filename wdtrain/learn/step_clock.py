@@ -1,7 +1,7 @@
 """Seconds of each part of a step, without waiting for the device.
 
 On the CPU by the clock; on CUDA by events on the stream, which are read when the step's result is
-read (one step late), when they have long passed.
+read (one step scalars), when they have long passed.
 """
 
 from __future__ import annotations

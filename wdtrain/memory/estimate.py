@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from wdtrain.learn.dropout import KeyedDropout
-from wdtrain.learn.gradient_buffer import Account
+from wdtrain.learn.gradient_buffer import TaskGradients
 from wdtrain.learn.norm import GroupedBatchNorm2d
 from wdtrain.learn.out_of_memory import DoesNotFit
 from wdtrain.learn.rows import Rows
@@ -45,7 +45,7 @@ _GROUPS = 4
 class Footprint:
     """What a task takes of a device.
 
-    fixed_bytes: weights, buffers, ledger and optimizer state, resident all the time; passes:
+    fixed_bytes: weights, buffers, gradient_buffer and optimizer state, resident all the time; passes:
     (samples, bytes at the peak of a pass, above what is resident) by rising samples, the first of
     one norm group; largest_elements_per_sample: of the largest tensor of a pass.
     """
@@ -139,7 +139,7 @@ def largest_micro_batches(
     return found
 
 
-def explain(
+def explain_footprint(
     footprints: Mapping[str, Footprint],
     micro_batches: Mapping[str, int],
     *,
@@ -172,8 +172,8 @@ def _resident_bytes(task: Task) -> int:
     for state in task.optimizer.state.values():
         kept += [value for value in state.values() if isinstance(value, Tensor)]
     live = task.live_parameters
-    ledger = Account.size(live, task.network) * live[0].element_size()
-    return allocated(ledger) + sum(allocated(t.numel() * t.element_size()) for t in kept)
+    gradient_buffer = TaskGradients.size(live, task.network) * live[0].element_size()
+    return allocated(gradient_buffer) + sum(allocated(t.numel() * t.element_size()) for t in kept)
 
 
 def _on_meta(task: Task, view: View) -> Task:
@@ -211,12 +211,12 @@ def _measured(tasks: TaskSet, view: View, samples: int, size: tuple[int, int]) -
     """One local pass of the only task, with everything that it allocates followed."""
     (task,) = tasks
     tasks.open()
-    resident = [*task.network.parameters(), *task.network.buffers(), tasks.ledger.flat]
+    resident = [*task.network.parameters(), *task.network.buffers(), tasks.gradient_buffer.flat]
     meter = Meter(resident)
     try:
         with meter:
             rows = _rows(samples, task.norm_group, size, view)
-            LocalPass(rows=rows, device=META, view=view).run(task, tasks.account(task))
+            LocalPass(rows=rows, device=META, view=view).run(task, tasks.gradients_of(task))
     except (RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split("\n", 1)[0].split())[:200]
         raise ValueError(

@@ -28,7 +28,7 @@ from wdtrain.memory.estimate import footprint
 from wdtrain.memory.planner import CannotFit, Choice, Probe, choose_micro_batch
 from wdtrain.ranks.collective import Collective
 from wdtrain.ranks.devices import indexed
-from wdtrain.ranks.stopping import Stopped, check_stop
+from wdtrain.ranks.stopping import RunStopped, check_stop
 
 _MORE_PASSES, _SHORT_SECONDS = 2, 0.1
 
@@ -135,7 +135,7 @@ class Fitting:
                 )
         except CannotFit as error:
             refusal = error
-        except Stopped:
+        except RunStopped:
             pass  # said to all just below
         finally:
             task.micro_batch = before
@@ -166,12 +166,12 @@ class StepProbe:
     def __call__(self, micro_batch: int) -> Probe | None:
         """What it took; None where memory ran out. Raises Stopped if asked to stop."""
         if self._fitting.asked():
-            raise Stopped
+            raise RunStopped
         self._task.micro_batch = micro_batch
         rows = noise(self._fitting, micro_batch, self._task.norm_group)
-        shortage = try_to(lambda: self._run(rows))
-        self._fitting.tasks.account(self._task).open()  # nothing is left behind
-        if shortage is not None:
+        out_of_memory = try_to(lambda: self._run(rows))
+        self._fitting.tasks.gradients_of(self._task).open()  # nothing is left behind
+        if out_of_memory is not None:
             release(self._fitting.device)
             return None
         return Probe(
@@ -182,7 +182,7 @@ class StepProbe:
 
     def _run(self, rows: Rows) -> None:
         fitting, task = self._fitting, self._task
-        account = fitting.tasks.account(task)
+        gradients = fitting.tasks.gradients_of(task)
         self._pass(rows)  # the first is slower: kernels are chosen
         self._gauge.restart()
         # The next one asks the device anew for what was given back just now; and a stall is none of
@@ -192,17 +192,17 @@ class StepProbe:
             self._seconds = min(self._seconds, *(self._pass(rows) for _ in range(_MORE_PASSES)))
         nothing = torch.zeros((), dtype=torch.bool, device=fitting.device)
         task.move(nothing)
-        account.commit_statistics(nothing)
+        gradients.commit_statistics(nothing)
         plain = replace(fitting.view, augmentation=None)
         evaluate(task, rows, device=fitting.device, view=plain)
 
     def _pass(self, rows: Rows) -> float:
         """Seconds from the copy to the end of the backward pass."""
-        account = self._fitting.tasks.account(self._task)
+        gradients = self._fitting.tasks.gradients_of(self._task)
         began = self._gauge.now()
-        account.open()
+        gradients.open()
         LocalPass(rows=rows, device=self._fitting.device, view=self._fitting.view).run(
-            self._task, account
+            self._task, gradients
         )
         return self._gauge.now() - began
 

@@ -295,7 +295,7 @@ def _line(probes: Sequence[Probe]) -> tuple[float, float]:
     return (x / xx, 0.0) if slope < 0 else (fixed / determinant, slope / determinant)
 
 
-def explain(choices: Mapping[str, Choice]) -> list[str]:
+def explain_choices(choices: Mapping[str, Choice]) -> list[str]:
     """Lines for a person, a few for each task: its probes, what they say, what limited the size."""
     return [line for name, choice in choices.items() for line in _explained(name, choice)]
 

@@ -13,7 +13,7 @@ from wdtrain.learn.task import Task, build_task
 from wdtrain.memory.estimate import (
     MARGIN,
     Footprint,
-    explain,
+    explain_footprint,
     footprint,
     gib,
     largest_micro_batches,
@@ -135,4 +135,4 @@ def estimate_lines(fitting: Fitting, on: str, memory: float) -> list[str]:
         for task in fitting.tasks
     }
     sizes = largest_micro_batches(weighed, budget_bytes, most=fitting.share)
-    return explain(weighed, sizes, where=name, budget_bytes=budget_bytes)
+    return explain_footprint(weighed, sizes, where=name, budget_bytes=budget_bytes)

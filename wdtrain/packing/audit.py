@@ -18,7 +18,7 @@ from wdtrain import triple
 from wdtrain.disk.errors import DamagedSample
 from wdtrain.packing.duplicates import key_hash
 from wdtrain.packing.likeness import Prints, find_alike
-from wdtrain.packing.verify import Progress, walk_blocks
+from wdtrain.packing.verify import PackingProgress, walk_blocks
 from wdtrain.store.manifest import Manifest, canonical
 from wdtrain.store.samples import BlockIndex
 
@@ -126,7 +126,7 @@ def _overlay(block: BlockIndex, row: int) -> np.ndarray:
         raise DamagedSample(block.keys[row], str(error)) from error
 
 
-def audit(manifest: Manifest, progress: Progress) -> Audit:
+def audit(manifest: Manifest, progress: PackingProgress) -> Audit:
     """Whether training holds something that was held out: by its name, or by its looks.
 
     Reads every sample's JSON and picture; keeps some 150 bytes a sample and the different parts.

@@ -18,7 +18,7 @@ import numpy as np
 
 from wdtrain.packing.plan import Plan
 
-NAME: Final = ".packed-from"
+PACKED_FROM: Final = ".packed-from"
 _SHOWN: Final = 3
 _CHUNK: Final = 4096
 
@@ -71,7 +71,7 @@ def changed_since(plan: Plan, target: Path, packed: str) -> list[int] | None:
     source = plan.source
     assert isinstance(source, FromFiles)
     rows = [plan.rows(job) for job in plan.jobs()]
-    noted = _read(target / NAME, len(plan.source))
+    noted = _read(target / PACKED_FROM, len(plan.source))
     if noted is not None and contents_digest(noted[1, part] for part in rows) == packed:
         indices = np.arange(noted.shape[1], dtype=np.uint64)
         return changed(source, np.stack([indices, *noted]))

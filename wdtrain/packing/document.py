@@ -14,7 +14,7 @@ from wdtrain.disk.errors import StoreError
 from wdtrain.packing.contents import FromFiles, contents_digest
 from wdtrain.packing.plan import Job, Plan
 from wdtrain.packing.prepare import OverlaySums
-from wdtrain.packing.staging import Workplace
+from wdtrain.packing.staging import Staging
 from wdtrain.store import manifest as manifests
 from wdtrain.store.samples import member_suffixes
 
@@ -23,7 +23,7 @@ FOUND: Final = ("contents", "passed_over")
 _SHARD_FIELDS = ("name", "samples", "bytes", "sha256", "blocks")
 
 
-def manifest_document(plan: Plan, work: Workplace, jobs: list[Job]) -> dict[str, Any]:
+def manifest_document(plan: Plan, work: Staging, jobs: list[Job]) -> dict[str, Any]:
     """The manifest of a packing whose shards are all finished, with its digest. `jobs` are all
     shards in the manifest's order, each in its last edition."""
     splits: dict[str, dict[str, Any]] = {}
@@ -64,7 +64,7 @@ def manifest_document(plan: Plan, work: Workplace, jobs: list[Job]) -> dict[str,
     return {**document, "digest": manifests.digest_of(document)}
 
 
-def _found(plan: Plan, work: Workplace, jobs: list[Job]) -> dict[str, Any]:
+def _found(plan: Plan, work: Staging, jobs: list[Job]) -> dict[str, Any]:
     """What packing found in the files of a source: it tells what was packed, not what to pack."""
     found: dict[str, Any] = {}
     if isinstance(plan.source, FromFiles):

@@ -15,7 +15,7 @@ import xxhash
 
 from wdtrain.fields.source import Source
 from wdtrain.packing.plan import Job
-from wdtrain.packing.staging import Workplace
+from wdtrain.packing.staging import Staging
 
 KEYS_A_PASS: Final = 1 << 24
 
@@ -26,7 +26,7 @@ def key_hash(key: str) -> int:
 
 
 def find_duplicates(
-    source: Source, work: Workplace, jobs: list[Job], *, keys_a_pass: int = KEYS_A_PASS
+    source: Source, work: Staging, jobs: list[Job], *, keys_a_pass: int = KEYS_A_PASS
 ) -> dict[str, frozenset[int]]:
     """By shard name, the source indices to be left out of it because their key came before."""
     found: dict[str, set[int]] = defaultdict(set)
@@ -44,7 +44,7 @@ def find_duplicates(
 
 
 def _gather(
-    work: Workplace, jobs: list[Job], number: int, num_passes: int
+    work: Staging, jobs: list[Job], number: int, num_passes: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Hashes, source indices and shard numbers of the keys that fall in one pass."""
     hashes, indices, shards = [], [], []

@@ -12,7 +12,7 @@ from typing import Protocol
 from wdtrain.packing.jobs import Rejects, ShardRunner
 from wdtrain.packing.plan import Job
 
-Progress = Callable[[int, int], None]
+PackingProgress = Callable[[int, int], None]
 """Called with (samples packed, samples in all), from the packing process."""
 
 
@@ -20,7 +20,7 @@ class Engine(Protocol):
     """Runs jobs, and lets go of what it needed for that when it is closed."""
 
     def run(
-        self, runner: ShardRunner, jobs: list[Job], rejects: Rejects, progress: Progress
+        self, runner: ShardRunner, jobs: list[Job], rejects: Rejects, progress: PackingProgress
     ) -> None:
         """All jobs are finished; the first error or too many rejects stop the others."""
 

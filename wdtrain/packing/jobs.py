@@ -13,13 +13,13 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from wdtrain.disk.errors import StoreError
-from wdtrain.fields.announce import Expects, expecting
+from wdtrain.fields.announce import Prefetching, prefetched
 from wdtrain.packing.contents import FromFiles, changed, named
 from wdtrain.packing.duplicates import key_hash
 from wdtrain.packing.plan import Job, Plan
 from wdtrain.packing.prepare import OverlaySums, prepare
 from wdtrain.packing.shardfile import ImageBlocks, RawBlocks, ShardFile
-from wdtrain.packing.staging import Workplace
+from wdtrain.packing.staging import Staging
 from wdtrain.triple import TripleError
 
 _WATCH_EVERY: Final = 64
@@ -38,11 +38,11 @@ class TooManyRejects(StoreError):
         return f"at least {self.count:,} samples are rejected. The first:{lines}"
 
 
-class Stopped(Exception):
+class PackingStopped(Exception):
     """Whoever runs a job asked it to stop."""
 
 
-class Watch(Protocol):
+class StopSignal(Protocol):
     """What a job tells while it works: samples done since it last did. May raise to stop it."""
 
     def __call__(self, samples: int) -> None: ...
@@ -83,7 +83,7 @@ class ShardRunner:
     """Packs single shards of a plan into its workplace."""
 
     plan: Plan
-    work: Workplace
+    work: Staging
     allowed_rejects: int
     is_alone: bool = True
     """No part packs here at the same time, so a shard whose files were mended is packed again."""
@@ -95,7 +95,7 @@ class ShardRunner:
             return []
         return [i for job in jobs for i in changed(source, self.work.files(job.edition))]
 
-    def run(self, job: Job, watch: Watch) -> Outcome:
+    def run(self, job: Job, watch: StopSignal) -> Outcome:
         """The shard is finished: packed now, or found whole from before."""
         refusal = self.work.refusal()
         if refusal is not None and refusal[0] > self.allowed_rejects:
@@ -120,7 +120,7 @@ class ShardRunner:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def _pack(self, job: Job, watch: Watch, temporary: Path) -> Outcome:
+    def _pack(self, job: Job, watch: StopSignal, temporary: Path) -> Outcome:
         with ShardFile(temporary, zstd_level=self.plan.settings.zstd_level) as file:
             filling = _Filling(self, file)
             try:
@@ -182,12 +182,14 @@ class _Filling:
                 stored_png=settings.zstd_level is not None,
             )
 
-    def fill(self, rows: np.ndarray, excluded: frozenset[int], watch: Watch) -> None:
+    def fill(self, rows: np.ndarray, excluded: frozenset[int], watch: StopSignal) -> None:
         """Writes all samples; ends early when more are rejected than the whole dataset may lose."""
         unseen = 0
         indices: list[int] = rows.tolist()
         source = self._plan.source
-        for index in expecting(indices, source.expect) if isinstance(source, Expects) else indices:
+        for index in (
+            prefetched(indices, source.expect) if isinstance(source, Prefetching) else indices
+        ):
             self._add(index, is_duplicate=index in excluded)
             if len(self.rejects) > self._allowed_rejects:
                 return

@@ -21,14 +21,14 @@ from wdtrain.packing import staging
 from wdtrain.packing.contents import FromFiles, changed_since, named, note_of
 from wdtrain.packing.document import FOUND, manifest_document
 from wdtrain.packing.duplicates import find_duplicates
-from wdtrain.packing.engine import Engine, Progress
+from wdtrain.packing.engine import Engine, PackingProgress
 from wdtrain.packing.jobs import Rejects, ShardRunner, TooManyRejects, mended_meanwhile
 from wdtrain.packing.options import check_options
-from wdtrain.packing.parts import Part, PartDone
+from wdtrain.packing.parts import PackingPart, PartDone
 from wdtrain.packing.plan import Job, Plan, make_plan, notes_on
 from wdtrain.packing.processes import ProcessEngine
 from wdtrain.packing.splits import Holdout
-from wdtrain.packing.staging import Finished, enter_plan, locked_workplace
+from wdtrain.packing.staging import Finished, enter_plan, locked_staging
 from wdtrain.sources.folder import FolderSource
 from wdtrain.store import manifest as manifests
 from wdtrain.store.manifest import Manifest
@@ -58,7 +58,7 @@ class Options(TypedDict, total=False):
     holdout: Holdout | None
     engine: str
     splits: str
-    progress: Progress | None
+    progress: PackingProgress | None
     say: Say | None
 
 
@@ -99,7 +99,7 @@ def pack(
     part: tuple[int, int] | None = None,
     engine: str = "processes",
     splits: str = "auto",
-    progress: Progress | None = None,
+    progress: PackingProgress | None = None,
     say: Say | None = None,
 ) -> Manifest | PartDone:
     """A dataset lies in `target`, whole, with every sample of the source in it or in its rejects.
@@ -122,9 +122,9 @@ def pack(
     for a source or target that cannot be used, or files that changed since they were packed.
     """
     check_options(locals())
-    share = None if part is None else Part(*part)
+    share = None if part is None else PackingPart(*part)
     with _engine(engine, processes) as running:
-        if isinstance(source, str | Path) and not (Path(target) / manifests.NAME).exists():
+        if isinstance(source, str | Path) and not (Path(target) / manifests.MANIFEST_NAME).exists():
             running.start_early()
         source = FolderSource(source) if isinstance(source, str | Path) else source
         plan = make_plan(
@@ -147,7 +147,7 @@ def pack(
 def _tell(plan: Plan, target: Path, say: Say) -> None:
     for text in notes_on(plan):
         say(text)
-    if (target / manifests.NAME).exists():
+    if (target / manifests.MANIFEST_NAME).exists():
         manifest = Manifest.load(str(target))
         if _is_older(manifest) and _identity(manifest) == plan.identity():
             say(
@@ -196,13 +196,18 @@ def _engine(name: str, processes: int | None) -> Iterator[Engine]:
 
 
 def _pack_plan(
-    plan: Plan, target: Path, part: Part | None, allowed: int, engine: Engine, progress: Progress
+    plan: Plan,
+    target: Path,
+    part: PackingPart | None,
+    allowed: int,
+    engine: Engine,
+    progress: PackingProgress,
 ) -> Manifest | PartDone:
     """The plan's dataset, or what its part came to."""
-    if (target / manifests.NAME).exists():
+    if (target / manifests.MANIFEST_NAME).exists():
         return _already_packed(target, plan)
     try:
-        with locked_workplace(target, shared=part is not None) as work:
+        with locked_staging(target, shared=part is not None) as work:
             enter_plan(work, plan.digest())
             runner = ShardRunner(plan, work, allowed, is_alone=part is None)
             packing = _Packing(runner, engine, progress)
@@ -211,7 +216,7 @@ def _pack_plan(
             elif (done := packing.pack_part(part)) is not None:
                 return done
     except (OSError, StoreError) as error:
-        if part is not None and (target / manifests.NAME).exists():
+        if part is not None and (target / manifests.MANIFEST_NAME).exists():
             return _already_packed(target, plan)  # another part was faster, and cleared up
         if isinstance(error, StoreError):
             raise
@@ -234,7 +239,7 @@ def _already_packed(target: Path, plan: Plan) -> Manifest:
         )
     _check_unchanged(target, plan, manifest)
     if (target / staging.FOLDER).exists():  # killed between the manifest and the sweep
-        with locked_workplace(target, shared=True) as work:
+        with locked_staging(target, shared=True) as work:
             work.sweep()
     return manifest
 
@@ -256,7 +261,7 @@ def _check_unchanged(target: Path, plan: Plan, manifest: Manifest) -> None:
 class _Packing:
     """One packing at work: its runner, and the engine that runs the jobs."""
 
-    def __init__(self, runner: ShardRunner, engine: Engine, progress: Progress) -> None:
+    def __init__(self, runner: ShardRunner, engine: Engine, progress: PackingProgress) -> None:
         self._runner, self._work = runner, runner.work
         self._engine, self._progress = engine, progress
         self._rejects = Rejects(runner.allowed_rejects)
@@ -273,7 +278,7 @@ class _Packing:
             what = "nothing was written; mend them or allow more"
             raise self._too_many(error, what) from error
 
-    def pack_part(self, part: Part) -> PartDone | None:
+    def pack_part(self, part: PackingPart) -> PartDone | None:
         """The part's shards are finished; None if all are, and then the dataset is committed."""
         try:
             self._go_on_after_refusal()

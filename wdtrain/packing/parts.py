@@ -18,7 +18,7 @@ _PART: Final = re.compile(r"(\d+)/(\d+)")
 
 
 @dataclass(frozen=True)
-class Part:
+class PackingPart:
     """Part `number` of `count`, counted from 1; StoreError for one that there is not."""
 
     number: int
@@ -53,7 +53,7 @@ class Part:
 class PartDone:
     """A part has packed its share, and shards of other parts are missing still."""
 
-    part: Part
+    part: PackingPart
     finished: int
     shards: int
 

@@ -153,7 +153,7 @@ def probe_size(source: Source) -> tuple[int, int]:
         try:
             overlay = source.load(index).overlay
             if isinstance(overlay, bytes):
-                sizes[pictures.look(overlay, name="overlay").shown] += 1
+                sizes[pictures.read_picture_header(overlay, name="overlay").shown] += 1
             else:
                 sizes[overlay.shape[0], overlay.shape[1]] += 1
         except triple.TripleError as error:

@@ -25,7 +25,7 @@ _SHOWN_VALUES: Final = 6
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PackedSample:
     """A triple as it will be stored: arrays as a reader gets them, and in `jpeg` the overlay's
     bytes where the encoding is `image`."""
 
@@ -37,7 +37,7 @@ class Prepared:
     meta: bytes
 
 
-def prepare(source: Source, index: int, settings: Settings) -> Prepared:
+def prepare(source: Source, index: int, settings: Settings) -> PackedSample:
     """The sample of an index, ready to be written; TripleError with the reason to reject it."""
     check_key(source.key(index))
     sample = source.load(index)
@@ -50,7 +50,7 @@ def prepare(source: Source, index: int, settings: Settings) -> Prepared:
     overlay, mask, depth = (np.ascontiguousarray(array) for array in arrays)
     meta = triple.encode_meta(sample.meta)
     _check_room(len(jpeg) + len(meta), settings)
-    return Prepared(sample.key, jpeg, overlay, mask, depth, meta)
+    return PackedSample(sample.key, jpeg, overlay, mask, depth, meta)
 
 
 def _check_room(num_bytes: int, settings: Settings) -> None:
@@ -102,7 +102,7 @@ def _with_jpeg(sample: Triple, depth: DepthFormat, settings: Settings) -> tuple[
     size = (settings.height, settings.width)
     overlay = sample.overlay
     if isinstance(overlay, bytes):
-        head = pictures.look(overlay, name="overlay")
+        head = pictures.read_picture_header(overlay, name="overlay")
         if head.shown == size and head.turn == 1 and head.channels == _COLOURS:
             jpeg = pictures.plain_jpeg(overlay)
             rgb = triple.decode_overlay(jpeg)
@@ -118,7 +118,7 @@ def _sized(sample: Triple, depth: DepthFormat, settings: Settings) -> Arrays:
     size = (settings.height, settings.width)
     overlay = sample.overlay
     if isinstance(overlay, bytes):
-        head = pictures.look(overlay, name="overlay")
+        head = pictures.read_picture_header(overlay, name="overlay")
         full_size, eighths = head.shown, None
         _check_size(full_size, sample, turn=head.turn)
         _check_shape(full_size, settings)

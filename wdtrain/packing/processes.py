@@ -29,8 +29,8 @@ from typing import Any, Final
 import cv2
 
 from wdtrain.disk.errors import StoreError
-from wdtrain.packing.engine import Progress, num_samples
-from wdtrain.packing.jobs import Outcome, Rejects, ShardRunner, Stopped, Watch
+from wdtrain.packing.engine import PackingProgress, num_samples
+from wdtrain.packing.jobs import Outcome, PackingStopped, Rejects, ShardRunner, StopSignal
 from wdtrain.packing.plan import Job
 
 _POLL_SECONDS: Final = 0.2
@@ -86,7 +86,7 @@ class ProcessEngine:
             self._grow(min(self._processes, _EARLY))
 
     def run(
-        self, runner: ShardRunner, jobs: list[Job], rejects: Rejects, progress: Progress
+        self, runner: ShardRunner, jobs: list[Job], rejects: Rejects, progress: PackingProgress
     ) -> None:
         """All jobs are finished; the first error or too many rejects stop the others."""
         if min(self._processes, len(jobs)) <= 1:
@@ -99,7 +99,7 @@ class ProcessEngine:
             raise
 
     def _run_in_processes(
-        self, runner: ShardRunner, jobs: list[Job], rejects: Rejects, progress: Progress
+        self, runner: ShardRunner, jobs: list[Job], rejects: Rejects, progress: PackingProgress
     ) -> None:
         data = _pickled(runner)
         self._grow(min(self._processes, len(jobs)))
@@ -148,7 +148,9 @@ class ProcessEngine:
         self._stop.value = False
 
 
-def _run_here(runner: ShardRunner, jobs: list[Job], rejects: Rejects, progress: Progress) -> None:
+def _run_here(
+    runner: ShardRunner, jobs: list[Job], rejects: Rejects, progress: PackingProgress
+) -> None:
     total, done = num_samples(jobs), 0
 
     def watch(samples: int) -> None:
@@ -193,7 +195,7 @@ def _serve(pipe: Connection, stop: Any, packed: Any) -> None:
     def watch(samples: int) -> None:
         packed.value += samples
         if stop.value:
-            raise Stopped
+            raise PackingStopped
 
     runner: ShardRunner | None = None
     while (message := _next_message(pipe)) is not None:
@@ -225,11 +227,11 @@ def _sent(pipe: Connection, outcome: Outcome | Exception) -> bool:
     return True
 
 
-def _outcome(runner: ShardRunner, job: Job, watch: Watch) -> Outcome | Exception | None:
+def _outcome(runner: ShardRunner, job: Job, watch: StopSignal) -> Outcome | Exception | None:
     """What a job came to, or the error it ended with; None when it was stopped."""
     try:
         return runner.run(job, watch)
-    except Stopped:
+    except PackingStopped:
         return None
     except StoreError as error:
         return error

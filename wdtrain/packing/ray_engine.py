@@ -16,8 +16,8 @@ from typing import Any, Final
 import cv2
 
 from wdtrain.disk.errors import StoreError
-from wdtrain.packing.engine import Progress, num_samples
-from wdtrain.packing.jobs import Outcome, Rejects, ShardRunner, Stopped
+from wdtrain.packing.engine import PackingProgress, num_samples
+from wdtrain.packing.jobs import Outcome, PackingStopped, Rejects, ShardRunner
 from wdtrain.packing.plan import Job
 
 try:
@@ -39,7 +39,7 @@ def _pack_shard(runner: ShardRunner, job: Job, stop: Path) -> Outcome:
 
     def watch(samples: int) -> None:
         if stop.exists():
-            raise Stopped
+            raise PackingStopped
 
     cv2.setNumThreads(1)
     watch(0)
@@ -64,7 +64,7 @@ class RayEngine:
         """Nothing: Ray starts its workers by itself."""
 
     def run(
-        self, runner: ShardRunner, jobs: list[Job], rejects: Rejects, progress: Progress
+        self, runner: ShardRunner, jobs: list[Job], rejects: Rejects, progress: PackingProgress
     ) -> None:
         """All jobs are finished; the first error or too many rejects stop the others."""
         at_once = self._processes or _TASKS_A_CPU * int(ray.cluster_resources().get("CPU", 1))

@@ -20,7 +20,7 @@ import xxhash
 
 from wdtrain import triple
 from wdtrain.fields.fast_png import StoredPng
-from wdtrain.packing.prepare import Prepared
+from wdtrain.packing.prepare import PackedSample
 from wdtrain.store import frames, tar
 from wdtrain.store.samples import member_suffixes
 
@@ -86,7 +86,7 @@ class ImageBlocks:
         self._names = [f".{suffix}".encode() for suffix in member_suffixes("image")]
         self._samples: list[bytes] = []
 
-    def add(self, sample: Prepared) -> bytes | None:
+    def add(self, sample: PackedSample) -> bytes | None:
         """Takes a sample; gives a block when one is full."""
         key = sample.key.encode()
         contents = (
@@ -133,7 +133,7 @@ class RawBlocks:
         self._payload_bytes: list[int] = []
         self._npy_headers: list[bytes] = []
 
-    def add(self, sample: Prepared) -> None:
+    def add(self, sample: PackedSample) -> None:
         """Takes a sample; its block comes from `rest`."""
         arrays = (sample.overlay, sample.mask, sample.depth)
         if not self._keys:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from wdtrain.store.permutation import Permutation, key_of, keyed_hash
+from wdtrain.store.permutation import Permutation, keyed_hash, permutation_key
 
 if TYPE_CHECKING:
     from wdtrain.fields.source import Source
@@ -117,7 +117,7 @@ class Kept:
 
 
 def _pair_ids(backgrounds: np.ndarray, cutouts: np.ndarray, key: bytes) -> np.ndarray:
-    hashed = keyed_hash(backgrounds, key_of("pair", key))
+    hashed = keyed_hash(backgrounds, permutation_key("pair", key))
     return (hashed ^ cutouts.view(np.uint64)).view(np.int64)
 
 
@@ -126,10 +126,10 @@ def make_splitter(source: Source, holdout: Holdout, seed: int) -> Splitter:
     backgrounds, cutouts = different_parts(source)
     indices = np.arange(len(source), dtype=np.int64) if len(source) <= _EXACT else None
     return Splitter(
-        _threshold(backgrounds, holdout.backgrounds, key_of("holdout-backgrounds", seed)),
-        _threshold(cutouts, holdout.cutouts, key_of("holdout-cutouts", seed)),
-        _threshold(None, holdout.pairs, key_of("holdout-pairs", seed)),
-        _threshold(indices, holdout.samples, key_of("holdout-samples", seed)),
+        _threshold(backgrounds, holdout.backgrounds, permutation_key("holdout-backgrounds", seed)),
+        _threshold(cutouts, holdout.cutouts, permutation_key("holdout-cutouts", seed)),
+        _threshold(None, holdout.pairs, permutation_key("holdout-pairs", seed)),
+        _threshold(indices, holdout.samples, permutation_key("holdout-samples", seed)),
     )
 
 
@@ -159,7 +159,7 @@ class Deal:
         """One pass over the source's parts; 48 bytes kept for every 65,536 samples."""
         self._splitter = splitter
         self._size = len(source)
-        self._permutation = Permutation(self._size, key_of("deal", seed))
+        self._permutation = Permutation(self._size, permutation_key("deal", seed))
         counts = [
             np.bincount(self._chunk(source, number)[1], minlength=len(SPLITS))
             for number in range(-(-self._size // CHUNK))

@@ -50,7 +50,7 @@ def write_file(path: Path, data: bytes, *, synced: bool = True) -> None:
     try:
         if synced:
             _write_synced(temporary, data)
-            rename(temporary, path)
+            rename_synced(temporary, path)
         else:
             temporary.write_bytes(data)
             temporary.replace(path)
@@ -58,7 +58,7 @@ def write_file(path: Path, data: bytes, *, synced: bool = True) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def rename(temporary: Path, path: Path) -> None:
+def rename_synced(temporary: Path, path: Path) -> None:
     """A whole, fsynced file gets its final name, and the name is on the disk too."""
     temporary.replace(path)
     _sync_folder(path.parent)
@@ -94,7 +94,7 @@ class Finished:
     num_bytes: int
 
 
-class Workplace:
+class Staging:
     """The folder of an unfinished packing. Only paths in it, so it travels to other processes.
 
     An `edition` is a shard as packed: with all its samples, or again without its duplicates.
@@ -197,7 +197,7 @@ class Workplace:
 
     def note(self, packed_from: bytes) -> None:
         """What the shards were packed from lies beside them."""
-        write_file(self.target / contents.NAME, packed_from)
+        write_file(self.target / contents.PACKED_FROM, packed_from)
 
     def commit(self, document: dict[str, Any], shards: list[Finished]) -> None:
         """The shards and then the manifest stand under their names, and nothing else is left."""
@@ -206,9 +206,9 @@ class Workplace:
         _sync_folder(self.target)
         lines = [canonical(name) + b": " + canonical(document[name]) for name in sorted(document)]
         data = b"{\n" + b",\n".join(lines) + b"\n}\n"
-        aside = self.temporary(manifests.NAME)
+        aside = self.temporary(manifests.MANIFEST_NAME)
         _write_synced(aside, data)
-        rename(aside, self.target / manifests.NAME)
+        rename_synced(aside, self.target / manifests.MANIFEST_NAME)
         self.sweep()
 
     def _publish(self, shard: Finished) -> None:
@@ -233,7 +233,7 @@ class Workplace:
 
     def abandon(self, names: list[str]) -> None:
         """Removes the packing and its shards: as if it had never begun."""
-        for name in (*names, contents.NAME):
+        for name in (*names, contents.PACKED_FROM):
             (self.target / name).unlink(missing_ok=True)
         self.sweep()
         _remove_empty(self.target)
@@ -297,13 +297,13 @@ def _remove_empty(folder: Path) -> None:
 
 
 @contextmanager
-def locked_workplace(target: Path, *, shared: bool = False) -> Iterator[Workplace]:
+def locked_staging(target: Path, *, shared: bool = False) -> Iterator[Staging]:
     """The target's workplace, made if need be, held by this process alone, or by parts together.
 
     StoreError if another process packs there that does not share it. The lock goes with the
     process, however it ends. A file system without locks is used without.
     """
-    work = Workplace(target)
+    work = Staging(target)
     _make_folder(work)
     descriptor = _lock(work, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
     try:
@@ -311,15 +311,17 @@ def locked_workplace(target: Path, *, shared: bool = False) -> Iterator[Workplac
         yield work
     finally:
         os.close(descriptor)
-        if (target / manifests.NAME).exists():  # NFS keeps the name of an open file until now
+        if (
+            target / manifests.MANIFEST_NAME
+        ).exists():  # NFS keeps the name of an open file until now
             _remove_empty(work.folder)
 
 
-def _make_folder(work: Workplace) -> None:
+def _make_folder(work: Staging) -> None:
     work.target.mkdir(parents=True, exist_ok=True)
     names = [entry.name for entry in work.target.iterdir()]
     strangers = [name for name in names if not is_clutter(name)]
-    if strangers and FOLDER not in strangers and manifests.NAME not in strangers:
+    if strangers and FOLDER not in strangers and manifests.MANIFEST_NAME not in strangers:
         raise StoreError(
             f"{work.target} is not empty ({strangers[0]!r} lies there) and is no packing; packing "
             "would mix with it; choose an empty or new folder"
@@ -327,7 +329,7 @@ def _make_folder(work: Workplace) -> None:
     work.folder.mkdir(exist_ok=True)
 
 
-def _lock(work: Workplace, kind: int) -> int:
+def _lock(work: Staging, kind: int) -> int:
     """A descriptor that holds the lock; taken again if the holder swept the folder meanwhile."""
     path = work.folder / _LOCK
     while True:
@@ -358,7 +360,7 @@ def _is_under(path: Path, descriptor: int) -> bool:
         return False
 
 
-def enter_plan(work: Workplace, digest: str) -> None:
+def enter_plan(work: Staging, digest: str) -> None:
     """The workplace is that of this plan; StoreError if it was begun with another."""
     path = work.folder / _PLAN
     if not path.exists():

@@ -19,7 +19,7 @@ from wdtrain.store.samples import BlockIndex, decode_row, parse_block
 from wdtrain.store.shards import ShardReader
 from wdtrain.triple import FOREGROUND
 
-Progress = Callable[[int, int], None]
+PackingProgress = Callable[[int, int], None]
 
 
 def walk_blocks(manifest: Manifest, split: Split) -> Iterator[tuple[Shard, int, BlockIndex]]:
@@ -34,7 +34,7 @@ def walk_blocks(manifest: Manifest, split: Split) -> Iterator[tuple[Shard, int, 
 
 
 def verify(
-    manifest: Manifest, progress: Progress, *, negatives: Counter[str] | None = None
+    manifest: Manifest, progress: PackingProgress, *, negatives: Counter[str] | None = None
 ) -> list[str]:
     """What is wrong with a dataset, one line each, naming shard, block or key; [] when whole.
 
@@ -61,7 +61,7 @@ class _Check:
     """The findings so far, and the sums of the train split's overlays."""
 
     manifest: Manifest
-    progress: Progress
+    progress: PackingProgress
     negatives: Counter[str]
     problems: list[str] = field(default_factory=list)
     sums: OverlaySums = field(default_factory=OverlaySums)

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from wdtrain.ranks.ending import give_up_groups
-from wdtrain.ranks.liveness import RankLost, Waited, Watch
+from wdtrain.ranks.liveness import LivenessWatch, RankLost, Waited
 
 DEFAULT_TIMEOUT_SECONDS = 600.0
 _SLICE = timedelta(seconds=0.5)
@@ -119,7 +119,7 @@ class Distributed:
         store = dist.distributed_c10d._get_default_store()
         # A connection of its own: the default one is locked while others wait on it for a key.
         store = store.clone() if hasattr(store, "clone") else store
-        self._watch = Watch(store, self.rank, self.world)
+        self._watch = LivenessWatch(store, self.rank, self.world)
 
     def host_sum(self, values: Sequence[float]) -> list[float]:
         return self._host_reduce(values, dist.ReduceOp.SUM)

@@ -37,7 +37,7 @@ def is_on_cpu() -> bool:
     return asked or not torch.cuda.is_available()
 
 
-def join(patience_seconds: float) -> None:
+def join_ranks(patience_seconds: float) -> None:
     """The default process group is there, if a launcher asked for several processes.
 
     Over NCCL, or over gloo on CPU and where processes share a GPU, which NCCL refuses. ValueError,

@@ -26,7 +26,7 @@ from wdtrain.learn.task import Task, TaskSet
 from wdtrain.ranks.collective import Collective, RankLost
 from wdtrain.ranks.devices import indexed, warm_up
 from wdtrain.ranks.heap import keep_freed_memory
-from wdtrain.ranks.join import is_on_cpu, is_one_of_several, join
+from wdtrain.ranks.join import is_on_cpu, is_one_of_several, join_ranks
 
 _FOREIGN = {
     "ACCELERATE_USE_FSDP": "FSDP",
@@ -103,7 +103,7 @@ def start_accelerator(
     """
     check_launcher(precision)
     # Longer than the collective's own limit, which can say who is missing and so has to come first.
-    join(timeout_seconds + _STARTING_SECONDS)
+    join_ranks(timeout_seconds + _STARTING_SECONDS)
     accelerator = Accelerator(
         # Not told so, accelerate takes each of several processes without a GPU for the only one.
         cpu=is_one_of_several() and is_on_cpu(),
@@ -130,7 +130,7 @@ def default_threads(device: torch.device) -> int:
     return min(share, GPU_THREADS) if device.type == "cuda" else share
 
 
-def register(accelerator: Accelerator, tasks: Iterable[Task]) -> None:
+def register_tasks(accelerator: Accelerator, tasks: Iterable[Task]) -> None:
     """accelerate's checkpoints hold these networks and optimizers; nothing is wrapped by it."""
     for task in tasks:
         accelerator.prepare_model(task.network, device_placement=False, evaluation_mode=True)
@@ -147,7 +147,7 @@ def set_up(device: torch.device, tasks: TaskSet, collective: Collective) -> None
     warm_up(device)
     tasks.open()  # zeros are summed
     try:
-        collective.flat_sum(tasks.ledger.flat)
+        collective.flat_sum(tasks.gradient_buffer.flat)
     except RankLost as error:
         if error.lost:
             raise

@@ -40,14 +40,14 @@ class RankLost(ValueError):
     one that reports it for all; speaks: whether that is this one.
     """
 
-    def __init__(self, verdict: Verdict, rank: int) -> None:
+    def __init__(self, verdict: LostRanks, rank: int) -> None:
         super().__init__(verdict.text)
         self.lost, self.speaker = verdict.lost, verdict.speaker
         self.speaks = rank == verdict.speaker
 
 
 @dataclass(frozen=True)
-class Verdict:
+class LostRanks:
     """Which ranks are lost, which one says so, and in which words."""
 
     lost: tuple[int, ...]
@@ -58,7 +58,7 @@ class Verdict:
         return json.dumps(asdict(self))
 
     @classmethod
-    def loads(cls, text: str | bytes) -> Verdict:
+    def loads(cls, text: str | bytes) -> LostRanks:
         values = json.loads(text)
         return cls(tuple(values["lost"]), values["speaker"], values["text"])
 
@@ -88,10 +88,10 @@ class _Signs:
 
     where: str
     calls: int = 0
-    verdict: Verdict | None = None
+    verdict: LostRanks | None = None
 
 
-class Watch:
+class LivenessWatch:
     """The beats of this rank, and the roll call over all of them.
 
     Its thread ends with the object, at the latest when the interpreter does.
@@ -126,12 +126,12 @@ class Watch:
             verdict = without_store(self._rank, waited, str(error))
         return RankLost(verdict, self._rank)
 
-    def _ask(self, waited: Waited) -> Verdict:
+    def _ask(self, waited: Waited) -> LostRanks:
         time.sleep(_ENDING_SECONDS)  # a rank that closed its connections may still be ending
         before = self._beats()
         time.sleep(_LISTEN_SECONDS)
         found = judge(before, self._beats(), waited)
-        agreed = Verdict.loads(self._store.compare_set(_VERDICT, "", found.dumps()))
+        agreed = LostRanks.loads(self._store.compare_set(_VERDICT, "", found.dumps()))
         # The store may be this process's own: the others' threads read the verdict first.
         time.sleep(2 * BEAT_SECONDS)
         return agreed
@@ -142,7 +142,7 @@ class Watch:
         return [_read(self._store.get(key)) if self._store.check([key]) else None for key in keys]
 
 
-def judge(before: Sequence[Beat | None], after: Sequence[Beat | None], waited: Waited) -> Verdict:
+def judge(before: Sequence[Beat | None], after: Sequence[Beat | None], waited: Waited) -> LostRanks:
     """Who is lost, by two readings of all ranks' beats, some seconds apart.
 
     A rank is silent if its beat did not move. If the time ran out, so are those that beat, but have
@@ -155,20 +155,20 @@ def judge(before: Sequence[Beat | None], after: Sequence[Beat | None], waited: W
     behind = {rank for rank in ranks if calls[rank] < max(calls)} if waited.timed_out else set()
     lost = tuple(sorted(silent | behind))
     if not lost:
-        return Verdict((), 0, _broken(waited))
+        return LostRanks((), 0, _broken(waited))
     left = [rank for rank in ranks if rank not in lost]
     names = [_name(rank, after[rank]) for rank in lost]
-    return Verdict(lost, left[0] if left else 0, _missing(names, waited))
+    return LostRanks(lost, left[0] if left else 0, _missing(names, waited))
 
 
-def without_store(rank: int, waited: Waited, error: str) -> Verdict:
+def without_store(rank: int, waited: Waited, error: str) -> LostRanks:
     """What can be said when the job's store is gone: who keeps it has ended."""
     text = (
         f"rank 0, or the launcher on its machine, has ended (waited {waited.seconds:.0f} s for "
         f"{waited.what}; the job's store cannot be reached: {_line(error)}): without it the ranks "
         f"cannot find one another; {_AGAIN}"
     )
-    return Verdict((0,) if rank else (), min(rank, 1), text)
+    return LostRanks((0,) if rank else (), min(rank, 1), text)
 
 
 _AGAIN = "start the same command again, and the run goes on from its newest checkpoint"
@@ -224,7 +224,7 @@ def _beat(
             beat = Beat(number, signs.calls, signs.where)
             store.set(_key(rank), json.dumps(asdict(beat)))
             if signs.verdict is None and store.check([_VERDICT]):
-                signs.verdict = Verdict.loads(store.get(_VERDICT))
+                signs.verdict = LostRanks.loads(store.get(_VERDICT))
         except RuntimeError:
             # A killed launcher takes its store along, and its ranks still agree to save and end;
             # a roll call, if it comes to one, meets the same error and says so.

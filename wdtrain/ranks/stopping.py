@@ -13,7 +13,7 @@ from wdtrain.ranks.heap import give_back
 B_co = TypeVar("B_co", covariant=True)
 
 
-class Stopped(Exception):
+class RunStopped(Exception):
     """Some rank was asked to stop: raised on all of them, with nothing half-done."""
 
 
@@ -25,7 +25,7 @@ class SizedStream(Protocol[B_co]):
     def __iter__(self) -> Iterator[B_co]: ...
 
 
-class Together(Generic[B_co]):
+class StopTogether(Generic[B_co]):
     """The batches of a stream, until a rank is asked to stop: then Stopped, on all of them.
 
     A stream that ends early on a rank that was asked to stop (it waited for data) is as good as a
@@ -44,7 +44,7 @@ class Together(Generic[B_co]):
             batch = next(batches, None)
             stop, ended = self._collective.host_sum([self._asked(), batch is None])
             if stop:
-                raise Stopped
+                raise RunStopped
             if ended:
                 return
             assert batch is not None
@@ -54,7 +54,7 @@ class Together(Generic[B_co]):
 def check_stop(collective: Collective, asked: Callable[[], bool]) -> None:
     """Raises Stopped on all ranks if one is asked to stop."""
     if collective.host_sum([asked()])[0]:
-        raise Stopped
+        raise RunStopped
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import numpy as np
 from wdtrain.disk.durable import write_whole
 
 COLUMNS = ("input", "truth", "prediction", "error")
-UNKNOWN = (128, 128, 128)
+UNKNOWN_COLOUR = (128, 128, 128)
 LARGEST_ERROR = 0.25
 """Unit depth difference that is drawn in the brightest colour of a depth's error."""
 
@@ -82,7 +82,7 @@ def tiles(example: Example) -> list[np.ndarray]:
     return [example.overlay, colour_depth(truth), colour_depth(prediction), error]
 
 
-def grid(examples: Sequence[Example], *, title: str = "") -> np.ndarray:
+def picture_grid(examples: Sequence[Example], *, title: str = "") -> np.ndarray:
     """uint8 [height, width, 3]: a row per example, its caption below it, the columns named above.
 
     Small pictures are magnified by whole factors, so that a pixel stays a pixel.
@@ -121,7 +121,7 @@ def _coloured(values: np.ndarray, colour_map: int) -> np.ndarray:
 
 
 def _greyed(picture: np.ndarray, values: np.ndarray) -> np.ndarray:
-    picture[np.isnan(values)] = UNKNOWN
+    picture[np.isnan(values)] = UNKNOWN_COLOUR
     return picture
 
 

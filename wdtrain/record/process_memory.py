@@ -13,7 +13,7 @@ import torch
 
 
 @dataclass(frozen=True)
-class Memory:
+class ProcessMemory:
     """used_bytes of `what` ("RSS" of the process, or "CUDA" held by the allocator).
 
     budget_bytes: what may be used, None where nobody set it; peak_bytes: the most that was used so
@@ -29,7 +29,7 @@ class Memory:
 
 def measure_memory(
     device: torch.device | str = "cpu", *, budget_bytes: int | None = None
-) -> Memory:
+) -> ProcessMemory:
     """What is used now: on CUDA what the allocator holds (budget: what it may hold).
 
     device: a GPU with its index ("cuda:0"), as the accelerator has it.
@@ -39,7 +39,7 @@ def measure_memory(
         total = torch.cuda.get_device_properties(device).total_memory
         share = torch.cuda.get_per_process_memory_fraction(device)
         stats = torch.cuda.memory_stats(device)
-        return Memory(
+        return ProcessMemory(
             used_bytes=stats["reserved_bytes.all.current"],
             budget_bytes=budget_bytes or int(share * total),
             what="CUDA",
@@ -48,7 +48,7 @@ def measure_memory(
         )
     used = psutil.Process(os.getpid()).memory_info().rss
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Memory(used, budget_bytes, "RSS", max(used, peak))
+    return ProcessMemory(used, budget_bytes, "RSS", max(used, peak))
 
 
 def save_snapshot(folder: Path, device: torch.device) -> Path | None:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from wdtrain.disk.durable import described, write_whole, writing
 from wdtrain.disk.locks import RunLock, lock_holder
-from wdtrain.record.checkpoint import Checkpoint, Checkpoints, save_weights
+from wdtrain.record.checkpoint import Checkpoints, SavedCheckpoint, save_weights
 from wdtrain.record.console import Progress, RunPlan, make_console
 from wdtrain.record.gallery import Gallery
 from wdtrain.record.heartbeat import Heartbeat, process_facts
@@ -181,7 +181,7 @@ class RunRecord:
             self.console.event(f"warning: {text}")
             self.log.append({"step": step, "warning": text})
 
-    def newest(self, *, refuse: bool) -> Checkpoint | None:
+    def newest(self, *, refuse: bool) -> SavedCheckpoint | None:
         """The newest checkpoint that all ranks find whole and the same, on all of them, or None;
         ValueError if there is one and `refuse` is set."""
         found = self.checkpoints.newest_of_all(self._collective.gather)
@@ -277,7 +277,7 @@ class RunRecord:
         self._write(step, line)
 
     @contextmanager
-    def aside(self, doing: str) -> Iterator[None]:
+    def phase(self, doing: str) -> Iterator[None]:
         """Time in here, `doing` something else ("validating"), is not counted as training."""
         self.flush()
         self.console.phase(doing)
@@ -376,7 +376,7 @@ class RunRecord:
         if metric is None and self._saved and self._saved[0] == step:
             metric = self._metric
         self._saved, self._metric = what, metric
-        with self.aside("saving"):
+        with self.phase("saving"):
             try:
                 self._agreed("every rank's part of a checkpoint", lambda: self._part(step, weights))
                 self._agreed("the checkpoint of rank 0", lambda: self._commit(step, extra, metric))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from wdtrain.remote.remote_files import Remote
-from wdtrain.remote.urls import is_url, join
+from wdtrain.remote.urls import is_url, join_url
 
 __all__ = ["RandomFile", "file_bytes", "is_url", "join", "open_file", "read_bytes", "sha256_of"]
 

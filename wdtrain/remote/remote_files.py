@@ -17,7 +17,7 @@ from wdtrain.disk.errors import StoreError
 from wdtrain.remote.range_cache import RangeCache
 from wdtrain.remote.range_prefetch import Ahead
 from wdtrain.remote.retries import Closed, Passing, Patience
-from wdtrain.remote.urls import protocol_of, shown
+from wdtrain.remote.urls import protocol_of, redacted
 
 if TYPE_CHECKING:
     from wdtrain.remote.transport import Transport
@@ -78,7 +78,7 @@ class Remote:
         """The size of a file; FileNotFoundError where there is none, StoreError where refused."""
         closed = threading.Event()
         ask = partial(self.transport(url).num_bytes, url, closed=closed)
-        return self.patience.until_answered(f"the size of {shown(url)}", ask, closed=closed)
+        return self.patience.until_answered(f"the size of {redacted(url)}", ask, closed=closed)
 
     def open(
         self, url: str, *, num_bytes: int | None = None, identity: str | None = None
@@ -104,12 +104,12 @@ class _Range:
     count: int
 
     def __str__(self) -> str:
-        return f"{shown(self.url)}, bytes {self.offset:,} to {self.offset + self.count - 1:,}"
+        return f"{redacted(self.url)}, bytes {self.offset:,} to {self.offset + self.count - 1:,}"
 
     def read_once(self) -> bytes:
         """From the disk, else from the store by one request."""
         if self.closed.is_set():
-            raise Closed(shown(self.url))
+            raise Closed(redacted(self.url))
         cache, key = self.cache, self.key
         kept = cache.get(key, self.count) if cache else None
         if kept is not None:

@@ -22,7 +22,7 @@ from typing import Any, Final, TypeVar
 
 from wdtrain.disk.errors import StoreError
 from wdtrain.remote.retries import Closed, Passing
-from wdtrain.remote.urls import has_secrets, is_http, protocol_of, shown, without_secrets
+from wdtrain.remote.urls import has_secrets, is_http, protocol_of, redacted, without_secrets
 
 _POLL_SECONDS: Final = 0.2
 """How soon a request that is waited for notices that its file was closed."""
@@ -141,7 +141,7 @@ class HttpTransport(Transport):
         if self._knows_ranges:
             self._knows_ranges = False
             warnings.warn(
-                f"the server of {shown(url)} answers with whole files where a part is asked for, "
+                f"the server of {redacted(url)} answers with whole files where a part is asked for, "
                 "so each block costs all that lies before it; take a server that knows byte "
                 "ranges (python -m http.server does not), or copy the dataset here",
                 RuntimeWarning,
@@ -170,7 +170,7 @@ class FilesystemTransport(Transport):
             else:
                 info = self._filesystem.info(path)
         if info.get("type") == "directory":
-            raise FileNotFoundError(f"{shown(url)} was not found: it is a folder")
+            raise FileNotFoundError(f"{redacted(url)} was not found: it is a folder")
         return int(info["size"])
 
     def fetch(
@@ -198,7 +198,7 @@ def connect(url: str, *, timeout_seconds: float) -> Transport:
     protocol = protocol_of(url)
     if "::" in url:
         raise StoreError(
-            f"{shown(url)} is a chain of filesystems, which is not read; name the dataset's own "
+            f"{redacted(url)} is a chain of filesystems, which is not read; name the dataset's own "
             "URL, and a local folder in data.cache to keep what was read"
         )
     try:
@@ -208,7 +208,7 @@ def connect(url: str, *, timeout_seconds: float) -> Transport:
         extra = {"s3": "wdtrain[s3]", "gs": "gcsfs", "gcs": "gcsfs"}.get(protocol)
         hint = f"; pip install '{extra}'" if extra else ""
         why = without_secrets(str(error), url)
-        raise StoreError(f"{shown(url)} cannot be opened: {why}{hint}") from None
+        raise StoreError(f"{redacted(url)} cannot be opened: {why}{hint}") from None
     if hasattr(filesystem, "retries"):
         filesystem.retries = 1  # ours are bounded together; nested ones would multiply
     transport = HttpTransport if is_http(url) else FilesystemTransport
@@ -256,7 +256,7 @@ def _check_status(response: Any, url: str) -> None:
     encoding = response.headers.get("Content-Encoding", "identity")
     if encoding != "identity":
         raise StoreError(
-            f"{shown(url)} is sent as {encoding}, though its bytes were asked for as they are, so "
+            f"{redacted(url)} is sent as {encoding}, though its bytes were asked for as they are, so "
             "ranges of it cannot be read; switch off compression for it at the server"
         )
 
@@ -323,7 +323,7 @@ def _judged(error: Exception, url: str) -> Exception:
     if status is not None:
         return _judged_status(status, url, text)
     if isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError):
-        return StoreError(f"{shown(url)} cannot be read: {text}; check the URL")
+        return StoreError(f"{redacted(url)} cannot be read: {text}; check the URL")
     library = type(error).__module__.partition(".")[0]
     if isinstance(error, OSError | EOFError | ValueError) or library in _NETWORK_LIBRARIES:
         return Passing(f"{type(error).__name__}: {text}")
@@ -333,25 +333,25 @@ def _judged(error: Exception, url: str) -> Exception:
 def _judged_status(status: int, url: str, text: str, pause_seconds: float = 0.0) -> Exception:
     """What an HTTP status means, whatever the store."""
     if status in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE):
-        return FileNotFoundError(f"{shown(url)} was not found ({text})")
+        return FileNotFoundError(f"{redacted(url)} was not found ({text})")
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         protocol = {"https": "http", "s3a": "s3", "gcs": "gs"}.get(
             protocol_of(url), protocol_of(url)
         )
         how = _CREDENTIALS.get(protocol, f"give this machine credentials for {protocol}")
         return StoreError(
-            f"{shown(url)} may not be read ({text}): its credentials are missing, wrong or have "
+            f"{redacted(url)} may not be read ({text}): its credentials are missing, wrong or have "
             f"expired (some stores say so of what is not there); {how}"
         )
     if status in _TRY_AGAIN or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return Passing(f"the server answered {text}", pause_seconds=pause_seconds)
     if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
         return StoreError(
-            f"{shown(url)} is shorter than its manifest says: it was cut off or replaced; fetch "
+            f"{redacted(url)} is shorter than its manifest says: it was cut off or replaced; fetch "
             "the dataset again, or pack it again"
         )
     return StoreError(
-        f"{shown(url)} cannot be read: the server answered {text}, which another try does not "
+        f"{redacted(url)} cannot be read: the server answered {text}, which another try does not "
         "mend; check the URL and the server's settings"
     )
 
@@ -373,6 +373,6 @@ def _status_of(error: Exception) -> int | None:
 
 def _changed(url: str, num_bytes: int, found: str) -> StoreError:
     return StoreError(
-        f"{shown(url)} holds {found} bytes, its manifest says {num_bytes:,}: it was cut off or "
+        f"{redacted(url)} holds {found} bytes, its manifest says {num_bytes:,}: it was cut off or "
         "replaced; fetch the dataset again, or pack it again"
     )

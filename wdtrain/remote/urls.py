@@ -50,7 +50,7 @@ def split_query(url: str) -> tuple[str, str]:
     return place, mark + query
 
 
-def join(folder: str, name: str) -> str:
+def join_url(folder: str, name: str) -> str:
     """The path or URL of a file in a folder, an HTTP query kept at the end."""
     if not is_url(folder):
         return os.path.join(folder, name)
@@ -64,7 +64,7 @@ def folder_of(url: str, name: str) -> str:
     return (place.removesuffix(name).rstrip("/") or ".") + query
 
 
-def shown(url: str) -> str:
+def redacted(url: str) -> str:
     """A URL as it may be told: "..." for user and password and for the values of its query, and no
     fragment."""
     if not is_url(url):
@@ -103,20 +103,20 @@ def _parts(query: str) -> list[tuple[str, str, str]]:
     return [part.partition("=") for part in query.split("&")] if query else []
 
 
-def was_told(url: str) -> bool:
+def was_redacted(url: str) -> bool:
     """Whether a URL is what `shown` makes of one that holds secrets, so that it opens nothing."""
     return is_url(url) and _TOLD.search(url) is not None
 
 
 def has_secrets(url: str) -> bool:
     """Whether a URL holds what `shown` leaves out."""
-    return shown(url) != url
+    return redacted(url) != url
 
 
 def without_secrets(text: str, *urls: str) -> str:
     """A text of anybody's, as an error of a library: the URLs in it as they may be told, and
     nowhere what is secret in `urls`."""
-    text = _URL.sub(lambda found: shown(found[0]), text)
+    text = _URL.sub(lambda found: redacted(found[0]), text)
     for url in urls:
         user, query = _user(url), url.partition("#")[0].partition("?")[2]
         secrets = [user, *user.split(":"), base64.b64encode(user.encode()).decode()]

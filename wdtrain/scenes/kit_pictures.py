@@ -42,7 +42,7 @@ def list_pictures(folder: Path, what: str) -> list[Path]:
     return paths
 
 
-def digest_of(paths: list[Path]) -> str:
+def kit_digest(paths: list[Path]) -> str:
     """BLAKE2b of the names and bytes of files, 16 hex digits: the same kit, the same digest."""
     digest = hashlib.blake2b(digest_size=8)
     for path in paths:

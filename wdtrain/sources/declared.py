@@ -146,7 +146,7 @@ def read_declared(document: dict[str, Any], guess: DepthFormat | None) -> Declar
     return Declared(stored, words.get("bits", 16), per_metre, True, labels)
 
 
-def note_of(folder: object, document: dict[str, Any]) -> str | None:
+def declaration_note(folder: object, document: dict[str, Any]) -> str | None:
     """What a user should know of how the depth of a folder is taken; None where it is said."""
     if "depth" not in document:
         lacks = "'s triples.json does not declare depth" if document else " has no triples.json"

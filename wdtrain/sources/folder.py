@@ -19,8 +19,8 @@ import xxhash
 
 from wdtrain import triple
 from wdtrain.disk.errors import StoreError
-from wdtrain.fields.announce import expecting
-from wdtrain.fields.fast_png import decode_png
+from wdtrain.fields.announce import prefetched
+from wdtrain.fields.fast_png import decode_fast_png
 from wdtrain.pictures import read_rgb, read_unchanged, turned_like
 from wdtrain.sourcefiles import bytes_or_none, content_of, read_regular, signal_of
 from wdtrain.sources.declared import read_declared
@@ -112,8 +112,8 @@ class FolderSource:
         meta = self._read_meta(index)
         self._loaded = index, content_of((overlay, mask, depth, meta))
         usual = OVERLAY_SUFFIXES[self._names[index][-1:]]
-        alpha = decode_png(mask, name="mask", dtype=_MASK_DTYPE)
-        codes = decode_png(depth, name="depth", dtype=self.declared.depth_dtype)
+        alpha = decode_fast_png(mask, name="mask", dtype=_MASK_DTYPE)
+        codes = decode_fast_png(depth, name="depth", dtype=self.declared.depth_dtype)
         return Triple(
             key=self.key(index),
             overlay=_overlay(overlay, usual),
@@ -122,7 +122,7 @@ class FolderSource:
             meta={} if meta is None else triple.decode_meta(meta),
         )
 
-    def expect(self, index: int) -> None:
+    def prefetch(self, index: int) -> None:
         """Begins to read the files of a sample that is loaded soon, without waiting for them."""
         for path in self._paths(index):
             _begin_to_read(path)
@@ -230,7 +230,7 @@ class FolderSource:
 
     def _read_parts(self, has_json: bool) -> tuple[np.ndarray, np.ndarray]:
         parts = np.full((2, len(self)), -1, np.int64)
-        for index in expecting(range(len(self) if has_json else 0), self._expect_meta):
+        for index in prefetched(range(len(self) if has_json else 0), self._expect_meta):
             try:
                 meta = self._meta(index)
             except TripleError:  # found again, and rejected with its reason, at load

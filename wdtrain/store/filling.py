@@ -32,7 +32,7 @@ _PNG_PREFIX_BYTES: Final = 43
 
 
 @dataclass(frozen=True)
-class Target:
+class RowBuffers:
     """Where n rows go: overlay uint8 [n, h, w, 3], mask uint8 [n, h, w], depth [n, h, w] of the
     dataset's dtype, names uint8 [n, 100] (the name of each overlay's member)."""
 
@@ -41,10 +41,10 @@ class Target:
     depth: np.ndarray
     names: np.ndarray
 
-    def rows(self, start: int, stop: int) -> Target:
+    def rows(self, start: int, stop: int) -> RowBuffers:
         """Views of rows [start, stop)."""
         part = slice(start, stop)
-        return Target(self.overlay[part], self.mask[part], self.depth[part], self.names[part])
+        return RowBuffers(self.overlay[part], self.mask[part], self.depth[part], self.names[part])
 
     @cached_property
     def addresses(self) -> tuple[int, int, int, int]:
@@ -58,7 +58,7 @@ class Target:
         )
 
 
-class Rows:
+class MemberPlaces:
     """Where the members of many rows lie in memory, in the order in which a window has them.
 
     addresses: int64 [4, n]; of encoded samples those of overlay, mask, depth and meta, with their
@@ -74,7 +74,7 @@ class Rows:
     @classmethod
     def of_blocks(
         cls, blocks: Sequence[BlockIndex], slots: np.ndarray, rows: np.ndarray, manifest: Manifest
-    ) -> Rows:
+    ) -> MemberPlaces:
         """Rows of several blocks, in any order: `rows[i]` of `blocks[slots[i]]` is the i-th."""
         firsts = np.cumsum([0, *(block.num_samples for block in blocks)])
         places = firsts[slots] + rows
@@ -85,7 +85,7 @@ class Rows:
             starts = _copied_starts(starts, sizes, manifest)
         return cls(np.ascontiguousarray(starts), sizes, list(blocks))
 
-    def put(self, places: np.ndarray, rows: Rows) -> None:
+    def put(self, places: np.ndarray, rows: MemberPlaces) -> None:
         """Rows at these places lie where `rows` says; who calls holds what they point into."""
         assert self.sizes is not None, "rows without sizes are all known"
         self.addresses[:, places], self.sizes[:, places] = rows.addresses, rows.sizes
@@ -108,10 +108,10 @@ class Rows:
             yield ctypes.string_at(address - tar.BLOCK, tar.MAX_NAME)
 
 
-class Part(NamedTuple):
+class WindowSlice(NamedTuple):
     """Rows [start, start + rows) of a window, which go to a batch's rows from `at` on."""
 
-    window: Rows
+    window: MemberPlaces
     start: int
     rows: int
     at: int
@@ -158,7 +158,7 @@ class Filler:
             None if zlib is None else ctypes.addressof(zlib),
         )
 
-    def fill(self, parts: Sequence[Part], target: Target) -> Filled:
+    def fill(self, parts: Sequence[WindowSlice], target: RowBuffers) -> Filled:
         """The parts in turn, until a row of one is unusual (some of that one may be written)."""
         assert all(part.at + part.rows <= len(target.names) for part in parts), "beyond the end"
         if self._is_compiled and self._size == self._stored:
@@ -173,9 +173,9 @@ class Filler:
                 return Filled(done, gathering, decoding)
         return Filled(len(parts), gathering, decoding)
 
-    def _fill_scaled(self, part: Part, into: Target) -> Filled:
+    def _fill_scaled(self, part: WindowSlice, into: RowBuffers) -> Filled:
         """One part, as stored or decoded at a DCT scale, and from there to the size wanted."""
-        scratch = Target(
+        scratch = RowBuffers(
             self._scratch(part.rows, *self._decoded, 3),
             self._scratch(part.rows, *self._stored),
             self._scratch(part.rows, *self._stored, dtype=self._depth_dtype),
@@ -196,7 +196,7 @@ class Filler:
     def _scratch(self, *shape: int, dtype: np.dtype = _UINT8) -> np.ndarray:
         return self._memory.take(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
 
-    def _fill_by_kind(self, part: Part, into: Target) -> Filled:
+    def _fill_by_kind(self, part: WindowSlice, into: RowBuffers) -> Filled:
         """One part of encoded samples by the decoders of `triple`, all of a kind together."""
         begun = time.perf_counter()
         rows = slice(part.start, part.start + part.rows)
@@ -226,7 +226,7 @@ class Filler:
             return False
         return True
 
-    def _decode_jpegs(self, window: Rows, rows: slice, into: np.ndarray) -> bool:
+    def _decode_jpegs(self, window: MemberPlaces, rows: slice, into: np.ndarray) -> bool:
         assert window.sizes is not None
         pixels = into if self._is_sized else self._scratch(len(into), *self._decoded, 3)
         places = window.addresses[0, rows], window.sizes[0, rows]

@@ -15,7 +15,7 @@ import xxhash
 
 from wdtrain.disk.errors import DamagedBlock, StoreError
 from wdtrain.remote.access import LocalFile
-from wdtrain.remote.urls import is_url, shown
+from wdtrain.remote.urls import is_url, redacted
 from wdtrain.store import frames
 from wdtrain.store.buffers import Recycled
 from wdtrain.store.limits import most_sample_bytes
@@ -85,7 +85,7 @@ class ShardReader:
             elif len(shard.blocks) != self.num_blocks:
                 raise StoreError(f"the manifest does not list the blocks of shard {shard.name}")
         except FileNotFoundError as error:
-            place = shown(url)
+            place = redacted(url)
             raise StoreError(
                 f"shard {shard.name} is missing at {place}; fetch it again, or pack the dataset "
                 "again"

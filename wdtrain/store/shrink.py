@@ -77,5 +77,5 @@ def _axis(eighths: int, size: int) -> native.Axis:
 
 
 @lru_cache(maxsize=256)
-def _cover(stored: int, size: int) -> native.Cover:
-    return native.Cover.of(resize.cover(stored, size))
+def _cover(stored: int, size: int) -> native.CoverTables:
+    return native.CoverTables.of(resize.cover(stored, size))

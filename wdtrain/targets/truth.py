@@ -18,7 +18,7 @@ from torch import Tensor
 
 from wdtrain.triple import FOREGROUND, DepthFormat
 
-Target = Literal["mask", "depth"]
+TargetName = Literal["mask", "depth"]
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,15 @@ def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.devic
 
 
 @dataclass(frozen=True)
-class Prepared:
+class TrainingInput:
     """Ready for a network: picture [n, 3, h, w] normalised; target, valid [n, 1, h, w] floats."""
 
     picture: Tensor
     target: Tensor
     valid: Tensor
 
-    def to(self, dtype: torch.dtype) -> Prepared:
-        return Prepared(self.picture.to(dtype), self.target.to(dtype), self.valid.to(dtype))
+    def to(self, dtype: torch.dtype) -> TrainingInput:
+        return TrainingInput(self.picture.to(dtype), self.target.to(dtype), self.valid.to(dtype))
 
 
 def unit_overlay(overlay: Tensor) -> Tensor:
@@ -83,18 +83,18 @@ def depth_target(depth: Tensor, depth_format: DepthFormat) -> tuple[Tensor, Tens
 def plain(
     overlay: Tensor,
     stored: Tensor,
-    target: Target,
+    target: TargetName,
     *,
     normalisation: Normalisation,
     depth_format: DepthFormat,
-) -> Prepared:
+) -> TrainingInput:
     """Not augmented: only to float and normalised. `stored`: the mask or depth as stored."""
     picture = normalisation(unit_overlay(overlay))
-    return Prepared(picture, *plain_target(stored, target, depth_format))
+    return TrainingInput(picture, *plain_target(stored, target, depth_format))
 
 
 def plain_target(
-    stored: Tensor, target: Target, depth_format: DepthFormat
+    stored: Tensor, target: TargetName, depth_format: DepthFormat
 ) -> tuple[Tensor, Tensor]:
     """(what is compared with, where it is valid), not augmented."""
     if target == "mask":
