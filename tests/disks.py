@@ -12,6 +12,10 @@ import numpy as np
 from wdtrain import triple
 from wdtrain.triple import DepthFormat, Triple, TripleError
 
+FORMS = [
+    (encoding, compression) for encoding in ("image", "raw") for compression in ("zstd:3", "none")
+]
+
 
 @dataclass(frozen=True)
 class Disks:

@@ -13,7 +13,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from wdtrain import learn
+from wdtrain import learn, memory, ranks
 from wdtrain.config import Recipe, help_text, load_recipe
 from wdtrain.memory.planner import Choice
 from wdtrain.record.checkpoint import load_weights
@@ -39,7 +39,7 @@ class Run:
     manifest: Manifest
     order: Order
     accelerator: Accelerator
-    collective: learn.Collective
+    collective: ranks.Collective
     tasks: learn.TaskSet
     view: learn.View
     baselines: Baselines
@@ -48,7 +48,7 @@ class Run:
     validated: int = 0
     choices: dict[str, Choice] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
-    stop: learn.StopRequest = field(default_factory=learn.StopRequest)
+    stop: ranks.StopRequest = field(default_factory=ranks.StopRequest)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -71,17 +71,17 @@ class Run:
         steps = self.tasks.steps
         return steps > 0 and (steps == self.total_steps or steps % every_steps == 0)
 
-    def stream(self, split: str, batch_size: int, **more: Any) -> learn.Together[Batch]:
+    def stream(self, split: str, batch_size: int, **more: Any) -> ranks.StopTogether[Batch]:
         """This rank's batches of a split, as the recipe reads it, until a rank is asked to stop."""
-        ranks, asked = self.collective, self.stop.asked
+        group, asked = self.collective, self.stop.asked
         how = {**self.recipe.data.stream_arguments(), "damaged": self.damaged, "give_up": asked}
-        how |= {"rank": ranks.rank, "world": ranks.world, "batch_size": batch_size}
+        how |= {"rank": group.rank, "world": group.world, "batch_size": batch_size}
         how["size"] = self.size
         how["pin_memory"] = self.accelerator.device.type == "cuda"
         stream = open_stream(self.manifest, split=split, **{**how, **more})
-        return learn.Together(stream, ranks, asked)
+        return ranks.StopTogether(stream, group, asked)
 
-    def evaluation_stream(self, split: str) -> learn.Together[Batch]:
+    def evaluation_stream(self, split: str) -> ranks.StopTogether[Batch]:
         """This rank's batches of a split, for an evaluation: hardly shuffled, so that little is
         held beside what training holds, and the first few read no more than they need."""
         least = EVALUATION_BLOCKS * self.order.least_bytes
@@ -119,11 +119,11 @@ class Run:
         )
 
     @property
-    def fitting(self) -> learn.Fitting:
+    def fitting(self) -> memory.Fitting:
         """What micro-batches are fitted to: pictures, device, and the fullest rank's share."""
         batch_size, world = self.recipe.train.batch_size, self.collective.world
         height, width = self.size
-        return learn.Fitting(
+        return memory.Fitting(
             tasks=self.tasks,
             view=self.training_view,
             height=height,
@@ -139,7 +139,7 @@ class Run:
         of its memory, what was measured there: now, or before for the same."""
         if self.recipe.step.micro_batch or self.accelerator.device.type != "cuda":
             return
-        fitting, gauge = self.fitting, learn.CudaGauge(self.accelerator.device)
+        fitting, gauge = self.fitting, memory.CudaGauge(self.accelerator.device)
         facts = {**self.recipe.planned_by(), **device_facts(fitting.device)}
         facts |= {"share": fitting.share, "size": [fitting.height, fitting.width]}
         kept = KeptPlan({**facts, "budget": gauge.budget_bytes // 2**26})
@@ -151,8 +151,8 @@ class Run:
 
     def with_advice(self, error: learn.DoesNotFit) -> learn.DoesNotFit:
         """The refusal with what was needed, what is allowed, and what would fit."""
-        budget_bytes = learn.budget_bytes(self.accelerator.device)
-        return learn.explain_refusal(self.fitting, error, budget_bytes)
+        budget_bytes = memory.budget_bytes(self.accelerator.device)
+        return memory.explain_refusal(self.fitting, error, budget_bytes)
 
     def plan_lines(self, on: str | None) -> str:
         """What `--plan` prints; on: a device or budget that is not here, None: this one."""
@@ -164,9 +164,9 @@ class Run:
         balance = self.order.balance(self.recipe.train.batch_size, self.collective.world)
         text = plan_text(self.plan(), balance=balance, advice=self.advice())
         if on is not None:
-            more = learn.estimate_lines(self.fitting, on, self.recipe.launch_arguments()["memory"])
+            more = memory.estimate_lines(self.fitting, on, self.recipe.launch_arguments()["memory"])
         else:
-            more = learn.explain(self.choices) if self.choices else [_NOT_MEASURED]
+            more = memory.explain_choices(self.choices) if self.choices else [_NOT_MEASURED]
         return "\n".join([text, *more])
 
 
@@ -181,8 +181,8 @@ def open_run(recipe: Recipe) -> Run:
     manifest, data = Manifest.load(**recipe.data.manifest_arguments()), recipe.data
     splits = check_splits(recipe.evaluate.splits, manifest.splits)
     manifest.check_shards(data.train_split, *splits)
-    accelerator = learn.start_accelerator(**recipe.launch_arguments())
-    collective = learn.open_collective(recipe.run.timeout_seconds)
+    accelerator = ranks.start_accelerator(**recipe.launch_arguments())
+    collective = ranks.open_collective(recipe.run.timeout_seconds)
     order = Order(manifest, data.train_split, **data.order_arguments())
     order.check_batch(recipe.train.batch_size, collective.world)
     steps, device = recipe.total_steps(order.samples), accelerator.device
@@ -190,8 +190,10 @@ def open_run(recipe: Recipe) -> Run:
     size = network_size((manifest.height, manifest.width), data.size)
     common = {**recipe.build_arguments(), "device": device, "weights": weights, "size": size}
     tasks = learn.build_tasks(recipe.task_arguments(steps), **common)
-    learn.register(accelerator, tasks)
-    learn.set_up(device, tasks, collective)  # before `fit` looks at what memory is left
+    ranks.register_tasks(accelerator, tasks)
+    tasks.open()  # zeros are summed
+    # Before `fit` looks at what memory is left.
+    ranks.set_up(device, tasks.gradient_buffer.flat, collective)
     mean, std = manifest.overlay_mean, manifest.overlay_std
     view = learn.plain_view(mean, std, manifest.depth, recipe.precision)
     rest = (Baselines(manifest.depth), Cursor.at(order, 0), steps)

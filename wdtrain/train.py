@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 sys.path.append(str(Path.cwd()))  # networks of the user's own are found from where they stand
 
-from wdtrain import learn
+from wdtrain import learn, ranks
 from wdtrain.disk.durable import described
 from wdtrain.job import Run, command_line, open_run
 from wdtrain.record.gallery import Gallery
@@ -53,7 +53,7 @@ def train(run: Run, record: RunRecord) -> None:
     batches = iter(run.stream(recipe.data.train_split, batch_size, **where))
     context = {"device": run.accelerator.device, "collective": run.collective}
     context |= {"view": run.training_view, "stop_asked": run.stop.asked}
-    with learn.no_sudden_collection() as collect:
+    with ranks.no_sudden_collection() as collect:
         while True:
             step = run.tasks.steps
             if run.is_due(recipe.evaluate_every(samples)) and run.validated < step:
@@ -70,7 +70,7 @@ def train(run: Run, record: RunRecord) -> None:
             rows = learn.rows_of(batch, recipe.norm_group)
             result = learn.train_step(run.tasks, rows, **context)
             if result.stop:
-                raise learn.Stopped
+                raise ranks.RunStopped
             run.cursor = batch.cursor
             record.step(run.tasks.steps, run.cursor.position / samples, result, batch)
 
@@ -119,7 +119,7 @@ def finish(run: Run, record: RunRecord) -> None:
         gallery.fill(run.answers(gallery.split, keys=gallery.keys))
     if record.is_main:
         record.report(scores, gallery, run.plan(), run.manifest.source, run.recipe_text)
-    learn.check_stop(run.collective, run.stop.asked)
+    ranks.check_stop(run.collective, run.stop.asked)
     record.finished()
 
 
@@ -143,7 +143,7 @@ def go(run: Run) -> int:
                 run.baselines.fit(training, run.collective.total, targets)
             train(run, record)
             finish(run, record)
-        except learn.Stopped:
+        except ranks.RunStopped:
             save(run, record, None)
             record.interrupted(run.stop.reason)
             return run.stop.exit_code
@@ -157,7 +157,7 @@ def show_plan(run: Run, on: str | None) -> int:
     """What would be done is printed, and nothing is written; the exit code."""
     try:
         run.accelerator.print(run.plan_lines(on))
-    except learn.Stopped:
+    except ranks.RunStopped:
         return run.stop.exit_code
     return 0
 

@@ -15,7 +15,7 @@ from accelerate.state import AcceleratorState
 from tests.end_to_end.runs import RECIPE
 from tests.learn.cases import small_tasks
 from tests.noise import NoiseSource
-from wdtrain import job, learn
+from wdtrain import job, memory, ranks
 from wdtrain.config import load_recipe
 from wdtrain.packing.pack import pack
 from wdtrain.ranks import launch
@@ -58,10 +58,10 @@ def test_device_and_communicator_are_there_before_the_planner_looks(
         calls.append("fit")
         return {}
 
-    monkeypatch.setattr(learn, "open_collective", lambda *_: Logged(calls))
+    monkeypatch.setattr(ranks, "open_collective", lambda *_: Logged(calls))
     monkeypatch.setattr(launch, "warm_up", lambda device: calls.append(f"{device} is warm"))
-    monkeypatch.setattr(learn, "CudaGauge", gauge)
-    monkeypatch.setattr(learn.Fitting, "fit", fit)
+    monkeypatch.setattr(memory, "CudaGauge", gauge)
+    monkeypatch.setattr(memory.Fitting, "fit", fit)
     monkeypatch.setattr(job, "device_facts", lambda device: {})
     run = job.open_run(recipe)
     gpu = SimpleNamespace(device=torch.device("cuda:0"), is_local_main_process=False)
@@ -78,7 +78,7 @@ def test_a_first_sum_that_fails_says_what_to_look_at() -> None:
             raise error from RuntimeError("NCCL Error 1: out of memory\nmore")
 
     with pytest.raises(ValueError, match=r"failed \(NCCL Error 1: out of memory\).*nvidia-smi"):
-        learn.set_up(torch.device("cpu"), small_tasks(), Broken())
+        ranks.set_up(torch.device("cpu"), small_tasks().gradient_buffer.flat, Broken())
 
 
 def test_a_rank_that_is_lost_in_the_first_sum_is_named() -> None:
@@ -87,4 +87,4 @@ def test_a_rank_that_is_lost_in_the_first_sum_is_named() -> None:
             raise RankLost(LostRanks((1,), 0, "rank 1 has ended"), 0)
 
     with pytest.raises(RankLost, match="rank 1 has ended"):
-        learn.set_up(torch.device("cpu"), small_tasks(), Lost())
+        ranks.set_up(torch.device("cpu"), small_tasks().gradient_buffer.flat, Lost())

@@ -68,7 +68,7 @@ def _hook(task: Task, fault: Fault | None) -> None:
         if fault is not None:
             fault.pass_by("backward", task.name)
 
-    # In the midst of the network: gradients of later layers are in the gradient_buffer when it fails.
+    # In the midst of the network: gradients of later layers are in the buffer when it fails.
     layers = [m for m in task.network.modules() if isinstance(m, torch.nn.Conv2d)]
     layers[len(layers) // 2].register_forward_hook(forward)
 

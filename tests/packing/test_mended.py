@@ -67,55 +67,55 @@ def first_mask_pixels(manifest: Manifest) -> dict[str, int]:
 def test_what_was_mended_is_named_and_the_dataset_left(
     folder: Path, tmp_path: Path, folder_bytes: Read, is_noted: bool
 ) -> None:
-    pack(folder, tmp_path / "set", **SMALL)
+    pack(FolderSource(folder), tmp_path / "set", **SMALL)
     if not is_noted:
         (tmp_path / "set" / contents.PACKED_FROM).unlink()
     before = folder_bytes(tmp_path / "set")
-    assert pack(folder, tmp_path / "set", **SMALL).samples == COUNT
+    assert pack(FolderSource(folder), tmp_path / "set", **SMALL).samples == COUNT
     mend(folder, 7)
     mend(folder, 31)
     which = r"2 of 40 triples \(disk-000007, disk-000031\)" if is_noted else "files of the source"
     with pytest.raises(StoreError, match=f"{which} changed since .* holds the old ones"):
-        pack(folder, tmp_path / "set", **SMALL)
+        pack(FolderSource(folder), tmp_path / "set", **SMALL)
     assert folder_bytes(tmp_path / "set") == before
-    pixels = first_mask_pixels(pack(folder, tmp_path / "new", **SMALL))
+    pixels = first_mask_pixels(pack(FolderSource(folder), tmp_path / "new", **SMALL))
     assert {key for key, pixel in pixels.items() if pixel} == {"disk-000007", "disk-000031"}
 
 
 def test_only_what_was_touched_is_read_again(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pack(folder, tmp_path / "set", **SMALL)
+    pack(FolderSource(folder), tmp_path / "set", **SMALL)
     (folder / "disk-000009.overlay.jpg").touch()
     read: list[int] = []
     content = FolderSource.content
     monkeypatch.setattr(
         FolderSource, "content", lambda self, i: (read.append(i), content(self, i))[1]
     )
-    assert pack(folder, tmp_path / "set", **SMALL).samples == COUNT
+    assert pack(FolderSource(folder), tmp_path / "set", **SMALL).samples == COUNT
     assert read == [9]
 
 
 def test_a_note_of_another_packing_is_not_believed(folder: Path, tmp_path: Path) -> None:
-    pack(folder, tmp_path / "old", **SMALL)
+    pack(FolderSource(folder), tmp_path / "old", **SMALL)
     mend(folder, 3)
-    pack(folder, tmp_path / "new", **SMALL)
+    pack(FolderSource(folder), tmp_path / "new", **SMALL)
     shutil.copy(tmp_path / "new" / contents.PACKED_FROM, tmp_path / "old" / contents.PACKED_FROM)
     with pytest.raises(StoreError, match="changed since"):
-        pack(folder, tmp_path / "old", **SMALL)
+        pack(FolderSource(folder), tmp_path / "old", **SMALL)
 
 
 def test_the_dataset_tells_contents_and_no_times(
     folder: Path, tmp_path: Path, folder_bytes: Read
 ) -> None:
     shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copyfile)
-    pack(folder, tmp_path / "one", **SMALL)
-    pack(tmp_path / "copy", tmp_path / "two", **SMALL | {"processes": 2})
+    pack(FolderSource(folder), tmp_path / "one", **SMALL)
+    pack(FolderSource(tmp_path / "copy"), tmp_path / "two", **SMALL | {"processes": 2})
     one, two = folder_bytes(tmp_path / "one"), folder_bytes(tmp_path / "two")
     assert one.pop(contents.PACKED_FROM) != two.pop(contents.PACKED_FROM)
     assert one == two
     mend(folder, 5)
-    other = pack(folder, tmp_path / "three", **SMALL)
+    other = pack(FolderSource(folder), tmp_path / "three", **SMALL)
     assert other.source["contents"] != json.loads(one["manifest.json"])["source"]["contents"]
 
 
@@ -131,15 +131,15 @@ def test_a_stopped_packing_packs_the_shards_again_whose_files_were_mended(
     folder: Path, tmp_path: Path, folder_bytes: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(Killed):
-        pack(folder, tmp_path / "set", **SMALL, progress=stop_after(30))
+        pack(FolderSource(folder), tmp_path / "set", **SMALL, progress=stop_after(30))
     waiting = sorted((tmp_path / "set" / ".packing").glob("*.tar.zst"))
     finished = {path.name: path.stat().st_ino for path in waiting}
     packed = np.fromfile(f"{waiting[0]}.files", "<u8").reshape(3, -1)[0]
     mend(folder, int(packed[4]))
-    pack(folder, tmp_path / "set", **SMALL)
+    pack(FolderSource(folder), tmp_path / "set", **SMALL)
     again = {name for name, i in finished.items() if (tmp_path / "set" / name).stat().st_ino != i}
     assert again == {waiting[0].name}
-    pack(folder, tmp_path / "whole", **SMALL)
+    pack(FolderSource(folder), tmp_path / "whole", **SMALL)
     assert folder_bytes(tmp_path / "set") == folder_bytes(tmp_path / "whole")
 
 
@@ -152,32 +152,36 @@ def test_files_that_are_mended_while_they_are_packed_are_not_half_packed(
                 mend(folder, index)
 
     with pytest.raises(StoreError, match="changed while they were packed; give the same command"):
-        pack(folder, tmp_path / "set", **SMALL, progress=progress)
+        pack(FolderSource(folder), tmp_path / "set", **SMALL, progress=progress)
     assert not (tmp_path / "set" / "manifest.json").exists()
-    assert set(first_mask_pixels(pack(folder, tmp_path / "set", **SMALL)).values()) == {255}
+    assert set(
+        first_mask_pixels(pack(FolderSource(folder), tmp_path / "set", **SMALL)).values()
+    ) == {255}
 
 
 def test_parts_of_files_mended_between_them_are_refused_by_name(
     folder: Path, tmp_path: Path
 ) -> None:
-    pack(folder, tmp_path / "set", **SMALL, part=(1, 2))
+    pack(FolderSource(folder), tmp_path / "set", **SMALL, part=(1, 2))
     for index in range(COUNT):
         mend(folder, index)
     for part in ((2, 2), (1, 2)):
         with pytest.raises(StoreError, match=r"of 40 triples \(.*\) changed after they were pa"):
-            pack(folder, tmp_path / "set", **SMALL, part=part)
+            pack(FolderSource(folder), tmp_path / "set", **SMALL, part=part)
         assert not (tmp_path / "set" / "manifest.json").exists()
-    assert set(first_mask_pixels(pack(folder, tmp_path / "set", **SMALL)).values()) == {255}
+    assert set(
+        first_mask_pixels(pack(FolderSource(folder), tmp_path / "set", **SMALL)).values()
+    ) == {255}
 
 
 def test_parts_of_json_that_names_other_parts_meanwhile_are_refused(
     folder: Path, tmp_path: Path
 ) -> None:
-    pack(folder, tmp_path / "set", **SMALL, part=(1, 2))
+    pack(FolderSource(folder), tmp_path / "set", **SMALL, part=(1, 2))
     path = folder / "disk-000003.json"
     path.write_text(path.read_text().replace("bg-3", "bg-4"))
     with pytest.raises(StoreError, match="unfinished packing of another source"):
-        pack(folder, tmp_path / "set", **SMALL, part=(2, 2))
+        pack(FolderSource(folder), tmp_path / "set", **SMALL, part=(2, 2))
 
 
 def test_rejects_that_are_mended_are_seen_too(folder: Path, tmp_path: Path) -> None:
@@ -185,10 +189,10 @@ def test_rejects_that_are_mended_are_seen_too(folder: Path, tmp_path: Path) -> N
     whole = mask.read_bytes()
     mask.write_bytes(bytes(len(whole)))
     settings = SMALL | {"max_rejects": 0.1}
-    assert pack(folder, tmp_path / "set", **settings).rejects["count"] == 1
+    assert pack(FolderSource(folder), tmp_path / "set", **settings).rejects["count"] == 1
     mask.write_bytes(whole)
     with pytest.raises(StoreError, match=r"1 of 40 triples \(disk-000002\) changed since"):
-        pack(folder, tmp_path / "set", **settings)
+        pack(FolderSource(folder), tmp_path / "set", **settings)
 
 
 def test_the_seed_projects_files_are_watched_as_well(tmp_path: Path) -> None:

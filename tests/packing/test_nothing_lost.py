@@ -185,7 +185,7 @@ def test_what_is_no_file_is_a_reject_and_not_waited_for(
     mask = folder / "disk-000005.mask.png"
     mask.unlink()
     spoil(mask)
-    manifest = pack(folder, tmp_path / "set", **ANYHOW)
+    manifest = pack(FolderSource(folder), tmp_path / "set", **ANYHOW)
     assert manifest.samples == 11
     assert reasons_of(manifest)["disk-000005"].startswith(reason)
 
@@ -193,7 +193,7 @@ def test_what_is_no_file_is_a_reject_and_not_waited_for(
 def test_two_files_for_one_part_are_a_reject_that_names_both(folder: Path, tmp_path: Path) -> None:
     for suffix in (".mask.PNG", ".JSON"):
         (folder / f"disk-000003{suffix}").write_bytes(b"")
-        found = reasons_of(pack(folder, tmp_path / suffix, **ANYHOW))["disk-000003"]
+        found = reasons_of(pack(FolderSource(folder), tmp_path / suffix, **ANYHOW))["disk-000003"]
         assert found.startswith("more than one ")
         assert f" and {suffix}" in found or f"{suffix} and " in found
         (folder / f"disk-000003{suffix}").unlink()
@@ -216,7 +216,7 @@ def test_endings_of_the_same_formats_are_read(folder: Path, tmp_path: Path, endi
     assert source.parts(np.array([4]))[0][0] > 0
     if isinstance(sample.overlay, np.ndarray):
         np.testing.assert_array_equal(sample.overlay, rgb)
-    manifest = pack(folder, tmp_path / "set", **ANYHOW)
+    manifest = pack(FolderSource(folder), tmp_path / "set", **ANYHOW)
     assert (manifest.samples, manifest.rejects["count"]) == (12, 0)
 
 
@@ -238,4 +238,4 @@ def test_what_a_system_puts_into_the_target_is_nobodys(folder: Path, tmp_path: P
     (tmp_path / "set").mkdir()
     for name in (".DS_Store", "desktop.ini", "._x"):
         (tmp_path / "set" / name).touch()
-    assert pack(folder, tmp_path / "set", **ANYHOW).samples == 12
+    assert pack(FolderSource(folder), tmp_path / "set", **ANYHOW).samples == 12

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.disks import Disks, write_folder
-from tests.store.conftest import FORMS
+from tests.disks import FORMS, Disks, write_folder
 from wdtrain.disk.errors import StoreError
 from wdtrain.packing import duplicates, jobs, staging
 from wdtrain.packing.pack import pack
 from wdtrain.packing.splits import Holdout
 from wdtrain.packing.verify import walk_blocks
+from wdtrain.sources.folder import FolderSource
 from wdtrain.store.manifest import Manifest, digest_of
 from wdtrain.store.samples import decode_row
 
@@ -273,7 +273,7 @@ def test_an_error_in_a_packing_process_comes_back_clear(tmp_path: Path) -> None:
         pack(local, tmp_path / "set", **SMALL | {"processes": 2})
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be written"):
-        pack(folder, tmp_path / "file" / "set", **SMALL)
+        pack(FolderSource(folder), tmp_path / "file" / "set", **SMALL)
 
 
 def test_full_disk_is_a_clear_error_and_packing_goes_on_after(

@@ -116,7 +116,7 @@ def test_processes_end_when_there_is_nothing_to_pack(tmp_path: Path) -> None:
     (folder / "triples.json").write_text("no JSON")
     started = time.monotonic()
     with pytest.raises(StoreError, match="is not readable JSON"):
-        pack(folder, tmp_path / "set", **SMALL)
+        pack(FolderSource(folder), tmp_path / "set", **SMALL)
     assert time.monotonic() - started < 30
 
 
@@ -139,7 +139,7 @@ def test_a_folder_is_read_ahead_while_it_is_packed(
     monkeypatch.setattr(
         FolderSource, "expect", lambda self, i: (expected.append(i), expect(self, i))
     )
-    pack(folder, tmp_path / "set", **SMALL | {"processes": 1})
+    pack(FolderSource(folder), tmp_path / "set", **SMALL | {"processes": 1})
     assert sorted(expected) == list(range(60))
 
 

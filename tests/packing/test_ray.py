@@ -17,6 +17,7 @@ import pytest
 from tests.disks import Disks
 from wdtrain.disk.errors import StoreError
 from wdtrain.packing.pack import pack
+from wdtrain.sources.folder import FolderSource
 from wdtrain.triple import Triple
 
 ray = pytest.importorskip("ray")
@@ -169,5 +170,5 @@ def test_only_a_ray_that_was_started_here_is_stopped(
     monkeypatch.setattr(ray, "init", lambda **named: calls.append("init"))
     monkeypatch.setattr(ray, "shutdown", lambda: calls.append("shutdown"))
     with pytest.raises(StoreError, match="is not a folder"):
-        pack(tmp_path / "nothing", tmp_path / "set", engine="ray")
+        pack(FolderSource(tmp_path / "nothing"), tmp_path / "set", engine="ray")
     assert calls == ([] if was_there else ["init", "shutdown"])

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.disks import Disks
+from wdtrain.fields.source import SPLITS
 from wdtrain.packing import splits
-from wdtrain.packing.splits import SPLITS, Deal, Holdout, make_splitter
+from wdtrain.packing.splits import Deal, Holdout, make_splitter
 
 SOURCES = st.builds(
     Disks,

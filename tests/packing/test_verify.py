@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.disks import Disks
+from tests.disks import FORMS, Disks
 from tests.store.blocks import block_of, samples_of
-from tests.store.conftest import FORMS
 from tests.stream.spoiling import rewrite
 from wdtrain.commands.contact_sheet import contact_sheet, depth_tile
+from wdtrain.fields.source import SPLITS
 from wdtrain.packing.audit import audit
 from wdtrain.packing.pack import pack
-from wdtrain.packing.splits import SPLITS, Splitter
+from wdtrain.packing.splits import Splitter
 from wdtrain.packing.verify import verify
 from wdtrain.store.manifest import Manifest, digest_of
 

@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
+from wdtrain.disk.errors import RunError
 from wdtrain.disk.locks import RunLock, lock_holder
-from wdtrain.record.runlog import RunError
 
 HOLDER = """
 import sys, time

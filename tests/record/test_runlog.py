@@ -13,15 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wdtrain.disk import durable
+from wdtrain.disk.errors import RunError
 from wdtrain.record import runlog
-from wdtrain.record.runlog import (
-    RunError,
-    RunLog,
-    read_log,
-    read_status,
-    save_config,
-    write_status,
-)
+from wdtrain.record.runlog import RunLog, read_log, read_status, save_config, write_status
 
 
 def write_log(folder, steps) -> None:

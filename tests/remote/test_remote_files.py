@@ -16,7 +16,7 @@ import pytest
 from tests.remote.servers import FAULTS, FaultyServer, first_try
 from wdtrain.config import RecipeError, load_recipe
 from wdtrain.disk.errors import StoreError
-from wdtrain.remote import access
+from wdtrain.remote import access as module
 from wdtrain.remote.access import file_bytes, open_file, read_bytes, sha256_of
 from wdtrain.remote.remote_files import Remote, RemoteAccess
 from wdtrain.remote.retries import Patience
@@ -168,7 +168,7 @@ def test_redirects_are_followed_with_their_range(server: FaultyServer) -> None:
 def test_whole_files_are_read_in_pieces(
     server: FaultyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "_PIECE_BYTES", 30_000)
+    monkeypatch.setattr(module, "_PIECE_BYTES", 30_000)
     server.script = first_try("truncated")
     expected = hashlib.sha256(CONTENT).hexdigest()
     assert sha256_of(f"{server.url}/file", remote=remote()) == (len(CONTENT), expected)

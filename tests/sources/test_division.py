@@ -13,6 +13,7 @@ from wdtrain.disk.errors import StoreError
 from wdtrain.packing.pack import pack
 from wdtrain.packing.verify import walk_blocks
 from wdtrain.record.scores import check_splits
+from wdtrain.sources.folder import FolderSource
 from wdtrain.store.manifest import Manifest
 
 SMALL: dict[str, Any] = {"processes": 1, "samples_per_block": 8, "say": lambda text: None}
@@ -62,7 +63,7 @@ def test_a_folder_above_the_split_does_not_hide_it(tmp_path: Path) -> None:
     divided(tmp_path / "in", train=12, val=4)
     (tmp_path / "above").mkdir()
     (tmp_path / "in").rename(tmp_path / "above" / "data")
-    manifest = pack(tmp_path / "above", tmp_path / "set", **SMALL)
+    manifest = pack(FolderSource(tmp_path / "above"), tmp_path / "set", **SMALL)
     assert keys_of(manifest, "val") == {f"data__val__disk-{index:06d}" for index in range(12, 16)}
 
 
@@ -119,7 +120,7 @@ def test_a_part_that_is_null_is_not_known(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "in", Disks(count=40))
     for path in folder.glob("disk*.json"):
         path.write_text('{"background": null, "cutout": NaN}')
-    manifest = pack(folder, tmp_path / "set", **SMALL)
+    manifest = pack(FolderSource(folder), tmp_path / "set", **SMALL)
     assert {name: split.samples for name, split in manifest.splits.items()} == {
         "train": 36,
         "val": 4,

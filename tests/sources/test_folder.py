@@ -83,7 +83,7 @@ def test_parts_are_those_that_the_json_names(folder: Path) -> None:
 
 def test_a_folder_is_split_without_a_leak(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "folder", Disks(count=300))
-    manifest = pack(folder, tmp_path / "set", **SMALL)
+    manifest = pack(FolderSource(folder), tmp_path / "set", **SMALL)
     found = audit(manifest, lambda done, total: None)
     assert found.problems == []
     assert len(found.splits["val-new-new"].backgrounds) == 1
@@ -193,13 +193,13 @@ def test_bad_input_is_rejected_with_its_reason(
     folder: Path, tmp_path: Path, spoil: Break, reason: str
 ) -> None:
     spoil(folder)
-    manifest = pack(folder, tmp_path / "set", **SMALL, max_rejects=0.05)
+    manifest = pack(FolderSource(folder), tmp_path / "set", **SMALL, max_rejects=0.05)
     (kind,) = manifest.rejects["reasons"]
     assert kind.startswith(reason)
     assert manifest.samples + manifest.rejects["count"] == len(FolderSource(folder))
     assert manifest.samples >= COUNT - 1
     with pytest.raises(StoreError, match=f"(?s)cannot be packed.*{reason}"):
-        pack(folder, tmp_path / "strict", **SMALL)
+        pack(FolderSource(folder), tmp_path / "strict", **SMALL)
     assert not (tmp_path / "strict").exists()
 
 
@@ -251,7 +251,7 @@ def test_an_extracted_shard_is_the_same_source_again(tmp_path: Path) -> None:
     for path in (tmp_path / "set").glob("*.tar"):
         with tarfile.open(path) as file:
             file.extractall(folder, filter="data")
-    again = pack(folder, tmp_path / "again", **settings)
+    again = pack(FolderSource(folder), tmp_path / "again", **settings)
     assert again.samples == manifest.samples
     for _, _, block in walk_blocks(again, again.split("train")):
         assert all(Disks(as_jpeg=True).load(int(key[5:])).key == key for key in block.keys)

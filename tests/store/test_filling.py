@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import features
 
-from tests.store.conftest import FORMS
+from tests.disks import FORMS
 from wdtrain import triple
 from wdtrain.packing.verify import walk_blocks
 from wdtrain.store import native, tar

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import xxhash
 
-from tests.store.conftest import FORMS
+from tests.disks import FORMS
 from wdtrain import triple
 from wdtrain.packing.verify import walk_blocks
 from wdtrain.store import opener

@@ -45,7 +45,7 @@ def no_more_than(limit: int, patch: pytest.MonkeyPatch) -> None:
         assert num_bytes <= limit, f"{num_bytes:,} bytes are asked for"
         return np.empty(num_bytes, np.uint8)
 
-    patch.setattr(memory, "_ordinary", empty)
+    patch.setattr(buffers, "_ordinary", empty)
 
 
 @pytest.mark.parametrize("encoding", ["image", "raw"])

@@ -9,8 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from tests.disks import Disks
-from tests.store.conftest import FORMS
+from tests.disks import FORMS, Disks
 from wdtrain import triple
 from wdtrain.disk.errors import DamagedSample, StoreError
 from wdtrain.packing.verify import walk_blocks

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.store.conftest import FORMS
+from tests.disks import FORMS
 from wdtrain.disk.errors import DamagedBlock, StoreError
 from wdtrain.remote.access import LocalFile
 from wdtrain.store import tar

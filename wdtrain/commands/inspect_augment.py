@@ -106,8 +106,9 @@ def add_augment(actions: Any) -> None:
     seed = RunSettings.model_fields["seed"].default
     add("--seed", type=int, metavar="N", help=f"run.seed; default: the recipe's, else {seed}")
     for name in _AMOUNTS:
-        redacted = f"augment.{name}; default: the recipe's, else {AugmentSettings.model_fields[name].default}"
-        add(f"--{name.replace('_', '-')}", type=float, metavar="X", help=redacted)
+        default = AugmentSettings.model_fields[name].default
+        text = f"augment.{name}; default: the recipe's, else {default}"
+        add(f"--{name.replace('_', '-')}", type=float, metavar="X", help=text)
     action.set_defaults(act=show_augment)
 
 

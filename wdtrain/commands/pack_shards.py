@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +22,7 @@ from wdtrain.packing.plan import SPLIT_BY
 from wdtrain.packing.splits import Holdout
 from wdtrain.scenes import parse_source
 from wdtrain.sources.declared import declaration_note
-from wdtrain.sources.folder import declaration
+from wdtrain.sources.folder import FolderSource, declaration
 from wdtrain.store import manifest as manifests
 from wdtrain.store.manifest import Manifest
 
@@ -125,6 +126,7 @@ def _size(text: str) -> int | tuple[int, int]:
 def _pack(options: argparse.Namespace) -> int:
     part = None if options.part is None else PackingPart.parse(options.part)
     source = _source(options.source)
+    note: str | None = None
     was_there = (Path(options.target) / manifests.MANIFEST_NAME).exists()
     started = time.perf_counter()
     with long_work("packing") as progress:
@@ -151,7 +153,10 @@ def _pack(options: argparse.Namespace) -> int:
             progress=progress,
             say=_say,
         )
-    if isinstance(source, Path) and (note := declaration_note(source, declaration(source))):
+    if isinstance(source, partial):
+        (folder,) = source.args
+        note = declaration_note(folder, declaration(folder))
+    if note:
         print(f"note: {note}", file=sys.stderr)
     if isinstance(packed, PartDone):
         print(packed)
@@ -175,11 +180,11 @@ def _report(manifest: Manifest, target: str, seconds: float) -> None:
     )
 
 
-def _source(text: str) -> Source | Path:
-    """The source that a specification names, or else the folder's path: `pack` starts its processes
-    while it lists the folder."""
+def _source(text: str) -> Source | partial[FolderSource]:
+    """The source that a specification names, or else what opens the folder of that path: `pack`
+    starts its processes while it is listed."""
     source: Source | None = parse_source(text)
-    return Path(text) if source is None else source
+    return partial(FolderSource, Path(text)) if source is None else source
 
 
 @contextmanager

@@ -119,8 +119,8 @@ class Trained:
             release(self.device)
             height, width = overlay.shape[2:]
             raise ValueError(
-                f"at {width} x {height} it does not fit into memory ({out_of_memory.message}); give a "
-                "smaller --size"
+                f"at {width} x {height} it does not fit into memory ({out_of_memory.message}); "
+                "give a smaller --size"
             )
         return answers[0]
 
@@ -130,7 +130,8 @@ class Trained:
         if inner[0] * inner[1] > MOST_INPUT_PIXELS:
             raise ValueError(
                 f"it is {width} x {height}, which networks would see at {inner[1]} x {inner[0]}: "
-                f"more than {MOST_INPUT_PIXELS:,} pixels; give a smaller --size, or cut it into parts"
+                f"more than {MOST_INPUT_PIXELS:,} pixels; give a smaller --size, or cut "
+                "it into parts"
             )
         return inner
 

@@ -1,4 +1,4 @@
-"""What can be wrong with a dataset on disk, each with the names a person needs to find it.
+"""What can be wrong with a dataset or a run on disk, each with the names a person needs to find it.
 
 All are ValueErrors: commands turn them into one `error:` line. They keep their parts in `args`, so
 they cross a process border whole.
@@ -31,3 +31,7 @@ class DamagedSample(StoreError):
 
     def __str__(self) -> str:
         return f"sample {self.key} is damaged: {self.why}"
+
+
+class RunError(ValueError):
+    """A run folder that cannot be used as asked: the message says why and what to do."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from wdtrain.record.runlog import RunError
+from wdtrain.disk.errors import RunError
 
 LOCK_NAME = "lock"
 WRITTEN = ("config.yaml", "metrics.jsonl", "status.json", "report.md", "report", "checkpoints")

@@ -22,12 +22,12 @@ class Prefetching(Protocol):
         """Sample `index` is loaded soon. Never waits, never fails: `load` says what is wrong."""
 
 
-def prefetched(indices: Sequence[int], expect: Callable[[int], None]) -> Iterator[int]:
-    """The indices in order, each announced `AHEAD` places before it comes."""
+def prefetched(indices: Sequence[int], prefetch: Callable[[int], None]) -> Iterator[int]:
+    """The indices in order, each announced `SAMPLES_AHEAD` places before it comes."""
     upcoming = iter(indices)
     for index in islice(upcoming, SAMPLES_AHEAD):
-        expect(index)
+        prefetch(index)
     for index in indices:
         for soon in islice(upcoming, 1):
-            expect(soon)
+            prefetch(soon)
         yield index

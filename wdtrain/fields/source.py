@@ -6,11 +6,21 @@ samples in a shuffled order, in several processes, and again after a kill.
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 
 from wdtrain.triple import DepthFormat, Triple
+
+SPLITS: Final = (
+    "train",
+    "val-seen-seen",  # known background, known cut-out, their pair held out
+    "val-seen-new",  # known background, held-out cut-out
+    "val-new-seen",  # held-out background, known cut-out
+    "val-new-new",  # both held out
+    "val",  # a part is not known: what is held out of such samples; or a person's own
+    "test",  # a person's own
+)
 
 
 @runtime_checkable

@@ -95,8 +95,8 @@ def _answers(task: Task, rows: Rows, view: View, at_once: dict[str, int]) -> tup
         if len(part) == 1:
             raise DoesNotFit(
                 f"task {task.name!r} ran out of memory in an evaluation, with a single picture, "
-                f"which is less than it trains on at once: {out_of_memory.message}; look at what else "
-                "uses the device"
+                f"which is less than it trains on at once: {out_of_memory.message}; look at what "
+                "else uses the device"
             )
         at_once[task.name] = len(part) // 2
     predictions, losses = zip(*found, strict=True)

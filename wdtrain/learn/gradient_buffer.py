@@ -1,6 +1,6 @@
 """All that a step sums up before it is agreed on, in one flat tensor: one reduction for all tasks.
 
-A task's gradients is a slice: the gradients of its live parameters (`parameter.grad` is a view of
+A task has a slice: the gradients of its live parameters (`parameter.grad` is a view of
 it), the pending statistics of its BatchNorm layers, the sum of its losses and the number of samples
 that have one. Zeroing the slice drops everything that a local pass did; nothing else remembers it.
 """
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from wdtrain.learn.norm import GroupedBatchNorm2d
 
 _OF_LOSSES = 2
-"""Entries of an gradients behind its statistics: the sum of the losses, the number of samples."""
+"""Entries of a slice behind its statistics: the sum of the losses, the number of samples."""
 
 
 class TaskGradients:
-    """One task's slice of the gradient_buffer, with views into it."""
+    """One task's slice of the buffer, with views into it."""
 
     def __init__(
         self, flat: Tensor, parameters: Sequence[nn.Parameter], network: nn.Module
@@ -121,7 +121,7 @@ def _momentum(norm: GroupedBatchNorm2d) -> Tensor:
 
 
 class GradientBuffer:
-    """The task_gradients of several tasks, one after the other in one flat tensor."""
+    """The gradients of several tasks, one after the other in one flat tensor."""
 
     def __init__(self, tasks: Mapping[str, tuple[nn.Module, Sequence[nn.Parameter]]]) -> None:
         sizes = [TaskGradients.size(parameters, network) for network, parameters in tasks.values()]

@@ -1,6 +1,6 @@
 """Out of memory: what counts as it, and how to try without keeping anything of a failure.
 
-A out_of_memory is told by numbers and text, never by the exception itself: its traceback would hold the
+A failure is told by numbers and text, never by the exception itself: its traceback would hold the
 frames, and these the activations, so that what is freed next would not come free.
 """
 
@@ -65,7 +65,7 @@ def try_to(work: Callable[[], None]) -> OutOfMemory | None:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        out_of_memory = _shortage(error)
+        out_of_memory = _described(error)
     # Only here has the exception let go of its frames, and they of their tensors.
     return out_of_memory
 
@@ -79,7 +79,7 @@ def release(device: torch.device) -> None:
         give_back()
 
 
-def _shortage(error: BaseException) -> OutOfMemory:
+def _described(error: BaseException) -> OutOfMemory:
     message = " ".join(str(error).split("\n", 1)[0].split())[:300]
     gpu = re.search(r"[Tt]ried to allocate ([0-9.]+) (B|KiB|MiB|GiB)", message)
     if gpu:

@@ -4,7 +4,7 @@ begin (the batch stays on the host), local (task by task and micro-batch by micr
 augment, forward, sum of per-sample losses, backward; no collective), agree (a few host numbers),
 then commit (one flat reduction, divide by the samples of the whole batch that the task could learn
 from, clip, optimize, BatchNorm statistics) or, for the tasks that ran out of memory on some rank,
-the local part once more with smaller micro-batches. Until commit nothing outside the gradient_buffer has
+the local part once more with smaller micro-batches. Until commit nothing outside the buffer has
 changed, and no exception crosses the agreement: so no rank waits for another that has given up.
 """
 
@@ -47,7 +47,7 @@ class StepReading:
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What a step did. `read` it one step scalars, so that the device is not waited for.
+    """What a step did. `read` it one step later, so that the device is not waited for.
 
     samples: of the whole batch, over all ranks, 0 if the step was dropped; stop: some rank asked to
     stop, and the step was dropped; recoveries: from running out of
@@ -62,7 +62,7 @@ class StepResult:
     stopwatch: Stopwatch | None = field(default=None, repr=False)
 
     def read(self) -> StepReading:
-        finite, *numbers = self.scalars.read() if self.late else [1.0]
+        finite, *numbers = self.scalars.read() if self.scalars else [1.0]
         told = list(zip(self.learning_rates, *(numbers[n::3] for n in range(3)), strict=True))
         return StepReading(
             losses={name: loss for name, samples, loss, _ in told if samples},
@@ -96,8 +96,8 @@ def train_step(
     local = LocalPass(rows=rows, device=device, view=view, stop_asked=stop_asked)
     undone, recoveries = list(tasks), []
     while True:
-        shortages = {task.name: local.attempt(task, tasks.gradients_of(task)) for task in undone}
-        lacking = [shortages.get(task.name) is not None for task in tasks]
+        failures = {task.name: local.attempt(task, tasks.gradients_of(task)) for task in undone}
+        lacking = [failures.get(task.name) is not None for task in tasks]
         with local.watch.part("sync"):
             stop, total, *lacking_ranks = collective.host_sum([stop_asked(), len(rows), *lacking])
         if stop:
@@ -106,9 +106,9 @@ def train_step(
         if not undone:
             break
         for task in undone:
-            recovery = tasks.shrink(task, int(total), shortages.get(task.name))
+            recovery = tasks.shrink(task, int(total), failures.get(task.name))
             if recovery is None:
-                raise _refusal(local, task, tasks.gradients_of(task), shortages.get(task.name))
+                raise _refusal(local, task, tasks.gradients_of(task), failures.get(task.name))
             recoveries.append(recovery)
         release(device)
     tasks.settle()
@@ -124,7 +124,7 @@ def train_step(
         samples=int(total),
         learning_rates=rates,
         recoveries=tuple(recoveries),
-        late=scalars,
+        scalars=scalars,
         stopwatch=local.watch,
     )
 
@@ -187,7 +187,7 @@ class LocalPass:
             kept.append((micro.rows.keys, self._forward_backward(task, gradients, micro)))
 
     def _forward_backward(self, task: Task, gradients: TaskGradients, micro: MicroBatch) -> Tensor:
-        """Loss of each sample [n] of a micro-batch, detached; all else goes to the gradient_buffer."""
+        """Loss of each sample [n] of a micro-batch, detached; all else goes to the buffer."""
         with self.watch.part("augment"):
             prepared = self.view.prepare(
                 micro.overlay, micro.stored, task.target, micro.rows, self.memo
@@ -217,10 +217,10 @@ def suspects(losses: Losses) -> list[str]:
 
 @torch.no_grad()
 def commit(tasks: TaskSet, suspected: Callable[[], list[str]]) -> AsyncScalars:
-    """The reduced gradient_buffer becomes a step of every optimizer, or of none if it is not finite.
+    """The reduced buffer becomes a step of every optimizer, or of none if it is not finite.
 
     A task that no sample of the batch has anything for is left as it is: no decay, no momentum. The
-    host is told one step scalars: nothing here waits for the device, or allocates more than a few
+    host is told one step later: nothing here waits for the device, or allocates more than a few
     numbers. Returns finite (1 or 0), then samples, loss and gradient norm of each task.
     """
     numbers, checks = [], []
@@ -244,4 +244,4 @@ def commit(tasks: TaskSet, suspected: Callable[[], list[str]]) -> AsyncScalars:
     scalars = AsyncScalars([finite, *numbers])
     tasks.steps += 1
     tasks.committed(scalars, suspected)
-    return late
+    return scalars

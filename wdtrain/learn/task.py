@@ -1,8 +1,8 @@
 """A task: a network, what it learns, and by what; several tasks share one stream of batches.
 
 `build_task` is where a network is made fit for the step and where impossible pairs are refused. A
-`TaskSet` is the state that steps change: networks, optimizers, schedules, the gradient_buffer, micro-batches
-and a few counters.
+`TaskSet` is the state that steps change: networks, optimizers, schedules, the gradient
+buffer, micro-batches and a few counters.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ _GROUPS = 4
 class Footprint:
     """What a task takes of a device.
 
-    fixed_bytes: weights, buffers, gradient_buffer and optimizer state, resident all the time; passes:
+    fixed_bytes: weights, buffers, gradients and optimizer state, resident all the time; passes:
     (samples, bytes at the peak of a pass, above what is resident) by rising samples, the first of
     one norm group; largest_elements_per_sample: of the largest tensor of a pass.
     """

@@ -188,7 +188,7 @@ class _Filling:
         indices: list[int] = rows.tolist()
         source = self._plan.source
         for index in (
-            prefetched(indices, source.expect) if isinstance(source, Prefetching) else indices
+            prefetched(indices, source.prefetch) if isinstance(source, Prefetching) else indices
         ):
             self._add(index, is_duplicate=index in excluded)
             if len(self.rejects) > self._allowed_rejects:

@@ -29,7 +29,6 @@ from wdtrain.packing.plan import Job, Plan, make_plan, notes_on
 from wdtrain.packing.processes import ProcessEngine
 from wdtrain.packing.splits import Holdout
 from wdtrain.packing.staging import Finished, enter_plan, locked_staging
-from wdtrain.sources.folder import FolderSource
 from wdtrain.store import manifest as manifests
 from wdtrain.store.manifest import Manifest
 
@@ -64,7 +63,7 @@ class Options(TypedDict, total=False):
 
 @overload
 def pack(
-    source: Source | str | Path,
+    source: Source | Callable[[], Source],
     target: str | Path,
     *,
     part: None = None,
@@ -74,7 +73,7 @@ def pack(
 
 @overload
 def pack(
-    source: Source | str | Path,
+    source: Source | Callable[[], Source],
     target: str | Path,
     *,
     part: tuple[int, int] | None,
@@ -83,7 +82,7 @@ def pack(
 
 
 def pack(
-    source: Source | str | Path,
+    source: Source | Callable[[], Source],
     target: str | Path,
     *,
     encoding: str = "image",
@@ -104,14 +103,14 @@ def pack(
 ) -> Manifest | PartDone:
     """A dataset lies in `target`, whole, with every sample of the source in it or in its rejects.
 
-    `source` is a folder of triples or anything with the members of `Source`. `size` is the shorter
-    side in pixels, and shapes are kept (those of another shape than the others are rejected), or
-    (height, width), to which all are brought, or None for the source's own. `compression`: "none"
-    or "zstd:LEVEL", None for what suits the encoding (image zstd:9, raw zstd:-1). `max_rejects` is
-    the share of samples that may be left out. `shard_samples` and `samples_per_block` None mean
-    8,192 and about 1 MiB, fewer for a small source. `processes` None takes the usable cores; it
-    changes no byte, nor does `engine`: "processes" of this machine, or "ray" for tasks on a cluster
-    that sees the target.
+    `source`: anything with the members of `Source`, or what opens one when it is called: processes
+    start meanwhile, where listing files takes its time. `size` is the shorter side in pixels, and
+    shapes are kept (those of another shape than the others are rejected), or (height, width), to
+    which all are brought, or None for the source's own. `compression`: "none" or "zstd:LEVEL", None
+    for what suits the encoding (image zstd:9, raw zstd:-1). `max_rejects` is the share of samples
+    that may be left out. `shard_samples` and `samples_per_block` None mean 8,192 and about 1 MiB,
+    fewer for a small source. `processes` None takes the usable cores; it changes no byte, nor does
+    `engine`: "processes" of this machine, or "ray" for tasks on a cluster that sees the target.
 
     `part` (i, n) packs every n-th shard, from the i-th of 1..n: a `PartDone` comes back while
     shards of other parts are missing, and the dataset of the part that finds them all there.
@@ -124,9 +123,9 @@ def pack(
     check_options(locals())
     share = None if part is None else PackingPart(*part)
     with _engine(engine, processes) as running:
-        if isinstance(source, str | Path) and not (Path(target) / manifests.MANIFEST_NAME).exists():
-            running.start_early()
-        source = FolderSource(source) if isinstance(source, str | Path) else source
+        if callable(source):
+            _start_early(running, Path(target))
+            source = source()
         plan = make_plan(
             source,
             encoding=encoding,
@@ -140,8 +139,13 @@ def pack(
             splits=splits,
         )
         _tell(plan, Path(target), say or _LOG.warning)
-        allowed = int(max_rejects * len(source))
-        return _pack_plan(plan, Path(target), share, allowed, running, progress or _unseen)
+        most = int(max_rejects * len(source))
+        return _pack_plan(plan, Path(target), share, most, running, progress or _unseen)
+
+
+def _start_early(engine: Engine, target: Path) -> None:
+    if not (target / manifests.MANIFEST_NAME).exists():
+        engine.start_early()
 
 
 def _tell(plan: Plan, target: Path, say: Say) -> None:

@@ -19,8 +19,8 @@ import zstandard
 
 from wdtrain import pictures, triple
 from wdtrain.disk.errors import StoreError
-from wdtrain.fields.source import Source
-from wdtrain.packing.splits import SPLITS, Deal, Holdout, Kept, different_parts, make_splitter
+from wdtrain.fields.source import SPLITS, Source
+from wdtrain.packing.splits import Deal, Holdout, Kept, different_parts, make_splitter
 from wdtrain.resize import size_for
 from wdtrain.store.manifest import Encoding, canonical
 

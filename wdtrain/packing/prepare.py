@@ -15,13 +15,13 @@ import numpy as np
 from wdtrain import pictures, triple
 from wdtrain.fields.source import Source
 from wdtrain.packing.plan import Settings
+from wdtrain.pictures import shown_values
 from wdtrain.resize import size_for
 from wdtrain.store.limits import KEY, MAX_KEY, most_free_bytes
 from wdtrain.store.shrink import Resizer
 from wdtrain.triple import FOREGROUND, DepthFormat, Triple, TripleError
 
 _COLOURS: Final = 3
-_SHOWN_VALUES: Final = 6
 
 
 @dataclass(frozen=True)
@@ -70,16 +70,6 @@ def _check_mask(mask: np.ndarray) -> None:
             f"{FOREGROUND}: an empty mask is 0 everywhere, and of labels triples.json says which "
             'are foreground ({"mask": {"foreground": [1]}})'
         )
-
-
-def shown_values(mask: np.ndarray) -> str:
-    """The different values of a mask in words: "values 0, 1 and 255"."""
-    values = [str(value) for value in np.unique(mask)]
-    if len(values) > _SHOWN_VALUES:
-        return f"{len(values)} values from {values[0]} to {values[-1]}"
-    if len(values) == 1:
-        return f"no value but {values[0]}"
-    return f"values {', '.join(values[:-1])} and {values[-1]}"
 
 
 def check_key(key: str) -> None:

@@ -13,20 +13,12 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from wdtrain.fields.source import SPLITS
 from wdtrain.store.permutation import Permutation, keyed_hash, permutation_key
 
 if TYPE_CHECKING:
     from wdtrain.fields.source import Source
 
-SPLITS: Final = (
-    "train",
-    "val-seen-seen",  # known background, known cut-out, their pair held out
-    "val-seen-new",  # known background, held-out cut-out
-    "val-new-seen",  # held-out background, known cut-out
-    "val-new-new",  # both held out
-    "val",  # a part is not known: what is held out of such samples; or a person's own
-    "test",  # a person's own
-)
 _VAL: Final = SPLITS.index("val")
 _CODE_OF_PARTS: Final = np.array(
     [SPLITS.index(name) for name in ("train", "val-new-seen", "val-seen-new", "val-new-new")],

@@ -14,15 +14,15 @@ import time
 import types
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import psutil
 import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration
+from torch import Tensor, nn
 
-from wdtrain.learn.task import Task, TaskSet
 from wdtrain.ranks.collective import Collective, RankLost
 from wdtrain.ranks.devices import indexed, warm_up
 from wdtrain.ranks.heap import keep_freed_memory
@@ -36,6 +36,16 @@ _FOREIGN = {
 _STARTING_SECONDS = 60.0
 GPU_THREADS = 2
 """Threads of arithmetic on the CPU beside a GPU: there are scores of a validation to add up."""
+
+
+class Trained(Protocol):
+    """What accelerate's checkpoints hold of a task."""
+
+    @property
+    def network(self) -> nn.Module: ...
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer: ...
 
 
 def check_launcher(precision: str) -> None:
@@ -130,24 +140,24 @@ def default_threads(device: torch.device) -> int:
     return min(share, GPU_THREADS) if device.type == "cuda" else share
 
 
-def register_tasks(accelerator: Accelerator, tasks: Iterable[Task]) -> None:
+def register_tasks(accelerator: Accelerator, tasks: Iterable[Trained]) -> None:
     """accelerate's checkpoints hold these networks and optimizers; nothing is wrapped by it."""
     for task in tasks:
         accelerator.prepare_model(task.network, device_placement=False, evaluation_mode=True)
         accelerator.prepare_optimizer(task.optimizer, device_placement=False)
 
 
-def set_up(device: torch.device, tasks: TaskSet, collective: Collective) -> None:
+def set_up(device: torch.device, summed: Tensor, collective: Collective) -> None:
     """Device and communicator hold all that they take for themselves, before anybody measures what
-    is left: the device by a first small pass, the communicator by the sum that each step makes.
+    is left: the device by a first small pass, the communicator by the sum that each step makes, of
+    `summed`, which holds zeros.
 
     All ranks call it, at the start. ValueError on all of them where that sum fails: NCCL takes
     hundreds of MB, and where it does not get them, smaller micro-batches cannot help.
     """
     warm_up(device)
-    tasks.open()  # zeros are summed
     try:
-        collective.flat_sum(tasks.gradient_buffer.flat)
+        collective.flat_sum(summed)
     except RankLost as error:
         if error.lost:
             raise

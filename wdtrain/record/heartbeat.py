@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 import psutil
 
-from wdtrain.record.runlog import RunError, State, read_status, write_status
+from wdtrain.disk.errors import RunError
+from wdtrain.record.runlog import State, read_status, write_status
 
 HEARTBEAT_SECONDS = 10.0
 MISSED_BEATS = 3

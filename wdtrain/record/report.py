@@ -17,10 +17,11 @@ import torch
 
 import wdtrain
 from wdtrain.disk.durable import write_whole
+from wdtrain.disk.errors import RunError
 from wdtrain.record.console_base import UNKNOWN
 from wdtrain.record.curves import Series, collect, draw_curves
 from wdtrain.record.glyphs import number, part_name, rate, size
-from wdtrain.record.runlog import RunError, read_log
+from wdtrain.record.runlog import read_log
 from wdtrain.targets.metrics import LABELS, is_higher_better, label
 
 PICTURES = "report"

@@ -28,16 +28,13 @@ from wdtrain.disk.durable import (
     write_whole,
     writing,
 )
+from wdtrain.disk.errors import RunError
 
 LOG_NAME = "metrics.jsonl"
 STATUS_NAME = "status.json"
 CONFIG_NAME = "config.yaml"
 
 State = Literal["running", "interrupted", "finished", "failed"]
-
-
-class RunError(ValueError):
-    """A run folder that cannot be used as asked: the message says why and what to do."""
 
 
 class RunLog:

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from wdtrain.remote.remote_files import Remote
 from wdtrain.remote.urls import is_url, join_url
 
-__all__ = ["RandomFile", "file_bytes", "is_url", "join", "open_file", "read_bytes", "sha256_of"]
+__all__ = ["RandomFile", "file_bytes", "is_url", "join_url", "open_file", "read_bytes", "sha256_of"]
 
 _PIECE_BYTES: Final = 4 << 20
 """Whole files are read in pieces of this size: each has its own time limit where it is remote."""

@@ -141,8 +141,8 @@ class HttpTransport(Transport):
         if self._knows_ranges:
             self._knows_ranges = False
             warnings.warn(
-                f"the server of {redacted(url)} answers with whole files where a part is asked for, "
-                "so each block costs all that lies before it; take a server that knows byte "
+                f"the server of {redacted(url)} answers with whole files where a part is asked "
+                "for, so each block costs all that lies before it; take a server that knows byte "
                 "ranges (python -m http.server does not), or copy the dataset here",
                 RuntimeWarning,
                 stacklevel=2,
@@ -256,8 +256,8 @@ def _check_status(response: Any, url: str) -> None:
     encoding = response.headers.get("Content-Encoding", "identity")
     if encoding != "identity":
         raise StoreError(
-            f"{redacted(url)} is sent as {encoding}, though its bytes were asked for as they are, so "
-            "ranges of it cannot be read; switch off compression for it at the server"
+            f"{redacted(url)} is sent as {encoding}, though its bytes were asked for as they are, "
+            "so ranges of it cannot be read; switch off compression for it at the server"
         )
 
 

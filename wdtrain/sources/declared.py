@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from wdtrain.disk.errors import StoreError
-from wdtrain.packing.prepare import shown_values
+from wdtrain.pictures import shown_values
 from wdtrain.triple import FOREGROUND, DepthFormat, TripleError
 
 UNITS: Final = {"mm": 1000.0, "cm": 100.0, "m": 1.0}

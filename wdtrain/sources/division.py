@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from wdtrain.packing.splits import SPLITS
+from wdtrain.fields.source import SPLITS
 
 FOLDERS: Final = {
     "train": "train",

@@ -176,8 +176,8 @@ class Manifest:
             return file_bytes(self.shard_url(shard), remote=self.remote)
         except FileNotFoundError as error:
             raise StoreError(
-                f"shard {shard.name} is missing in {redacted(self.url)}; fetch it again, or pack the "
-                "dataset again"
+                f"shard {shard.name} is missing in {redacted(self.url)}; fetch it again, or pack "
+                "the dataset again"
             ) from error
 
     def content_of(self, shard: Shard) -> tuple[int, str]:
@@ -256,8 +256,8 @@ def _read(url: str, remote: Remote) -> bytes:
         return read_bytes(join_url(url, MANIFEST_NAME), remote=remote)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise StoreError(
-            f"{redacted(url)} holds no {MANIFEST_NAME}, so it is not a packed dataset (or its packing has not "
-            "ended); pack one with tools/pack-shards SOURCE TARGET"
+            f"{redacted(url)} holds no {MANIFEST_NAME}, so it is not a packed dataset (or its "
+            "packing has not ended); pack one with tools/pack-shards SOURCE TARGET"
         ) from error
 
 
@@ -279,15 +279,15 @@ def parse_manifest(data: bytes, *, url: str, remote: Remote | None = None) -> Ma
         )
     if document.get("digest") != digest:
         raise _Garbled(
-            f"{MANIFEST_NAME} of {place} was changed after it was written (its digest does not fit); "
-            "fetch it again or pack the dataset again"
+            f"{MANIFEST_NAME} of {place} was changed after it was written (its digest does not "
+            "fit); fetch it again or pack the dataset again"
         )
     try:
         schema.check(document)
     except schema.SchemaError as error:
         raise StoreError(
-            f"{MANIFEST_NAME} of {place} is not one that a packer writes: {error}; pack the dataset again, "
-            "or ask for it where it comes from"
+            f"{MANIFEST_NAME} of {place} is not one that a packer writes: {error}; pack the "
+            "dataset again, or ask for it where it comes from"
         ) from error
     return _build(document, url=url, remote=remote or Remote())
 
