@@ -18,7 +18,9 @@ import ast
 import compileall
 import contextlib
 import ctypes
+import gc
 import importlib
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -120,6 +122,10 @@ def import_packages_of_others() -> None:
         if name.split(".")[0] not in (*OWN, *THREADED):
             with contextlib.suppress(ImportError):  # a test that needs it says so
                 importlib.import_module(name)
+    for plugin in importlib.metadata.entry_points(group="pytest11"):
+        plugin.load()
+    gc.collect()
+    gc.freeze()  # no collection of a fork looks at them again, which would copy their pages
     threads = len(os.listdir("/proc/self/task"))
     if threads > 1:
         raise SystemExit(f"an import started {threads - 1} threads, so nothing can be forked")
