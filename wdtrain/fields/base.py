@@ -245,11 +245,17 @@ class Field(ABC):
         return found
 
 
-def check_size(array: np.ndarray, *, file: str) -> None:
-    """FieldError for an array that is no picture, by its sides."""
-    if array.ndim < 2:
-        raise FieldError(f"{file} is an array {list(array.shape)}; [h, w] is needed")
-    check_pixels(array.shape[0], array.shape[1], name=file)
+def plane(array: np.ndarray, *, file: str) -> np.ndarray:
+    """[h, w] of an array of one number a pixel, an axis of 1 left out. FieldError for others."""
+    if array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
+        array = array[0] if array.shape[0] == 1 else array[..., 0]
+    if array.ndim != 2 or array.dtype.kind not in "biuf":
+        raise FieldError(
+            f"{file} is an array of {array.dtype} {list(array.shape)}; one number a pixel, [h, w], "
+            "is needed"
+        )
+    check_pixels(*array.shape, name=file)
+    return array
 
 
 def flag(text: str) -> bool:
