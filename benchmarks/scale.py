@@ -33,12 +33,14 @@ from typing import Any
 import numpy as np
 from findings import add_options, keeper
 
+from wdtrain.fields.depth_format import DepthFormat
+from wdtrain.fields.jpeg import encode_jpeg
+from wdtrain.fields.sample import Triple
 from wdtrain.packing.pack import pack, usable_cores
 from wdtrain.packing.verify import verify
 from wdtrain.scenes.playground import Playground
 from wdtrain.store.manifest import FORMAT, MANIFEST_NAME, VERSION, Manifest, digest_of
 from wdtrain.stream import Cursor, Order, open_stream
-from wdtrain.triple import DepthFormat, Triple, encode_overlay
 
 SIZE = 64
 BATCH = 256
@@ -85,7 +87,7 @@ class Repeated:
 def _as_jpeg(made: Triple) -> Triple:
     overlay = made.overlay
     assert isinstance(overlay, np.ndarray)
-    return Triple(made.key, encode_overlay(overlay), made.mask, made.depth, made.meta)
+    return Triple(made.key, encode_jpeg(overlay), made.mask, made.depth, made.meta)
 
 
 # ---------------------------------------------------------------------------- in a child

@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from wdtrain import triple
-from wdtrain.triple import DepthFormat, Triple, TripleError
+from wdtrain.fields.depth_format import DepthFormat
+from wdtrain.fields.errors import FieldError
+from wdtrain.fields.jpeg import encode_jpeg
+from wdtrain.fields.png import encode_png
+from wdtrain.fields.sample import Triple
 
 FORMS = [
     (encoding, compression) for encoding in ("image", "raw") for compression in ("zstd:3", "none")
@@ -54,7 +57,7 @@ class Disks:
 
     def load(self, index: int) -> Triple:
         if index in self.broken:
-            raise TripleError("broken: on purpose")
+            raise FieldError("broken: on purpose")
         background, cutout = (int(part[0]) for part in self.parts(np.array([index], np.int64)))
         rng = np.random.default_rng(index)
         y, x = np.mgrid[: self.height, : self.width].astype(np.float32)
@@ -66,7 +69,7 @@ class Disks:
         rgb = np.clip(overlay, 0, 255).astype(np.uint8)
         return Triple(
             key=self.key(index),
-            overlay=triple.encode_overlay(rgb, 95) if self.as_jpeg else rgb,
+            overlay=encode_jpeg(rgb, 95) if self.as_jpeg else rgb,
             mask=(inside * 255).astype(np.uint8),
             depth=self.depth_format.encode(depth),
             meta={
@@ -91,8 +94,8 @@ def write_folder(folder: Path, source: Disks, *, declare: bool = True) -> Path:
 def write_triple(folder: Path, sample: Triple) -> None:
     """KEY.overlay.jpg, KEY.mask.png, KEY.depth.png, KEY.json."""
     overlay = sample.overlay
-    jpeg = overlay if isinstance(overlay, bytes) else triple.encode_overlay(overlay)
+    jpeg = overlay if isinstance(overlay, bytes) else encode_jpeg(overlay)
     (folder / f"{sample.key}.overlay.jpg").write_bytes(jpeg)
-    (folder / f"{sample.key}.mask.png").write_bytes(triple.encode_png(sample.mask))
-    (folder / f"{sample.key}.depth.png").write_bytes(triple.encode_png(sample.depth))
+    (folder / f"{sample.key}.mask.png").write_bytes(encode_png(sample.mask))
+    (folder / f"{sample.key}.depth.png").write_bytes(encode_png(sample.depth))
     (folder / f"{sample.key}.json").write_text(json.dumps(sample.meta))

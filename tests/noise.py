@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from wdtrain.triple import DepthFormat, Triple
+from wdtrain.fields.depth_format import DepthFormat
+from wdtrain.fields.sample import Triple
 
 
 class NoiseSource:

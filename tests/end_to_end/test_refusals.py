@@ -10,9 +10,9 @@ import pytest
 
 from tests.end_to_end.runs import Runs
 from tests.noise import NoiseSource
+from wdtrain.fields.sample import Triple
 from wdtrain.packing.pack import pack
 from wdtrain.scenes import parse_source
-from wdtrain.triple import Triple
 
 REFUSALS = [
     (["train.batchsize=3"], "train.batchsize is not a field", "did you mean train.batch_size?"),

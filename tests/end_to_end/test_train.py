@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 
 from tests.end_to_end.runs import Runs
 from tests.noise import NoiseSource
+from wdtrain.fields.sample import Triple
 from wdtrain.packing.pack import pack
 from wdtrain.record.checkpoint import Checkpoints
 from wdtrain.record.runlog import write_status
-from wdtrain.triple import Triple
 
 GROUPS = ("best", "median", "worst")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.disks import Disks
-from wdtrain.triple import Triple
+from wdtrain.fields.sample import Triple
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 COMMAND = """

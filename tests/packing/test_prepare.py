@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from tests.disks import Disks
-from wdtrain import triple
+from wdtrain.fields import resize
+from wdtrain.fields.jpeg import decode_jpeg, decode_jpeg_scaled, encode_jpeg
+from wdtrain.fields.sample import Triple
 from wdtrain.packing.pack import pack
 from wdtrain.packing.verify import walk_blocks
 from wdtrain.store.samples import decode_row
@@ -37,12 +39,15 @@ def test_size_resizes_as_triples_are_resized(tmp_path: Path, encoding: str, as_j
         sample = source.load(int(block.keys[0].removeprefix("disk-")))
         overlay, eighths = sample.overlay, None
         if isinstance(overlay, bytes):
-            overlay, eighths = triple.decode_scaled(overlay, (12, 20))
-        sized = triple.resize_triple_arrays(
-            overlay, sample.mask, sample.depth, height=12, width=20, eighths=eighths
+            overlay, eighths = decode_jpeg_scaled(overlay, (12, 20))
+        size = (12, 20)
+        sized = (
+            resize.area(overlay, size, eighths=eighths),
+            resize.area(sample.mask, size),
+            resize.median(sample.depth, size),
         )
         if encoding == "image":
-            sized = (triple.decode_overlay(triple.encode_overlay(sized[0])), *sized[1:])
+            sized = (decode_jpeg(encode_jpeg(sized[0])), *sized[1:])
         for got, expected in zip(decode_row(block, 0), sized, strict=True):
             np.testing.assert_array_equal(got, expected)
 
@@ -66,7 +71,7 @@ class Odd(Disks):
     def key(self, index: int) -> str:
         return self.odd if index == 5 and self.odd.startswith("key") else super().key(index)
 
-    def load(self, index: int) -> triple.Triple:
+    def load(self, index: int) -> Triple:
         sample = super().load(index)
         if index != 5:
             return sample

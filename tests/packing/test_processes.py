@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from tests.disks import Disks, write_folder
 from wdtrain.disk.failures import StoreError
 from wdtrain.fields import announce
+from wdtrain.fields.sample import Triple
 from wdtrain.packing.pack import pack
 from wdtrain.sources.folder import FolderSource
-from wdtrain.triple import Triple
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 Read = Callable[[Path], dict[str, bytes]]

@@ -16,9 +16,9 @@ import pytest
 
 from tests.disks import Disks
 from wdtrain.disk.failures import StoreError
+from wdtrain.fields.sample import Triple
 from wdtrain.packing.pack import pack
 from wdtrain.sources.folder import FolderSource
-from wdtrain.triple import Triple
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 
 from wdtrain.commands.make_triples import lift_path, write_triples
+from wdtrain.fields.errors import FieldError
+from wdtrain.fields.jpeg import decode_jpeg
+from wdtrain.fields.png import decode_png
+from wdtrain.fields.sample import Triple, decode_meta
 from wdtrain.scenes.playground import Playground
-from wdtrain.triple import Triple, TripleError, decode_meta, decode_overlay, decode_png
 
 TOOL = Path(__file__).parents[2] / "tools" / "make-triples"
 
@@ -41,7 +44,7 @@ class Picky(Playground):
 
     def load(self, index: int) -> Triple:
         if index == 3:
-            raise TripleError("it is the third")
+            raise FieldError("it is the third")
         return super().load(index)
 
 
@@ -60,7 +63,7 @@ def test_writes_what_the_source_holds_from_any_folder(tmp_path: Path) -> None:
             pixels = decode_png(data, name=name, dtype=np.dtype(np.uint8))
             assert np.array_equal(pixels, getattr(triple, name))
         assert decode_meta(Path(f"{stem}.json").read_bytes()) == triple.meta
-        overlay = decode_overlay(Path(f"{stem}.overlay.jpg").read_bytes())
+        overlay = decode_jpeg(Path(f"{stem}.overlay.jpg").read_bytes())
         assert np.abs(overlay.astype(int) - np.asarray(triple.overlay)).mean() < 6
     index_file = json.loads((out / "triples.json").read_text())
     assert index_file["depth"] == source.depth_format.as_dict()

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.scenes.colour_threshold import best_threshold_iou
+from wdtrain.fields.mask import FOREGROUND
+from wdtrain.fields.sample import Triple
 from wdtrain.scenes.pasting import Spot, visible_fraction
 from wdtrain.scenes.playground import LEAST_VISIBLE_SHARE, Playground
-from wdtrain.triple import FOREGROUND, Triple
 
 
 def same(first: Triple, second: Triple) -> bool:

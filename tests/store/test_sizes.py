@@ -10,8 +10,8 @@ import pytest
 
 from tests.disks import Disks
 from wdtrain.disk.failures import StoreError
+from wdtrain.fields.sample import Triple
 from wdtrain.packing.pack import pack
-from wdtrain.triple import Triple
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,11 @@ from typing import Any
 from rich.progress import track
 
 from wdtrain.commands import Output, run_command
+from wdtrain.disk.sourcefiles import is_clutter
+from wdtrain.fields.errors import FieldError
+from wdtrain.fields.jpeg import encode_jpeg
+from wdtrain.fields.png import encode_png
+from wdtrain.fields.sample import Triple, encode_meta
 from wdtrain.fields.source import Source
 from wdtrain.packing.contents import FromFiles, all_contents
 from wdtrain.record.outputs import ASIDE_PREFIX, write_new
@@ -25,15 +30,7 @@ from wdtrain.scenes.compose import Composition
 from wdtrain.scenes.lift import lifts_json
 from wdtrain.scenes.playground import Playground
 from wdtrain.scenes.seedfolder import SeedFolder
-from wdtrain.sourcefiles import is_clutter
 from wdtrain.sources.folder import TRIPLES, UNFINISHED
-from wdtrain.triple import (
-    Triple,
-    TripleError,
-    encode_meta,
-    encode_overlay,
-    encode_png,
-)
 
 _MOST_WAITING = 32
 
@@ -109,7 +106,7 @@ def _make(source: Source, out: Path, writer: Executor) -> list[dict[str, str]]:
             continue
         try:
             triple = source.load(index)
-        except TripleError as error:
+        except FieldError as error:
             rejects.append({"key": key, "reason": str(error)})
             continue
         writing.append(writer.submit(_write_triple, out, triple))
@@ -170,7 +167,7 @@ def _remove_leftovers(out: Path) -> None:
 def _write_triple(out: Path, triple: Triple) -> None:
     """The triple's four files; the JSON comes last and marks it whole."""
     overlay = triple.overlay
-    jpeg = overlay if isinstance(overlay, bytes) else encode_overlay(overlay, quality=90)
+    jpeg = overlay if isinstance(overlay, bytes) else encode_jpeg(overlay, quality=90)
     members = {
         "overlay.jpg": jpeg,
         "mask.png": encode_png(triple.mask),

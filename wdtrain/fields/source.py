@@ -10,7 +10,8 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 
-from wdtrain.triple import DepthFormat, Triple
+from wdtrain.fields.depth_format import DepthFormat
+from wdtrain.fields.sample import Triple
 
 SPLITS: Final = (
     "train",
@@ -46,4 +47,4 @@ class Source(Protocol):
         """The sample's name, [A-Za-z0-9_-]+, no two alike."""
 
     def load(self, index: int) -> Triple:
-        """The triple; TripleError for one that must be rejected."""
+        """The triple; FieldError for one that must be rejected."""

@@ -13,6 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from wdtrain.fields.depth_format import DepthFormat
+from wdtrain.fields.errors import FieldError
+from wdtrain.fields.mask import FOREGROUND
+from wdtrain.fields.sample import Triple
 from wdtrain.scenes.difficulty import Difficulty
 from wdtrain.scenes.figures import TALLEST, Figure, build_figure
 from wdtrain.scenes.finishing import cast_shadow, develop
@@ -20,7 +24,6 @@ from wdtrain.scenes.keyed import generator
 from wdtrain.scenes.pasting import Layer, Spot, paste, visible_fraction
 from wdtrain.scenes.product import Product, Scene, Shelf, shelf_places
 from wdtrain.scenes.rooms import Background, build_background
-from wdtrain.triple import FOREGROUND, DepthFormat, Triple, TripleError
 
 LEAST_VISIBLE_SHARE = 0.6
 SMALLEST_SIZE = 16
@@ -158,7 +161,7 @@ class Playground:
             seen = visible_fraction(alpha, camera.ground_depth(contact), background.depth, spot)
             if seen >= LEAST_VISIBLE_SHARE and alpha.max() * 255 >= FOREGROUND:
                 return spot, rows
-        raise TripleError(
+        raise FieldError(
             f"no place for the {figure.kind} figure is free in this {background.kind}: less than "
             f"{LEAST_VISIBLE_SHARE:.0%} of it would be seen anywhere; use another seed"
         )

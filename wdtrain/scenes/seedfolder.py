@@ -15,8 +15,7 @@ from typing import Any, Final
 import numpy as np
 import xxhash
 
-from wdtrain.pictures import read_grey, read_picture_header
-from wdtrain.sourcefiles import (
+from wdtrain.disk.sourcefiles import (
     PassedOver,
     bytes_or_none,
     content_of,
@@ -24,7 +23,10 @@ from wdtrain.sourcefiles import (
     read_regular,
     signal_of,
 )
-from wdtrain.triple import DepthFormat, Triple, TripleError
+from wdtrain.fields.depth_format import DepthFormat
+from wdtrain.fields.errors import FieldError
+from wdtrain.fields.pictures import read_grey, read_picture_header
+from wdtrain.fields.sample import Triple
 
 _FOLDERS = (("fg", ""), ("mask", "mask_"), ("depth", "depth_"))
 _ENDINGS: Final = (".jpg", ".jpeg", ".jpe", ".jfif")
@@ -107,7 +109,7 @@ class SeedFolder:
         return f"{re.sub(r'[^A-Za-z0-9_-]', '_', self.names[index])}-{index:07d}"
 
     def load(self, index: int) -> Triple:
-        """Triple `index`; TripleError says which of its files is missing or cannot be used."""
+        """Triple `index`; FieldError says which of its files is missing or cannot be used."""
         name = self.names[index]
         overlay, mask, depth = (self._bytes(part, index) for part in _FOLDERS)
         self._loaded = index, content_of((overlay, mask, depth))
@@ -115,7 +117,7 @@ class SeedFolder:
         greys = [read_grey(data, name=part) for data, part in ((mask, "mask"), (depth, "depth"))]
         for part, grey in zip(("mask", "depth"), greys, strict=True):
             if grey.shape != shape:
-                raise TripleError(
+                raise FieldError(
                     f"{part} is {grey.shape[1]} x {grey.shape[0]} pixels, its overlay "
                     f"{shape[1]} x {shape[0]}; they cannot lie on each other"
                 )
@@ -159,17 +161,17 @@ class SeedFolder:
         file = f"{folder}/{os.path.basename(paths[0])}"
         if len(paths) > 1:
             names = " and ".join(os.path.basename(path) for path in paths)
-            raise TripleError(f"more than one {what}: {names}; keep one")
+            raise FieldError(f"more than one {what}: {names}; keep one")
         try:
             return read_regular(paths[0])
         except FileNotFoundError:
             if os.path.lexists(paths[0]):
-                raise TripleError(
+                raise FieldError(
                     f"{what} is missing: {file} is a link, and what it links to is gone"
                 ) from None
-            raise TripleError(f"{what} is missing: there is no {file}") from None
+            raise FieldError(f"{what} is missing: there is no {file}") from None
         except OSError as error:
-            raise TripleError(f"{what} is unreadable: {file}: {error.strerror}") from None
+            raise FieldError(f"{what} is unreadable: {file}: {error.strerror}") from None
 
 
 def numbers_in(name: str) -> tuple[int, int]:
