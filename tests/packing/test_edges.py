@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from tests.store.test_filling import target_of
-from wdtrain.fields.depth_format import DepthFormat
+from wdtrain.fields import DepthFormat, Sample, triple_of
 from wdtrain.fields.jpeg import encode_jpeg
 from wdtrain.fields.npy import encode_npy
 from wdtrain.fields.png import encode_png
-from wdtrain.fields.sample import Triple
 from wdtrain.packing.plan import Settings
 from wdtrain.packing.prepare import prepare
 from wdtrain.packing.splits import Holdout
@@ -40,7 +39,7 @@ FORMATS = ("jpeg packed", "png packed", "jpeg read", "raw read")
 class Edges:
     """Steps at 64 places of a side, both ways round: a source of triples."""
 
-    depth_format = DepthFormat()
+    fields = triple_of(DepthFormat())
 
     def __init__(self, side: int, *, across: bool, as_jpeg: bool) -> None:
         places = range(max(1, side // 2 - 32), min(side, side // 2 + 32))
@@ -53,7 +52,7 @@ class Edges:
     def key(self, index: int) -> str:
         return f"edge-{index}"
 
-    def load(self, index: int) -> Triple:
+    def load(self, index: int) -> Sample:
         place, turned = self.steps[index]
         mask = np.zeros((SHORTER, self.side), np.uint8)
         mask[:, place:] = 255
@@ -62,7 +61,7 @@ class Edges:
         depth = np.where(mask > 0, NEAR, FAR).astype(np.uint8)
         overlay = np.repeat(mask[..., None], 3, 2) // 2 + 60
         jpeg = encode_jpeg(overlay, quality=98) if self.as_jpeg else overlay
-        return Triple(self.key(index), jpeg, mask, depth)
+        return Sample(self.key(index), {"overlay": jpeg, "mask": mask, "depth": depth})
 
     def shifts(self, arrays: list[tuple[np.ndarray, ...]], new: int) -> np.ndarray:
         """[3, n] by how many new pixels each edge of pictures, masks and depths has moved."""
@@ -99,12 +98,12 @@ def read_at(
     for index in range(len(source)):
         sample = source.load(index)
         if manifest.encoding == "raw":
-            arrays = (sample.overlay, sample.mask, sample.depth)
+            arrays = sample.arrays.values()
             members = [encode_npy(np.asarray(array)) for array in arrays]
             names = RAW_MEMBERS.values()
         else:
-            pngs = [encode_png(one, stored=True) for one in (sample.mask, sample.depth)]
-            members, names = [sample.overlay, *pngs], IMAGE_MEMBERS.values()
+            pngs = [encode_png(one, stored=True) for one in list(sample.arrays.values())[1:]]
+            members, names = [sample.arrays["overlay"], *pngs], IMAGE_MEMBERS.values()
         for name, member in zip(names, [*members, b"{}"], strict=True):
             data += tar.member(f"{sample.key}.{name}".encode(), member)
     block = parse_block(data, manifest)

@@ -22,7 +22,6 @@ from wdtrain.fields.errors import FieldError, check_pixels, decoding
 from wdtrain.fields.jpeg import decode_jpeg
 from wdtrain.fields.png import png_holds_too_little
 
-_SHOWN_VALUES: Final = 6
 PICTURE_KINDS: Final = ("JPEG", "PNG", "WebP", "TIFF", "BMP")
 _ORIENTATION, _WIDTH, _HEIGHT = 274, 256, 257
 _EXIF: Final = b"Exif\0\0"
@@ -301,13 +300,3 @@ _READERS: Final = {
     b"MM\0*": _look_tiff,
     b"BM": _look_bmp,
 }
-
-
-def shown_values(mask: np.ndarray) -> str:
-    """The different values of a mask in words: "values 0, 1 and 255"."""
-    values = [str(value) for value in np.unique(mask)]
-    if len(values) > _SHOWN_VALUES:
-        return f"{len(values)} values from {values[0]} to {values[-1]}"
-    if len(values) == 1:
-        return f"no value but {values[0]}"
-    return f"values {', '.join(values[:-1])} and {values[-1]}"

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
 
 from wdtrain.fields.base import Value
 from wdtrain.fields.errors import FieldError
@@ -20,23 +19,7 @@ class Sample:
     `cutout`, or `group`, naming its parts where the source knows them."""
 
     key: str
-    arrays: dict[str, Value]
-    meta: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Triple:
-    """One overlay with its mask and depth, decoded, or with the overlay still as JPEG bytes.
-
-    overlay: uint8 [h, w, 3] RGB, or the bytes of a JPEG; mask: uint8 [h, w] alpha;
-    depth: uint8 or uint16 [h, w] codes; meta: what is kept in the sample's JSON, with
-    `background` and `cutout` naming its parts where the source knows them.
-    """
-
-    key: str
-    overlay: np.ndarray | bytes
-    mask: np.ndarray
-    depth: np.ndarray
+    arrays: Mapping[str, Value]
     meta: dict[str, Any] = field(default_factory=dict)
 
 

@@ -12,10 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from wdtrain.fields.depth_format import DepthFormat
-from wdtrain.fields.errors import FieldError
+from wdtrain.fields import DepthFormat, FieldError, Sample, triple_of
 from wdtrain.fields.mask import FOREGROUND
-from wdtrain.fields.sample import Triple
 from wdtrain.scenes.camera import Camera
 from wdtrain.scenes.cutouts import Cutout, prepare_cutout, relief_m
 from wdtrain.scenes.keyed import generator
@@ -57,6 +55,7 @@ class Composition:
         self.backgrounds = list_pictures(Path(backgrounds), "backgrounds")
         self.cutouts = list_pictures(Path(cutouts), "cutouts")
         self.depth_format = DepthFormat(kind="geometric")
+        self.fields = triple_of(self.depth_format)
         self._given = read_lifts(Path(lift)) if lift is not None else {}
         self._product = Product(
             backgrounds=len(self.backgrounds),
@@ -105,7 +104,7 @@ class Composition:
                 continue  # its triples are rejected, with the reason, when they are loaded
         return found
 
-    def load(self, index: int) -> Triple:
+    def load(self, index: int) -> Sample:
         """Triple `index`; FieldError names the picture that cannot be used, and why."""
         scene = self._product.scene(index)
         photo, floor, lift = self._backgrounds[scene.background]
@@ -137,7 +136,8 @@ class Composition:
         codes = self.depth_format.encode(depth)
         if self.depth == "none":
             codes = np.zeros_like(codes)
-        return Triple(self.key(index), overlay, mask, codes, meta)
+        arrays = {"overlay": overlay, "mask": mask, "depth": codes}
+        return Sample(self.key(index), arrays, meta)
 
     def _lift(self, number: int) -> Lift:
         path = self.backgrounds[number]

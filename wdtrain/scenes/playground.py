@@ -13,10 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from wdtrain.fields.depth_format import DepthFormat
-from wdtrain.fields.errors import FieldError
+from wdtrain.fields import DepthFormat, FieldError, Sample, triple_of
 from wdtrain.fields.mask import FOREGROUND
-from wdtrain.fields.sample import Triple
 from wdtrain.scenes.difficulty import Difficulty
 from wdtrain.scenes.figures import TALLEST, Figure, build_figure
 from wdtrain.scenes.finishing import cast_shadow, develop
@@ -59,6 +57,7 @@ class Playground:
         self.size, self.seed = size, seed
         self.knob, self.difficulty = difficulty, Difficulty.of(difficulty)
         self.depth_format = DepthFormat(kind="metric")
+        self.fields = triple_of(self.depth_format)
         self._count = count
         self._product = None if fresh else _product(count, backgrounds, cutouts, placements, seed)
         self._backgrounds = Shelf(self._background, shelf_places(20 * size * size))
@@ -93,7 +92,7 @@ class Playground:
     def key(self, index: int) -> str:
         return f"playground-{index:09d}"
 
-    def load(self, index: int) -> Triple:
+    def load(self, index: int) -> Sample:
         """Triple `index`; its overlay is uint8 [size, size, 3], already through a JPEG."""
         scene = self._scene(index)
         background = self._backgrounds[scene.background]
@@ -125,7 +124,8 @@ class Playground:
             "horizon_row": round(camera.horizon_row, 4),
         }
         overlay = develop(rng, rgb, self.difficulty)
-        return Triple(self.key(index), overlay, mask, self.depth_format.encode(depth), meta)
+        arrays = {"overlay": overlay, "mask": mask, "depth": self.depth_format.encode(depth)}
+        return Sample(self.key(index), arrays, meta)
 
     def _scene(self, index: int) -> Scene:
         if self._product is None:

@@ -23,10 +23,8 @@ from wdtrain.disk.sourcefiles import (
     read_regular,
     signal_of,
 )
-from wdtrain.fields.depth_format import DepthFormat
-from wdtrain.fields.errors import FieldError
+from wdtrain.fields import DepthFormat, FieldError, Sample, Value, triple_of
 from wdtrain.fields.pictures import read_grey, read_picture_header
-from wdtrain.fields.sample import Triple
 
 _FOLDERS = (("fg", ""), ("mask", "mask_"), ("depth", "depth_"))
 _ENDINGS: Final = (".jpg", ".jpeg", ".jpe", ".jfif")
@@ -60,6 +58,7 @@ class SeedFolder:
         self._pass_over_the_rest()
         self._knows_parts = _are_parts(self.names)
         self.depth_format = DepthFormat(kind="relative")
+        self.fields = triple_of(self.depth_format)
         self.description: dict[str, Any] = {
             "name": "import-seed",
             "version": 2,
@@ -108,7 +107,7 @@ class SeedFolder:
         """The name, with what a key may not hold replaced; numbered, so that no two are equal."""
         return f"{re.sub(r'[^A-Za-z0-9_-]', '_', self.names[index])}-{index:07d}"
 
-    def load(self, index: int) -> Triple:
+    def load(self, index: int) -> Sample:
         """Triple `index`; FieldError says which of its files is missing or cannot be used."""
         name = self.names[index]
         overlay, mask, depth = (self._bytes(part, index) for part in _FOLDERS)
@@ -126,7 +125,9 @@ class SeedFolder:
         for number, (part, field) in zip(self._numbers(name), _PARTS, strict=True):
             if number >= 0:
                 meta[field] = f"{part}-{number:04d}"
-        return Triple(self.key(index), overlay, greys[0], self.depth_format.encode(unit), meta)
+        codes = self.depth_format.encode(unit)
+        arrays: dict[str, Value] = {"overlay": overlay, "mask": greys[0], "depth": codes}
+        return Sample(self.key(index), arrays, meta)
 
     def signal(self, index: int) -> int:
         """Of the files of a triple: see `sourcefiles.signal_of`."""

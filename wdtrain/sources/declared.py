@@ -17,8 +17,8 @@ import numpy as np
 from wdtrain.disk.failures import StoreError
 from wdtrain.fields.depth_format import DepthFormat
 from wdtrain.fields.errors import FieldError
+from wdtrain.fields.labels import shown_values
 from wdtrain.fields.mask import FOREGROUND
-from wdtrain.fields.pictures import shown_values
 
 UNITS: Final = {"mm": 1000.0, "cm": 100.0, "m": 1.0}
 """Values a metre, by the unit."""

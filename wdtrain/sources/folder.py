@@ -19,12 +19,11 @@ import xxhash
 
 from wdtrain.disk.failures import StoreError
 from wdtrain.disk.sourcefiles import bytes_or_none, content_of, read_regular, signal_of
+from wdtrain.fields import DepthFormat, FieldError, Sample, triple_of
 from wdtrain.fields.announce import prefetched
-from wdtrain.fields.depth_format import DepthFormat
-from wdtrain.fields.errors import FieldError
 from wdtrain.fields.pictures import read_rgb, read_unchanged, turned_like
 from wdtrain.fields.png import decode_fast_png
-from wdtrain.fields.sample import Triple, decode_meta
+from wdtrain.fields.sample import decode_meta
 from wdtrain.sources.declared import read_declared
 from wdtrain.sources.division import Division, division_of
 from wdtrain.sources.listing import NO_OVERLAY, OVERLAY_SUFFIXES, list_folder
@@ -81,7 +80,7 @@ class FolderSource:
         self.declares_depth = "depth" in declared
         guess = None if self.declares_depth else self._guessed_depth()
         self.declared = read_declared(declared, guess)
-        self.depth_format = self.declared.depth
+        self.fields = triple_of(self.declared.depth)
         self.description: dict[str, Any] = {"kind": "folder", "listing": listing.digest}
         if said := {name: declared[name] for name in ("depth", "mask") if name in declared}:
             self.description["declared"] = said
@@ -107,7 +106,7 @@ class FolderSource:
         """The sample's path without suffix, folders joined by `__`."""
         return self._stem(index).replace("/", "__")
 
-    def load(self, index: int) -> Triple:
+    def load(self, index: int) -> Sample:
         """The triple of an index; FieldError where a file is missing or cannot be decoded."""
         overlay, mask, depth = (self._read(index, member) for member in _MEMBERS[:3])
         meta = self._read_meta(index)
@@ -115,13 +114,12 @@ class FolderSource:
         usual = OVERLAY_SUFFIXES[self._names[index][-1:]]
         alpha = decode_fast_png(mask, name="mask", dtype=_MASK_DTYPE)
         codes = decode_fast_png(depth, name="depth", dtype=self.declared.depth_dtype)
-        return Triple(
-            key=self.key(index),
-            overlay=_overlay(overlay, usual),
-            mask=self.declared.alpha(turned_like(mask, alpha, name="mask")),
-            depth=self.declared.codes(turned_like(depth, codes, name="depth")),
-            meta={} if meta is None else decode_meta(meta),
-        )
+        arrays = {
+            "overlay": _overlay(overlay, usual),
+            "mask": self.declared.alpha(turned_like(mask, alpha, name="mask")),
+            "depth": self.declared.codes(turned_like(depth, codes, name="depth")),
+        }
+        return Sample(self.key(index), arrays, {} if meta is None else decode_meta(meta))
 
     def prefetch(self, index: int) -> None:
         """Begins to read the files of a sample that is loaded soon, without waiting for them."""
