@@ -15,13 +15,13 @@ from accelerate import Accelerator
 
 from wdtrain import learn, memory, ranks
 from wdtrain.config import Recipe, help_text, load_recipe
+from wdtrain.fields.resize import network_size
 from wdtrain.memory.planner import Choice
 from wdtrain.record.checkpoint import load_weights
 from wdtrain.record.plan_cache import KeptPlan, device_facts
 from wdtrain.record.run_plan import RunPlan, plan_run, plan_text
 from wdtrain.record.scores import Baselines, check_splits
 from wdtrain.remote.urls import redacted
-from wdtrain.resize import network_size
 from wdtrain.store.manifest import Manifest
 from wdtrain.stream import Batch, Cursor, Order, advice, fullest_share, open_stream
 
