@@ -108,13 +108,13 @@ def read_at(
     rows = MemberPlaces.of_blocks([block], np.zeros(count, int), np.arange(count), manifest)
     if Filler(manifest, size).fill([WindowSlice(rows, 0, count, 0)], target).parts:
         for got, alone in zip(
-            (target.overlay, target.mask, target.depth),
-            decode_row(block, 3, size=size),
+            target.arrays.values(),
+            decode_row(block, 3, size=size).values(),
             strict=True,
         ):
             np.testing.assert_array_equal(got[3], alone)
-        return list(zip(target.overlay, target.mask, target.depth, strict=True))
-    return [decode_row(block, row, size=size) for row in range(count)]
+        return list(zip(*target.arrays.values(), strict=True))
+    return [tuple(decode_row(block, row, size=size).values()) for row in range(count)]
 
 
 @pytest.mark.parametrize("form", FORMATS)

@@ -19,10 +19,11 @@ import zstandard
 
 from wdtrain import pictures, triple
 from wdtrain.disk.failures import StoreError
+from wdtrain.fields import Encoding
 from wdtrain.fields.source import SPLITS, Source
 from wdtrain.packing.splits import Deal, Holdout, Kept, different_parts, make_splitter
 from wdtrain.resize import size_for
-from wdtrain.store.manifest import Encoding, canonical
+from wdtrain.store.manifest import canonical
 
 _BLOCK_BYTES: Final = 1 << 20
 _MIN_BLOCK_SAMPLES: Final = 8

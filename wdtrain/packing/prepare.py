@@ -13,15 +13,17 @@ import cv2
 import numpy as np
 
 from wdtrain import pictures, triple
+from wdtrain.fields import triple_of
 from wdtrain.fields.source import Source
 from wdtrain.packing.plan import Settings
 from wdtrain.pictures import shown_values
 from wdtrain.resize import size_for
-from wdtrain.store.limits import KEY, MAX_KEY, most_free_bytes
+from wdtrain.store.limits import KEY, max_key, most_free_bytes
 from wdtrain.store.shrink import Resizer
 from wdtrain.triple import FOREGROUND, DepthFormat, Triple, TripleError
 
 _COLOURS: Final = 3
+_FIELDS: Final = triple_of(DepthFormat())
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def prepare(source: Source, index: int, settings: Settings) -> PackedSample:
 
 
 def _check_room(num_bytes: int, settings: Settings) -> None:
-    most = most_free_bytes(settings.height, settings.width)
+    most = most_free_bytes(settings.height, settings.width, _FIELDS)
     if num_bytes > most:
         raise TripleError(
             f"too large: its JPEG and JSON take {num_bytes:,} bytes, of which a reader takes "
@@ -79,8 +81,8 @@ def check_key(key: str) -> None:
             f"key: {key!r} may hold only letters, digits, - and _ (a name in a WebDataset is cut "
             "at its first dot)"
         )
-    if len(key) > MAX_KEY:
-        raise TripleError(f"key: {key!r} is longer than {MAX_KEY} characters")
+    if len(key) > (most := max_key(_FIELDS)):
+        raise TripleError(f"key: {key!r} is longer than {most} characters")
 
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
