@@ -21,7 +21,7 @@ import torch
 from rich.table import Table
 
 from wdtrain.commands import Output, run_command
-from wdtrain.packing.pack import usable_cores
+from wdtrain.disk.machine import usable_cores
 from wdtrain.resize import size_for
 from wdtrain.settings import parse_bytes
 from wdtrain.store import native
