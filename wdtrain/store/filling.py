@@ -18,8 +18,9 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from wdtrain import resize
-from wdtrain.fields import Codec, Field, FieldError, ImageField, npy, png
+from wdtrain.fields import Codec, Field, FieldError, ImageField, resize
+from wdtrain.fields.npy import encode_npy
+from wdtrain.fields.png import encode_png
 from wdtrain.fields.resize import Size
 from wdtrain.store import native, tar
 from wdtrain.store.buffers import Recycled
@@ -294,5 +295,5 @@ def _prefix(codec: Codec, shape: tuple[int, ...], dtype: str) -> bytes:
     """What every stored PNG, or every `.npy` array, of this shape and dtype begins with."""
     plain = np.zeros(shape, np.dtype(dtype))
     if codec == "npy":
-        return npy.encode(plain)[: -plain.nbytes]
-    return png.encode(plain, stored=True)[:_PNG_PREFIX_BYTES]
+        return encode_npy(plain)[: -plain.nbytes]
+    return encode_png(plain, stored=True)[:_PNG_PREFIX_BYTES]

@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from wdtrain import triple
 from wdtrain.disk.failures import DamagedSample, StoreError
-from wdtrain.fields import Field, FieldError, npy
+from wdtrain.fields import Field, FieldError
+from wdtrain.fields.npy import decode_npy, read_npy_header
 from wdtrain.fields.resize import Size
+from wdtrain.fields.sample import decode_meta
 from wdtrain.store import native, tar
 from wdtrain.store.limits import KEY
 from wdtrain.store.manifest import Manifest
@@ -55,7 +56,7 @@ class BlockIndex:
     def meta(self, row: int) -> dict[str, Any]:
         """The sample's JSON object."""
         try:
-            return triple.decode_meta(self.members(row)[-1])
+            return decode_meta(self.members(row)[-1])
         except FieldError as error:
             raise DamagedSample(self.keys[row], str(error)) from error
 
@@ -164,7 +165,7 @@ def _check_arrays(block: BlockIndex, column: int, shape: tuple[int, ...], dtype:
     for row in range(block.num_samples):
         name = list(block.manifest.fields)[column]
         try:
-            array = npy.decode(block.members(row)[column], name=name)
+            array = decode_npy(block.members(row)[column], name=name)
         except FieldError as error:
             found = str(error)
         else:
@@ -182,7 +183,7 @@ def member_bytes(shape: tuple[int, ...], dtype: np.dtype) -> int:
 @lru_cache(maxsize=64)
 def _is_header(header: bytes, shape: tuple[int, ...], dtype: np.dtype) -> bool:
     """Whether this is all of the header of a `.npy` array of this shape and dtype."""
-    return npy.read_header(header) == (shape, dtype, len(header))
+    return read_npy_header(header) == (shape, dtype, len(header))
 
 
 def decode_row(

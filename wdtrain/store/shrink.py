@@ -11,9 +11,8 @@ from typing import Final
 
 import numpy as np
 
-from wdtrain import resize
-from wdtrain.fields import Field
-from wdtrain.resize import EIGHTHS, Size
+from wdtrain.fields import Field, resize
+from wdtrain.fields.resize import EIGHTHS, Size
 from wdtrain.store import native
 from wdtrain.store.buffers import Recycled
 
