@@ -186,7 +186,7 @@ class ClassesField(Field):
                 f"{file} is a lossy picture, which does not keep ids as they were; fetch the PNG "
                 "that it was made of"
             )
-        if found.alpha is not None and found.palette is None:
+        if not found.is_opaque and found.palette is None:
             raise FieldError(
                 f"{file} is transparent in parts, and nothing says what is there; save it without "
                 "transparency"

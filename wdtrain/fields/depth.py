@@ -131,7 +131,7 @@ class DepthField(Field):
 
     def from_picture(self, data: bytes, *, file: str) -> np.ndarray:
         found = levels.read(data, file=file)
-        if found.alpha is not None:
+        if not found.is_opaque:
             raise FieldError(
                 f"{file} is transparent in parts, and nothing says how far that is; save the depth "
                 "without transparency, 0 where it is unknown"

@@ -123,16 +123,7 @@ class ImageField(Field):
 
     def from_picture(self, data: bytes, *, file: str) -> np.ndarray:
         found = levels.read(data, file=file)
-        rgb = found.rgb()
-        if rgb is None:
-            raise FieldError(
-                f"{file} holds {found.values.dtype} values, whose range nothing says; save the "
-                "picture with 8 or 16 bits a channel"
-            )
-        alpha = found.alpha
-        if alpha is not None:
-            alpha = levels.bytes_of(alpha, 255 if found.palette is not None else found.full)
-        return self._opaque(rgb, alpha, file)
+        return self._opaque(found.colours(file=file), found.alpha_bytes(), file)
 
     def _opaque(self, rgb: np.ndarray, alpha: np.ndarray | None, file: str) -> np.ndarray:
         """RGB over the declared colour, each channel rounded."""

@@ -252,8 +252,9 @@ class MaskField(Field):
     def _alpha(self, found: Levels, unknown: np.ndarray | None, file: str) -> np.ndarray:
         """uint8 [h, w] of a file whose foreground is not declared: its alpha, or how bright it is.
         What is unknown is not judged."""
-        if found.alpha is not None:
-            return levels.bytes_of(found.alpha, _FULL if found.palette is not None else found.full)
+        alpha = found.alpha_bytes()
+        if alpha is not None and not found.is_opaque:
+            return alpha
         greys = found.greys()
         if greys is None:
             raise self._of_colours(found, file)

@@ -17,6 +17,7 @@ from wdtrain.fields.depth_format import DepthFormat
 from wdtrain.fields.errors import FieldError
 from wdtrain.fields.jpeg import decode_jpeg, decode_jpeg_scaled, encode_jpeg
 from wdtrain.fields.labels import shown_values
+from wdtrain.fields.levels import read_rgb
 from wdtrain.fields.mask import FOREGROUND
 from wdtrain.fields.resize import size_for
 from wdtrain.fields.sample import encode_meta
@@ -128,7 +129,7 @@ def _sized(sample: _Triple, depth: DepthFormat, settings: Settings) -> Arrays:
             plain = pictures.plain_jpeg(overlay, name="overlay")
             rgb, eighths = decode_jpeg_scaled(plain, size, name="overlay")
         else:
-            rgb = pictures.read_rgb(overlay, name="overlay")
+            rgb = read_rgb(overlay, name="overlay")
     else:
         rgb, full_size, eighths = overlay, overlay.shape[:2], None
         _check_shape(full_size, settings)
