@@ -100,7 +100,11 @@ class Field(ABC):
         return f"{self.name}.{_ENDINGS[self.codec(encoding)]}"
 
     def check(self, array: np.ndarray) -> None:
-        """FieldError unless this is an array of this field, of any size."""
+        """FieldError unless this is an array of this field, of any size, as it may be packed."""
+        self.check_form(array)
+
+    def check_form(self, array: np.ndarray) -> None:
+        """FieldError for an array of another type or number of axes."""
         wanted = self.shape(*array.shape[:2]) if array.ndim >= 2 else None
         if array.shape != wanted or array.dtype != self.dtype:
             sides = "h, w" if self.channels == 1 else f"h, w, {self.channels}"
@@ -132,7 +136,7 @@ class Field(ABC):
         `data` where these are raw and keep their size."""
         if self.codec(encoding) == "npy":
             array = npy.decode_npy(data, name=self.name)
-            self.check(array)
+            self.check_form(array)
         else:
             array = decode_png(data, name=self.name, dtype=self.dtype, channels=self.channels)
         return array if size is None else self.resize(array, size)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar, Final, Literal, Self, get_args
 
 import numpy as np
@@ -27,6 +28,7 @@ PER_METRE: Final = {"mm": 1000.0, "cm": 100.0, "m": 1.0}
 """Values a metre, by the unit."""
 _FORMAT: Final = DepthFormat(bits=16)
 _FORMAT_OPTIONS: Final = {"format": "kind", "near": "near_m", "far": "far_m", "bits": "bits"}
+_TABLED: Final = (np.dtype(np.uint8), np.dtype(np.uint16))
 _MOST_BEYOND: Final = 0.5
 _MOST_UNIT: Final = 1 + 1e-3
 """A relative depth that exceeds 1 by rounding is taken for 1."""
@@ -152,29 +154,42 @@ class DepthField(Field):
             values = self._turned(values, full, file)
         if self.unit == "codes":
             return self._as_they_are(values, full, file)
-        values = values.astype(np.float64)
-        known = np.isfinite(values) & (values > 0)
-        safe = np.where(known, values, 1.0)
+        if values.dtype in _TABLED:
+            codes, beyond = _tables(self, values.dtype.str, full)
+            self._check_limits(values, beyond[values], file)
+            return np.ascontiguousarray(codes[values])
         if not self._stores_metres:
-            unit = self._unit_values(safe, full, file)
-        elif self.unit == "inverse":
-            unit = (1.0 if self.scale is None else self.scale) / safe
-        else:
-            unit = safe / (self.scale or PER_METRE[self.unit or "m"])
-        if self._stores_metres:
-            self._check_limits(unit[known], file)
-        return self.format.encode(np.where(known, unit, np.nan))
+            self._check_unit(values, file)
+        meant = self._meant(values, full)
+        self._check_limits(meant, self._is_beyond(meant), file)
+        return self.format.encode(meant)
 
-    def _unit_values(self, values: np.ndarray, full: int, file: str) -> np.ndarray:
-        """Values as 0..1 of those that are relative or inverse."""
-        scale = self.scale or full or 1.0
-        if full == 0 and values.max(initial=0) > scale * _MOST_UNIT:
+    def _meant(self, values: np.ndarray, full: int) -> np.ndarray:
+        """float64 metres or unit values of the values of files; NaN is unknown."""
+        values = values.astype(np.float64)
+        safe = np.where(np.isfinite(values) & (values > 0), values, np.nan)
+        if not self._stores_metres:
+            return safe / (self.scale or full or 1.0)
+        if self.unit == "inverse":
+            return (self.scale or 1.0) / safe
+        return safe / (self.scale or PER_METRE[self.unit or "m"])
+
+    def _is_beyond(self, metres: np.ndarray) -> np.ndarray:
+        """Where known metres are not between the limits of the format."""
+        if not self._stores_metres:
+            return np.zeros(metres.shape, bool)
+        return (metres < self.format.near_m) | (metres > self.format.far_m)
+
+    def _check_unit(self, values: np.ndarray, file: str) -> None:
+        """FieldError for floats of relative or inverse depth that exceed what becomes 1."""
+        largest = np.max(values, initial=0, where=np.isfinite(values))
+        scale = self.scale or 1.0
+        if largest > scale * _MOST_UNIT:
             raise FieldError(
-                f"{file} has {self.unit} depths of up to {values.max():.6g}, and the largest is to "
-                f"be {scale:.6g}; declare which value of all files becomes 1: --field "
-                f"'{self.name}=depth:PATTERN,unit={self.unit},scale={values.max():.6g}'"
+                f"{file} has {self.unit} depths of up to {largest:.6g}, and the largest is to be "
+                f"{scale:.6g}; declare which value of all files becomes 1: --field "
+                f"'{self.name}=depth:PATTERN,unit={self.unit},scale={largest:.6g}'"
             )
-        return values / scale
 
     def _turned(self, values: np.ndarray, full: int, file: str) -> np.ndarray:
         if full != 65535:
@@ -192,14 +207,19 @@ class DepthField(Field):
             )
         return np.ascontiguousarray(values, self.dtype)
 
-    def _check_limits(self, metres: np.ndarray, file: str) -> None:
+    def _check_limits(self, values: np.ndarray, beyond: np.ndarray, file: str) -> None:
+        """FieldError where most of what is known lies beyond the limits of the format."""
+        known = np.isfinite(values) & (values > 0)
+        if np.count_nonzero(beyond) <= _MOST_BEYOND * np.count_nonzero(known):
+            return
+        is_raw = values.dtype in _TABLED
+        metres = self._meant(values[known], 0) if is_raw else values[known]
         near, far = self.format.near_m, self.format.far_m
-        if metres.size and ((metres < near) | (metres > far)).mean() > _MOST_BEYOND:
-            raise FieldError(
-                f"{file}: depth beyond its limits: most of it is {metres.min():.4g} to "
-                f"{metres.max():.4g} m, and {near:g} to {far:g} m are kept; declare its unit or "
-                "scale, or near= and far= (metres), as they are"
-            )
+        raise FieldError(
+            f"{file}: depth beyond its limits: most of it is {metres.min():.4g} to "
+            f"{metres.max():.4g} m, and {near:g} to {far:g} m are kept; declare its unit or scale, "
+            "or near= and far= (metres), as they are"
+        )
 
     def _ambiguous(self, values: np.ndarray, full: int, file: str) -> AmbiguousError:
         """Of a depth of which neither unit nor scale is declared."""
@@ -252,6 +272,14 @@ class DepthField(Field):
         kind = unit if unit in ("relative", "inverse") else _FORMAT.kind
         stored = {**_FORMAT.as_dict(), "kind": kind, **words}
         return cls(name, format=format_of(name, stored), **found)
+
+
+@lru_cache(maxsize=16)
+def _tables(field: DepthField, dtype: str, full: int) -> tuple[np.ndarray, np.ndarray]:
+    """The code of each value of uint8 or uint16, and whether it lies beyond the limits: a logarithm
+    of each value is taken once, not one of each pixel."""
+    meant = field._meant(np.arange(np.iinfo(dtype).max + 1), full)
+    return field.format.encode(meant), field._is_beyond(meant)
 
 
 def format_of(name: str, values: object) -> DepthFormat:

@@ -25,6 +25,7 @@ from wdtrain.fields.errors import FieldError, check_pixels, decoding
 
 _GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGBA = 0, 2, 3, 4, 6
 _CHANNELS: Final = {_GREY: 1, _RGB: 3, _PALETTE: 1, _GREY_ALPHA: 2, _RGBA: 4}
+_TO_RGB: Final = {_RGB: cv2.COLOR_BGR2RGB, _RGBA: cv2.COLOR_BGRA2RGBA}
 _NEUTRAL: Final = 12
 """A JPEG whose channels differ by no more is a grey picture: coded colours of grey are exact."""
 _OPENERS: Final[dict[str, Callable[[io.BytesIO], Image.Image]]] = {
@@ -208,7 +209,7 @@ def _samples(data: bytes, file: str) -> np.ndarray:
     if colour == _GREY_ALPHA:
         return np.ascontiguousarray(pixels[..., 2:])
     if colour in (_RGB, _RGBA):
-        return np.ascontiguousarray(pixels[..., [2, 1, 0, 3][: _CHANNELS[colour]]])
+        return np.asarray(cv2.cvtColor(pixels, _TO_RGB[colour]))
     return np.asarray(pixels)
 
 
