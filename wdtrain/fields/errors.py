@@ -40,15 +40,15 @@ def _again(found: str, choices: dict[str, str], name: str, kind: str) -> Ambiguo
 
 
 @contextmanager
-def decoding(name: str) -> Iterator[None]:
-    """Whatever a decoder throws inside is a FieldError that names the picture."""
+def decoding(name: str, *, advice: str = "") -> Iterator[None]:
+    """Whatever a decoder throws inside is a FieldError that names the picture, with what to do."""
     try:
         yield
     except FieldError:
         raise
     except Exception as error:
         line = " ".join(str(error).split())[:_SHOWN_ERROR] or type(error).__name__
-        raise FieldError(f"{name} cannot be decoded ({line})") from error
+        raise FieldError(f"{name} cannot be decoded ({line}){advice}") from error
 
 
 def check_pixels(height: int, width: int, *, name: str) -> None:

@@ -248,7 +248,7 @@ def _read_jpeg(data: bytes, channels: int, file: str) -> Levels:
 
 
 def _read_by_pillow(data: bytes, kind: str, file: str) -> Levels:
-    with decoding(file):
+    with decoding(file, advice=f"; save it as PNG, if it is a whole {kind}"):
         picture = _OPENERS[kind](io.BytesIO(data))
         picture.load()
         is_exact = kind in ("BMP", "TIFF") or b"VP8L" in data[:4096]
