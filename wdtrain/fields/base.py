@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Final, Literal, NamedTuple, Self
 import numpy as np
 
 from wdtrain.fields import npy
-from wdtrain.fields.errors import FieldError, check_pixels
+from wdtrain.fields.errors import FieldError, check_pixels, shown
 from wdtrain.fields.png import decode_png, encode_png, png_shape
 from wdtrain.fields.resize import Size
 
@@ -63,13 +63,11 @@ class Field(ABC):
     optional: bool = dataclasses.field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name) or self.name == "json":
-            raise FieldError(
-                f"a field is named {self.name!r}; names are up to 64 letters, digits, - and _, and "
-                "not json, which is the sample's own"
-            )
+        check_name(self.name)
         if not isinstance(self.optional, bool):
-            raise FieldError(f"field {self.name}: optional is {self.optional!r}; it is yes or no")
+            raise FieldError(
+                f"field {self.name}: optional is {shown(self.optional)}; it is yes or no"
+            )
 
     # ------------------------------------------------------------------ what is stored
 
@@ -214,16 +212,16 @@ class Field(ABC):
     def from_dict(cls, name: str, values: Mapping[str, Any]) -> Self:
         """The field that `as_dict` described. FieldError, which names the key, for all else."""
         if not isinstance(values, Mapping):
-            raise FieldError(f"field {name} is declared as {values!r:.80}; an object is needed")
+            raise FieldError(f"field {name} is declared as {shown(values)}; an object is needed")
         rest = dict(values)
         if (kind := rest.pop("kind", None)) != cls.kind:
-            raise FieldError(f"field {name}: its kind is {kind!r:.80}; {cls.kind!r} is needed")
+            raise FieldError(f"field {name}: its kind is {shown(kind)}; {cls.kind!r} is needed")
         known = {f.name for f in dataclasses.fields(cls)} - {"name"}
         for key in rest:
             if key not in known:
                 raise FieldError(
-                    f"field {name}: {key!r:.80} is nothing that a field of kind {cls.kind} has; it "
-                    f"may have {', '.join(sorted(known))}"
+                    f"field {name}: {shown(key)} is nothing that a field of kind {cls.kind} has; "
+                    f"it may have {', '.join(sorted(known))}"
                 )
         return cls(name, **{key: _frozen(value) for key, value in rest.items()})
 
@@ -241,7 +239,7 @@ class Field(ABC):
         for option, text in options.items():
             if option not in readers:
                 raise FieldError(
-                    f"field {name}: {option!r} is no option of {cls.kind}; there are "
+                    f"field {name}: {shown(option)} is no option of {cls.kind}; there are "
                     f"{', '.join(readers)}"
                 )
             try:
@@ -249,6 +247,15 @@ class Field(ABC):
             except ValueError as error:
                 raise FieldError(f"field {name}: {option}={text}: {error}") from error
         return found
+
+
+def check_name(name: object) -> None:
+    """FieldError for what no field can be named."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name == "json":
+        raise FieldError(
+            f"a field is named {shown(name)}; names are up to 64 letters, digits, - and _, and not "
+            "json, which is the sample's own"
+        )
 
 
 def plane(array: np.ndarray, *, file: str) -> np.ndarray:
@@ -281,4 +288,7 @@ def _plain(value: Any) -> Any:
 
 
 def _frozen(value: Any) -> Any:
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+    """A value of JSON as attributes have it: lists, and those in them, are tuples."""
+    if not isinstance(value, list):
+        return value
+    return tuple(tuple(item) if isinstance(item, list) else item for item in value)

@@ -18,7 +18,7 @@ import numpy as np
 from wdtrain.fields import labels, levels, resize
 from wdtrain.fields.base import Field, Resizing, plane
 from wdtrain.fields.depth_format import DepthFormat
-from wdtrain.fields.errors import AmbiguousError, FieldError
+from wdtrain.fields.errors import AmbiguousError, FieldError, shown
 from wdtrain.fields.resize import Size
 
 Unit = Literal["m", "cm", "mm", "relative", "inverse", "codes"]
@@ -68,16 +68,16 @@ class DepthField(Field):
         super().__post_init__()
         if not isinstance(self.format, DepthFormat):
             raise FieldError(
-                f"field {self.name}: format is {self.format!r:.80}; an object is needed"
+                f"field {self.name}: format is {shown(self.format)}; an object is needed"
             )
         if self.unit is not None and self.unit not in UNITS:
             raise FieldError(
-                f"field {self.name}: unit is {self.unit!r:.80}; it is one of {', '.join(UNITS)}"
+                f"field {self.name}: unit is {shown(self.unit)}; it is one of {', '.join(UNITS)}"
             )
         if self.scale is not None and not _is_positive(self.scale):
-            raise FieldError(f"field {self.name}: scale is {self.scale!r:.80}; it is above 0")
+            raise FieldError(f"field {self.name}: scale is {shown(self.scale)}; it is above 0")
         if not labels.is_number(self.shift) or not 0 <= self.shift < 16:
-            raise FieldError(f"field {self.name}: shift is {self.shift!r:.80}; it is 0 to 15 bits")
+            raise FieldError(f"field {self.name}: shift is {shown(self.shift)}; it is 0 to 15 bits")
         if self.unit in ("cm", "mm", "codes") and self.scale is not None:
             raise FieldError(f"field {self.name}: unit and scale are declared; keep one")
         if self.unit != "codes" and self._stores_metres != self.format.is_logarithmic:
@@ -289,13 +289,15 @@ def format_of(name: str, values: object) -> DepthFormat:
     known = _FORMAT.as_dict()
     if not isinstance(values, Mapping) or set(values) != set(known):
         raise FieldError(
-            f"field {name}: format is {values!r:.80}; it has {', '.join(known)} and nothing else"
+            f"field {name}: format is {shown(values)}; it has {', '.join(known)} and nothing else"
         )
     for word in ("near_m", "far_m"):
         if not _is_positive(values[word]):
-            raise FieldError(f"field {name}: {word} is {values[word]!r:.80}; it is metres, above 0")
+            raise FieldError(
+                f"field {name}: {word} is {shown(values[word])}; it is metres, above 0"
+            )
     if not isinstance(values["kind"], str) or not labels.is_number(values["bits"]):
-        raise FieldError(f"field {name}: kind is a word and bits a number, not {values!r:.80}")
+        raise FieldError(f"field {name}: kind is a word and bits a number, not {shown(values)}")
     try:
         return DepthFormat(**values)
     except FieldError as error:

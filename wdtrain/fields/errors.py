@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
@@ -37,6 +38,18 @@ class AmbiguousError(FieldError):
 
 def _again(found: str, choices: dict[str, str], name: str, kind: str) -> AmbiguousError:
     return AmbiguousError(found, choices, name=name, kind=kind)
+
+
+_REPR: Final = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 80
+
+
+def shown(value: object) -> str:
+    """A value of somebody's, for a message: a line of it, however large or deep it is."""
+    try:
+        return _REPR.repr(value)[:_SHOWN_ERROR]
+    except ValueError:  # a number of more digits than Python writes
+        return f"a {type(value).__name__}"
 
 
 @contextmanager

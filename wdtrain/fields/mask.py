@@ -17,7 +17,7 @@ import numpy as np
 
 from wdtrain.fields import labels, levels, resize
 from wdtrain.fields.base import Field, Resizing, plane
-from wdtrain.fields.errors import AmbiguousError, FieldError
+from wdtrain.fields.errors import AmbiguousError, FieldError, shown
 from wdtrain.fields.labels import Label, shown_values
 from wdtrain.fields.levels import Levels
 from wdtrain.fields.resize import Size
@@ -61,7 +61,9 @@ class MaskField(Field):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.partly, bool):
-            raise FieldError(f"field {self.name}: partly is {self.partly!r}; it is true or false")
+            raise FieldError(
+                f"field {self.name}: partly is {shown(self.partly)}; it is true or false"
+            )
         seen: dict[Label, str] = {}
         for word in ("foreground", "background", "unknown"):
             for label in self._labels_declared(word):
@@ -86,7 +88,7 @@ class MaskField(Field):
             labels.is_colour(label) or labels.is_number(label) for label in found
         ):
             raise FieldError(
-                f"field {self.name}: {word} is {found!r:.80}; it is one or several of the values "
+                f"field {self.name}: {word} is {shown(found)}; it is one or several of the values "
                 "of the files (1 or 1|2), or of their colours (#rrggbb)"
             )
         return found
