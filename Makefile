@@ -46,7 +46,7 @@ FUZZ_BLOCKS ?= 100000
 FUZZ_SEED ?= 0
 
 mutants: $(VENV)/.ready
-	$(BIN)/python tests/mutants/run.py
+	$(BIN)/python tests/mutants/run.py --end-to-end $(MUTANTS)
 
 clean:
 	rm -rf shards/playground shards/playground-grid.png runs/playground predictions/playground

@@ -16,13 +16,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.learn.allocator import cpu_peak_bytes
 from tests.learn.cases import make_rows, make_view
-from wdtrain.learn.devices import KNOWN_DEVICES, parse_device
-from wdtrain.learn.estimate import Footprint, explain, footprint, largest_micro_batches
-from wdtrain.learn.networks import build
+from tests.memory.allocator import cpu_peak_bytes
 from wdtrain.learn.step import LocalPass
 from wdtrain.learn.task import Task, TaskSet, build_task
+from wdtrain.memory.estimate import Footprint, explain_footprint, footprint, largest_micro_batches
+from wdtrain.networks import build
+from wdtrain.ranks.devices import KNOWN_DEVICES, parse_device
 
 CASES = (("mask", "seed-mask", "bce+dice"), ("depth", "seed-unet", "smooth-l1"))
 
@@ -48,7 +48,7 @@ def measured(task: Task, samples: int, size: int, precision: str) -> int:
     def work() -> None:
         tasks.open()
         local = LocalPass(rows=rows, device=torch.device("cpu"), view=view)
-        local.run(task, tasks.account(task))
+        local.run(task, tasks.gradients_of(task))
 
     return cpu_peak_bytes(work)
 
@@ -84,7 +84,7 @@ def main() -> None:
             where, device_bytes = parse_device(name)
             budget_bytes = int(0.9 * device_bytes)
             fitting = largest_micro_batches(footprints, budget_bytes, most=8192)
-            lines = explain(footprints, fitting, where=where, budget_bytes=budget_bytes)
+            lines = explain_footprint(footprints, fitting, where=where, budget_bytes=budget_bytes)
             print("\n".join(lines) if name == "T4 16GB" else f"{where}: {fitting}")
 
 

@@ -6,7 +6,7 @@ The source: playground triples as `make-triples` writes them (JPEG, PNG, PNG, JS
 packed as they are, and 160x160 packed at 64x64. Everybody takes them in a shuffled order, writes
 JPEG, stored PNG, stored PNG and canonical JSON into shards of 1,024, and compresses with zstd 9.
 
-  ours        `wdtrain.store.packing.pack`: checks names, partners, decodability, sizes and masks;
+  ours        `wdtrain.packing.pack.pack`: checks names, partners, decodability, sizes and masks;
               sums of the overlays, duplicate keys, SHA-256, fsync, seekable frames, manifest
   sw checked  ShardWriter: the same decoding, resizing and encoding through `wdtrain.triple`, the
               same checks of sizes and masks; one zstd stream a shard; no sums, digests or fsync
@@ -45,10 +45,10 @@ from findings import add_options, keeper
 
 from wdtrain import triple
 from wdtrain.commands.make_triples import write_triples
+from wdtrain.packing.pack import pack
+from wdtrain.packing.verify import walk_blocks
 from wdtrain.scenes.playground import Playground
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.packing import pack
-from wdtrain.store.verify import walk_blocks
 
 SIZE, LEVEL, SHARD_SAMPLES = 64, 9, 1024
 SUFFIXES = ("overlay.jpg", "mask.png", "depth.png", "json")

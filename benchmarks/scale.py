@@ -33,10 +33,10 @@ from typing import Any
 import numpy as np
 from findings import add_options, keeper
 
+from wdtrain.packing.pack import pack, usable_cores
+from wdtrain.packing.verify import verify
 from wdtrain.scenes.playground import Playground
-from wdtrain.store.manifest import FORMAT, NAME, VERSION, Manifest, digest_of
-from wdtrain.store.packing import pack, usable_cores
-from wdtrain.store.verify import verify
+from wdtrain.store.manifest import FORMAT, MANIFEST_NAME, VERSION, Manifest, digest_of
 from wdtrain.stream import Cursor, Order, open_stream
 from wdtrain.triple import DepthFormat, Triple, encode_overlay
 
@@ -212,14 +212,14 @@ def write_billion(target: Path) -> float:
     }
     target.mkdir()
     data = json.dumps({**document, "digest": digest_of(document)}).encode()
-    (target / NAME).write_bytes(data)
+    (target / MANIFEST_NAME).write_bytes(data)
     return len(data) / 1e6
 
 
 def packed(folder: Path, count: int, *, full: bool) -> tuple[str, Found]:
     """The dataset of so many triples, packed now or found; and what making it took, if made."""
     target = folder / f"{'playground' if full else 'repeated'}-{count}"
-    if (target / NAME).exists():
+    if (target / MANIFEST_NAME).exists():
         return str(target), {}
     source = Playground(count, SIZE, difficulty=0.3) if full else Repeated(count)
     started = time.perf_counter()

@@ -50,14 +50,14 @@ from steps.turn import Contender  # noqa: E402
 from steps.whole import Failed, WholeTraining  # noqa: E402
 from steps.work import Settings, Work, open_work  # noqa: E402
 
-from wdtrain.learn.devices import indexed  # noqa: E402
-from wdtrain.learn.heap import keep_freed_memory  # noqa: E402
-from wdtrain.learn.targets import Target  # noqa: E402
+from wdtrain.packing.pack import pack  # noqa: E402
+from wdtrain.ranks.devices import indexed  # noqa: E402
+from wdtrain.ranks.heap import keep_freed_memory  # noqa: E402
 from wdtrain.scenes.playground import Playground  # noqa: E402
-from wdtrain.store.packing import pack  # noqa: E402
+from wdtrain.targets.truth import TargetName  # noqa: E402
 
 SIDE, DIFFICULTY, NUM_BATCHES = 64, 0.3, 8
-TASKS: dict[str, tuple[Target, ...]] = {
+TASKS: dict[str, tuple[TargetName, ...]] = {
     "mask": ("mask",),
     "depth": ("depth",),
     "both": ("mask", "depth"),

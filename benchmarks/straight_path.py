@@ -19,10 +19,10 @@ import torch
 import webdataset as wds
 from findings import add_options, keeper
 
+from wdtrain.packing.pack import pack
 from wdtrain.scenes.playground import Playground
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.opener import shard_urls
-from wdtrain.store.packing import pack
 from wdtrain.stream import open_stream
 
 SIZE = 64

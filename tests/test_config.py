@@ -126,7 +126,7 @@ def test_a_recipe_without_keys_is_refused(tmp_path: Path, text: str) -> None:
 
 def test_a_checkpoint_of_another_recipe_is_refused_by_key() -> None:
     recipe = load_recipe(PLAYGROUND, [])
-    saved = json.loads(json.dumps(recipe.decisive()))
+    saved = json.loads(json.dumps(recipe.numeric_keys()))
     recipe.check_resumes(saved)
     load_recipe(PLAYGROUND, ["log.every_steps=9", "checkpoint.keep=5"]).check_resumes(saved)
     other = load_recipe(PLAYGROUND, ["tasks.mask.optimizer.lr=0.5"])
@@ -164,7 +164,7 @@ def test_the_batches_of_our_recipes_give_every_rank_work(path: Path, world: int)
 
 
 def test_sizes_that_are_the_same_are_the_same_recipe() -> None:
-    saved = load_recipe(PLAYGROUND, ["data.shuffle_bytes=1GiB"]).decisive()
+    saved = load_recipe(PLAYGROUND, ["data.shuffle_bytes=1GiB"]).numeric_keys()
     load_recipe(PLAYGROUND, ["data.shuffle_bytes=1024MiB"]).check_resumes(saved)
     with pytest.raises(RecipeError, match=r"data\.shuffle_bytes"):
         load_recipe(PLAYGROUND, ["data.shuffle_bytes=1GB"]).check_resumes(saved)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
+from wdtrain import networks
 from wdtrain.config import Recipe, fields_of
-from wdtrain.learn import losses, networks
-from wdtrain.record import metrics
+from wdtrain.packing.pack import pack
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.packing import pack
 from wdtrain.stream import Batch, Cursor, open_stream
+from wdtrain.targets import losses, metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 KEYS = (

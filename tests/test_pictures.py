@@ -69,7 +69,7 @@ def jpeg_of(height: int, width: int) -> bytes:
 def test_a_picture_is_turned_as_viewers_show_it(kind: str, turn: int) -> None:
     data = saved(some_pixels(), kind, turn)
     shown = np.array(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
-    header = pictures.look(data, name="x")
+    header = pictures.read_picture_header(data, name="x")
     assert header.turn == turn
     assert header.shown == shown.shape[:2]
     got = pictures.read_rgb(data, name="x")
@@ -82,12 +82,15 @@ def test_a_picture_is_turned_as_viewers_show_it(kind: str, turn: int) -> None:
 @pytest.mark.parametrize("turn", [0, 9, 300])
 def test_a_turn_that_there_is_not_is_none(turn: int) -> None:
     data = saved(some_pixels(), "JPEG", turn)
-    assert pictures.look(data, name="x").turn == 1
+    assert pictures.read_picture_header(data, name="x").turn == 1
 
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_the_head_says_the_size(kind: str) -> None:
-    assert pictures.look(saved(some_pixels(17, 31), kind), name="x").shown == (17, 31)
+    assert pictures.read_picture_header(saved(some_pixels(17, 31), kind), name="x").shown == (
+        17,
+        31,
+    )
 
 
 @pytest.mark.parametrize("lossless", [True, False])
@@ -95,7 +98,7 @@ def test_webp_of_each_kind_is_read(lossless: bool) -> None:
     rgba = np.dstack([some_pixels(17, 31), np.full((17, 31), 90, np.uint8)])
     for pixels in (some_pixels(17, 31), rgba):
         data = saved(pixels, "WEBP", lossless=lossless, quality=95)
-        assert pictures.look(data, name="x").shown == (17, 31)
+        assert pictures.read_picture_header(data, name="x").shown == (17, 31)
         assert (
             np.abs(pictures.read_rgb(data, name="x")[..., 1].astype(int) - pixels[..., 1]).mean()
             < 9

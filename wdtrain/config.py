@@ -21,7 +21,15 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from wdtrain.settings import Memory, Side, Size, flatten, overrides_of, parse_bytes, parse_memory
+from wdtrain.settings import (
+    ByteSize,
+    MemoryShare,
+    PixelSize,
+    flatten,
+    overrides_of,
+    parse_bytes,
+    parse_memory,
+)
 from wdtrain.settings import RecipeError as RecipeError
 from wdtrain.settings import fields_of as fields_of
 
@@ -38,16 +46,16 @@ class Section(BaseModel):
     )
 
 
-class Data(Section):
+class DataSettings(Section):
     url: str = Field(description="dataset folder or URL prefix: where manifest.json lies")
     train_split: str = Field("train", description="the split that is trained on")
     seed: int = Field(0, ge=0, description="seed of the order of samples")
     lanes: int = Field(32, ge=1, description="sub-streams an epoch is dealt to; at least the ranks")
     chunk: int = Field(32, ge=1, description="samples dealt to a lane at once; divides the batch")
-    size: Side = Field(
+    size: PixelSize = Field(
         None, description="pixels to read at: shorter side, or [height, width]; null: as stored"
     )
-    shuffle_bytes: Size = Field(
+    shuffle_bytes: ByteSize = Field(
         "1GiB", description="memory of what samples are shuffled among: bytes, '512MiB' or '1GiB'"
     )
     threads: int | None = Field(None, ge=1, description="reader threads; null: one a core")
@@ -57,7 +65,7 @@ class Data(Section):
     cache: str | None = Field(
         None, description="local folder to keep what is read of a remote url; null: nothing is kept"
     )
-    cache_bytes: Size = Field(
+    cache_bytes: ByteSize = Field(
         "20GiB", description="how large that folder may grow: bytes, '20GiB' or '512MiB'"
     )
 
@@ -79,7 +87,7 @@ class Data(Section):
         }
 
 
-class Run(Section):
+class RunSettings(Section):
     folder: str = Field(description="the run folder: logs, checkpoints and report go here")
     seed: int = Field(0, ge=0, description="seed of initial weights, augmentation and dropout")
     resume: Literal["auto", "never"] = Field(
@@ -90,7 +98,7 @@ class Run(Section):
     )
 
 
-class Train(Section):
+class TrainSettings(Section):
     batch_size: int = Field(256, ge=1, description="samples of one optimizer step, over all ranks")
     steps: int | None = Field(None, ge=1, description="optimizer steps to train for; or epochs")
     epochs: int | None = Field(None, ge=1, description="passes over the data; or steps")
@@ -102,7 +110,7 @@ class Train(Section):
         return self
 
 
-class Step(Section):
+class StepSettings(Section):
     micro_batch: int | None = Field(
         None,
         ge=1,
@@ -114,7 +122,7 @@ class Step(Section):
     )
 
 
-class Augment(Section):
+class AugmentSettings(Section):
     zoom: float = Field(0.5, ge=0, le=9, description="magnified by up to 1 + zoom; 0: off")
     rotation_deg: float = Field(5.0, ge=0, le=180, description="turned by up to this; 0: off")
     crop: float = Field(
@@ -126,7 +134,7 @@ class Augment(Section):
     )
 
 
-class Optimizer(Section):
+class OptimizerSettings(Section):
     name: Literal["sgd", "adamw"] = Field("adamw", description="sgd or adamw")
     lr: float = Field(1e-3, gt=0, description="learning rate, before the schedule")
     weight_decay: float = Field(
@@ -146,7 +154,7 @@ class Optimizer(Section):
         return {name: getattr(self, name) for name in names}
 
 
-class Schedule(Section):
+class ScheduleSettings(Section):
     name: Literal["constant", "seed", "warmup-cosine"] = Field(
         "warmup-cosine",
         description="constant; seed: constant, then divided by 10 when validation stalls; "
@@ -183,12 +191,14 @@ class TaskRecipe(Section):
     network: str = Field(description="seed-mask, seed-unet, or package.module:Class")
     options: dict[str, Any] = Field({}, description="keyword arguments of the network")
     loss: str = Field(description="mask: bce, bce+dice, l1, smooth-l1; depth: l1, smooth-l1, bce")
-    optimizer: Optimizer = Field(Optimizer(), description="how the weights move")
-    schedule: Schedule = Field(Schedule(), description="how the learning rate moves")
+    optimizer: OptimizerSettings = Field(OptimizerSettings(), description="how the weights move")
+    schedule: ScheduleSettings = Field(
+        ScheduleSettings(), description="how the learning rate moves"
+    )
     weights: str | None = Field(None, description="a .safetensors file to start from")
 
 
-class Evaluate(Section):
+class EvaluateSettings(Section):
     every_steps: int | None = Field(
         None, ge=1, description="steps between validations; null: an epoch; always at the end"
     )
@@ -201,12 +211,12 @@ class Evaluate(Section):
     )
 
 
-class Checkpoint(Section):
+class CheckpointSettings(Section):
     every_steps: int = Field(500, ge=1, description="steps between checkpoints; always at the end")
     keep: int = Field(2, ge=1, description="newest checkpoints kept, the best one beside them")
 
 
-class Log(Section):
+class LogSettings(Section):
     every_steps: int = Field(1, ge=1, description="steps between lines of metrics.jsonl")
     console: Literal["auto", "live", "plain"] = Field(
         "auto", description="live needs a terminal; plain prints lines; auto chooses"
@@ -218,15 +228,17 @@ class Log(Section):
 class Recipe(Section):
     """What a run is. `python wdtrain/train.py --help` prints every field."""
 
-    data: Data = Field(description="what is read, and in which order")
-    run: Run = Field(description="where it is kept, and its seed")
-    train: Train = Field(description="how long, and how large a batch")
+    data: DataSettings = Field(description="what is read, and in which order")
+    run: RunSettings = Field(description="where it is kept, and its seed")
+    train: TrainSettings = Field(description="how long, and how large a batch")
     tasks: dict[str, TaskRecipe] = Field(min_length=1, description="the networks, by name")
-    step: Step = Field(Step(), description="how a batch is cut to fit")
-    augment: Augment = Field(Augment(), description="random changes to training pictures")
-    evaluate: Evaluate = Field(Evaluate(), description="validation")
-    checkpoint: Checkpoint = Field(Checkpoint(), description="saving")
-    log: Log = Field(Log(), description="what is shown and written")
+    step: StepSettings = Field(StepSettings(), description="how a batch is cut to fit")
+    augment: AugmentSettings = Field(
+        AugmentSettings(), description="random changes to training pictures"
+    )
+    evaluate: EvaluateSettings = Field(EvaluateSettings(), description="validation")
+    checkpoint: CheckpointSettings = Field(CheckpointSettings(), description="saving")
+    log: LogSettings = Field(LogSettings(), description="what is shown and written")
     precision: Literal["bf16", "fp32", "fp64"] = Field(
         "bf16",
         description="arithmetic: bf16 under autocast, weights in fp32; fp32: without TF32; fp64",
@@ -239,7 +251,7 @@ class Recipe(Section):
         description="threads of each process's arithmetic on CPU; null: its share of the cores, 2 "
         "where a GPU computes. Results differ by the order of float additions alone",
     )
-    memory: Memory = Field(
+    memory: MemoryShare = Field(
         0.9, description="CUDA: share of the device, or GiB as '8GiB', that may be used"
     )
 
@@ -313,7 +325,7 @@ class Recipe(Section):
         """The keys that a micro-batch depends on, beside the device, flat, with their values."""
         wanted = r"(tasks\.[^.]+\.(target|network|options|loss|optimizer\.name)|augment|step|"
         wanted += r"compile|precision|channels_last|data\.chunk)\b"
-        return {key: value for key, value in self.decisive().items() if re.match(wanted, key)}
+        return {key: value for key, value in self.numeric_keys().items() if re.match(wanted, key)}
 
     def record_arguments(self) -> dict[str, Any]:
         """How the run is kept and shown."""
@@ -346,7 +358,7 @@ class Recipe(Section):
             for name, task in self.tasks.items()
         }
 
-    def decisive(self) -> dict[str, Any]:
+    def numeric_keys(self) -> dict[str, Any]:
         """The keys that decide a run's numbers, flat, with their values."""
         facts = flatten(self.model_dump(mode="json"))
         free = list(_FREE_KEYS)
@@ -365,9 +377,9 @@ class Recipe(Section):
     def check_resumes(self, saved: dict[str, Any]) -> None:
         """Raises RecipeError, naming the keys, unless a run of `saved` can go on with this one.
 
-        `saved` is what `decisive()` was when the checkpoint was written.
+        `saved` is what `numeric_keys()` was when the checkpoint was written.
         """
-        mine = json.loads(json.dumps(self.decisive()))
+        mine = json.loads(json.dumps(self.numeric_keys()))
         differing = sorted(
             key for key in {*mine, *saved} if mine.get(key, "-") != saved.get(key, "-")
         )

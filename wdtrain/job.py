@@ -13,19 +13,19 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from wdtrain import learn
+from wdtrain import learn, memory, ranks
 from wdtrain.config import Recipe, help_text, load_recipe
-from wdtrain.learn.planner import Choice
+from wdtrain.memory.planner import Choice
 from wdtrain.record.checkpoint import load_weights
-from wdtrain.record.plan import RunPlan, plan_run, plan_text
-from wdtrain.record.plans import KeptPlan, device_facts
+from wdtrain.record.plan_cache import KeptPlan, device_facts
+from wdtrain.record.run_plan import RunPlan, plan_run, plan_text
 from wdtrain.record.scores import Baselines, check_splits
+from wdtrain.remote.urls import redacted
 from wdtrain.resize import network_size
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.urls import shown
 from wdtrain.stream import Batch, Cursor, Order, advice, fullest_share, open_stream
 
-GLANCE_BLOCKS = 2
+EVALUATION_BLOCKS = 2
 """Blocks a lane that are held where a split is read once: to be scored, it need not be shuffled,
 and a part of it is a fair draw, since packing has dealt the samples."""
 
@@ -39,7 +39,7 @@ class Run:
     manifest: Manifest
     order: Order
     accelerator: Accelerator
-    collective: learn.Collective
+    collective: ranks.Collective
     tasks: learn.TaskSet
     view: learn.View
     baselines: Baselines
@@ -48,7 +48,7 @@ class Run:
     validated: int = 0
     choices: dict[str, Choice] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
-    stop: learn.StopRequest = field(default_factory=learn.StopRequest)
+    stop: ranks.StopRequest = field(default_factory=ranks.StopRequest)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -58,7 +58,7 @@ class Run:
     @property
     def recipe_text(self) -> str:
         """The resolved recipe as YAML, as it may be kept: without what is secret in data.url."""
-        return self.recipe.as_yaml(shown(self.recipe.data.url))
+        return self.recipe.as_yaml(redacted(self.recipe.data.url))
 
     @property
     def training_view(self) -> learn.View:
@@ -71,20 +71,20 @@ class Run:
         steps = self.tasks.steps
         return steps > 0 and (steps == self.total_steps or steps % every_steps == 0)
 
-    def stream(self, split: str, batch_size: int, **more: Any) -> learn.Together[Batch]:
+    def stream(self, split: str, batch_size: int, **more: Any) -> ranks.StopTogether[Batch]:
         """This rank's batches of a split, as the recipe reads it, until a rank is asked to stop."""
-        ranks, asked = self.collective, self.stop.asked
+        group, asked = self.collective, self.stop.asked
         how = {**self.recipe.data.stream_arguments(), "damaged": self.damaged, "give_up": asked}
-        how |= {"rank": ranks.rank, "world": ranks.world, "batch_size": batch_size}
+        how |= {"rank": group.rank, "world": group.world, "batch_size": batch_size}
         how["size"] = self.size
         how["pin_memory"] = self.accelerator.device.type == "cuda"
         stream = open_stream(self.manifest, split=split, **{**how, **more})
-        return learn.Together(stream, ranks, asked)
+        return ranks.StopTogether(stream, group, asked)
 
-    def glance(self, split: str) -> learn.Together[Batch]:
+    def evaluation_stream(self, split: str) -> ranks.StopTogether[Batch]:
         """This rank's batches of a split, for an evaluation: hardly shuffled, so that little is
         held beside what training holds, and the first few read no more than they need."""
-        least = GLANCE_BLOCKS * self.order.least_bytes
+        least = EVALUATION_BLOCKS * self.order.least_bytes
         shuffle_bytes = min(self.order.shuffle_bytes, least)
         return self.stream(split, self.recipe.evaluation_batch, shuffle_bytes=shuffle_bytes)
 
@@ -92,7 +92,7 @@ class Run:
         self, split: str, limit: int | None = None, keys: Set[str] | None = None
     ) -> Iterator[learn.Answered]:
         """The batches of a split, each with every task's predictions and losses."""
-        batches = self.glance(split)
+        batches = self.evaluation_stream(split)
         return learn.evaluate_batches(self.tasks, batches, view=self.view, limit=limit, keys=keys)
 
     def plan(self, first_step: int = 0) -> RunPlan:
@@ -119,11 +119,11 @@ class Run:
         )
 
     @property
-    def fitting(self) -> learn.Fitting:
+    def fitting(self) -> memory.Fitting:
         """What micro-batches are fitted to: pictures, device, and the fullest rank's share."""
         batch_size, world = self.recipe.train.batch_size, self.collective.world
         height, width = self.size
-        return learn.Fitting(
+        return memory.Fitting(
             tasks=self.tasks,
             view=self.training_view,
             height=height,
@@ -139,7 +139,7 @@ class Run:
         of its memory, what was measured there: now, or before for the same."""
         if self.recipe.step.micro_batch or self.accelerator.device.type != "cuda":
             return
-        fitting, gauge = self.fitting, learn.CudaGauge(self.accelerator.device)
+        fitting, gauge = self.fitting, memory.CudaGauge(self.accelerator.device)
         facts = {**self.recipe.planned_by(), **device_facts(fitting.device)}
         facts |= {"share": fitting.share, "size": [fitting.height, fitting.width]}
         kept = KeptPlan({**facts, "budget": gauge.budget_bytes // 2**26})
@@ -149,10 +149,10 @@ class Run:
         if not known and self.accelerator.is_local_main_process:
             kept.save({name: choice.as_dict() for name, choice in self.choices.items()})
 
-    def explained(self, error: learn.DoesNotFit) -> learn.DoesNotFit:
+    def with_advice(self, error: learn.DoesNotFit) -> learn.DoesNotFit:
         """The refusal with what was needed, what is allowed, and what would fit."""
-        budget_bytes = learn.budget_bytes(self.accelerator.device)
-        return learn.explain_refusal(self.fitting, error, budget_bytes)
+        budget_bytes = memory.budget_bytes(self.accelerator.device)
+        return memory.explain_refusal(self.fitting, error, budget_bytes)
 
     def plan_lines(self, on: str | None) -> str:
         """What `--plan` prints; on: a device or budget that is not here, None: this one."""
@@ -160,13 +160,13 @@ class Run:
             try:
                 self.fit()
             except learn.DoesNotFit as error:
-                raise self.explained(error) from None
+                raise self.with_advice(error) from None
         balance = self.order.balance(self.recipe.train.batch_size, self.collective.world)
         text = plan_text(self.plan(), balance=balance, advice=self.advice())
         if on is not None:
-            more = learn.estimate_lines(self.fitting, on, self.recipe.launch_arguments()["memory"])
+            more = memory.estimate_lines(self.fitting, on, self.recipe.launch_arguments()["memory"])
         else:
-            more = learn.explain(self.choices) if self.choices else [_NOT_MEASURED]
+            more = memory.explain_choices(self.choices) if self.choices else [_NOT_MEASURED]
         return "\n".join([text, *more])
 
 
@@ -181,8 +181,8 @@ def open_run(recipe: Recipe) -> Run:
     manifest, data = Manifest.load(**recipe.data.manifest_arguments()), recipe.data
     splits = check_splits(recipe.evaluate.splits, manifest.splits)
     manifest.check_shards(data.train_split, *splits)
-    accelerator = learn.start_accelerator(**recipe.launch_arguments())
-    collective = learn.open_collective(recipe.run.timeout_seconds)
+    accelerator = ranks.start_accelerator(**recipe.launch_arguments())
+    collective = ranks.open_collective(recipe.run.timeout_seconds)
     order = Order(manifest, data.train_split, **data.order_arguments())
     order.check_batch(recipe.train.batch_size, collective.world)
     steps, device = recipe.total_steps(order.samples), accelerator.device
@@ -190,8 +190,10 @@ def open_run(recipe: Recipe) -> Run:
     size = network_size((manifest.height, manifest.width), data.size)
     common = {**recipe.build_arguments(), "device": device, "weights": weights, "size": size}
     tasks = learn.build_tasks(recipe.task_arguments(steps), **common)
-    learn.register(accelerator, tasks)
-    learn.set_up(device, tasks, collective)  # before `fit` looks at what memory is left
+    ranks.register_tasks(accelerator, tasks)
+    tasks.open()  # zeros are summed
+    # Before `fit` looks at what memory is left.
+    ranks.set_up(device, tasks.gradient_buffer.flat, collective)
     mean, std = manifest.overlay_mean, manifest.overlay_std
     view = learn.plain_view(mean, std, manifest.depth, recipe.precision)
     rest = (Baselines(manifest.depth), Cursor.at(order, 0), steps)
@@ -234,7 +236,7 @@ def command_line(arguments: list[str]) -> Asked:
         parser.error("--on says for which device to plan; give --plan with it")
     recipe = load_recipe(flags.config, flags.overrides)
     if flags.print_config:
-        parser.exit(message=recipe.as_yaml(shown(recipe.data.url)))
+        parser.exit(message=recipe.as_yaml(redacted(recipe.data.url)))
     return Asked(recipe, flags.plan, flags.on)
 
 

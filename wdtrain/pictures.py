@@ -21,7 +21,8 @@ import simplejpeg
 from wdtrain import triple
 from wdtrain.triple import TripleError, check_pixels, decoding
 
-KINDS: Final = ("JPEG", "PNG", "WebP", "TIFF", "BMP")
+_SHOWN_VALUES: Final = 6
+PICTURE_KINDS: Final = ("JPEG", "PNG", "WebP", "TIFF", "BMP")
 _ORIENTATION, _WIDTH, _HEIGHT = 274, 256, 257
 _EXIF: Final = b"Exif\0\0"
 _MULTI_PICTURE: Final = b"MPF\0"
@@ -49,7 +50,7 @@ class Header(NamedTuple):
         return (self.width, self.height) if self.turn >= 5 else (self.height, self.width)
 
 
-def look(data: bytes, *, name: str) -> Header:
+def read_picture_header(data: bytes, *, name: str) -> Header:
     """The head of a picture. TripleError, which names it, for what is none, or of more pixels than
     are read here, or than its bytes can hold."""
     for start, read in _READERS.items():
@@ -65,12 +66,12 @@ def look(data: bytes, *, name: str) -> Header:
                     f"{header.height} pixels of its head"
                 )
             return header
-    raise TripleError(f"{name} cannot be decoded: it is none of {', '.join(KINDS)}")
+    raise TripleError(f"{name} cannot be decoded: it is none of {', '.join(PICTURE_KINDS)}")
 
 
 def read_rgb(data: bytes, *, name: str) -> np.ndarray:
     """uint8 [h, w, 3] RGB of a picture, turned as viewers show it; alpha is left out."""
-    header = look(data, name=name)
+    header = read_picture_header(data, name=name)
     if header.kind == "JPEG":
         if jpeg_end(data) is None:
             raise TripleError(f"{name} cannot be decoded: it is cut off; fetch it again")
@@ -81,12 +82,12 @@ def read_rgb(data: bytes, *, name: str) -> np.ndarray:
 
 def read_unchanged(data: bytes, *, name: str) -> np.ndarray:
     """A picture with the channels (blue, green, red, alpha; or one) and the dtype that it has."""
-    return _decoded(data, cv2.IMREAD_UNCHANGED, look(data, name=name), name)
+    return _decoded(data, cv2.IMREAD_UNCHANGED, read_picture_header(data, name=name), name)
 
 
 def read_grey(data: bytes, *, name: str) -> np.ndarray:
     """uint8 [h, w] of a picture, grey or colour."""
-    header = look(data, name=name)
+    header = read_picture_header(data, name=name)
     if header.kind != "JPEG":
         return _decoded(data, cv2.IMREAD_GRAYSCALE, header, name)
     with decoding(name):
@@ -96,7 +97,7 @@ def read_grey(data: bytes, *, name: str) -> np.ndarray:
 
 def turned_like(data: bytes, pixels: np.ndarray, *, name: str) -> np.ndarray:
     """The decoded pixels of a PNG, turned as its EXIF says."""
-    return _turned(pixels, look(data, name=name).turn) if b"eXIf" in data else pixels
+    return _turned(pixels, read_picture_header(data, name=name).turn) if b"eXIf" in data else pixels
 
 
 def _decoded(data: bytes, flags: int, header: Header, name: str) -> np.ndarray:
@@ -299,3 +300,13 @@ _READERS: Final = {
     b"MM\0*": _look_tiff,
     b"BM": _look_bmp,
 }
+
+
+def shown_values(mask: np.ndarray) -> str:
+    """The different values of a mask in words: "values 0, 1 and 255"."""
+    values = [str(value) for value in np.unique(mask)]
+    if len(values) > _SHOWN_VALUES:
+        return f"{len(values)} values from {values[0]} to {values[-1]}"
+    if len(values) == 1:
+        return f"no value but {values[0]}"
+    return f"values {', '.join(values[:-1])} and {values[-1]}"

@@ -69,11 +69,11 @@ def _side(value: Any) -> Any:
 SMALLEST_SIDE = 16
 """Pixels: networks halve a picture four times."""
 
-Side = Annotated[int | tuple[int, int] | None, BeforeValidator(_side)]
+PixelSize = Annotated[int | tuple[int, int] | None, BeforeValidator(_side)]
 """A field of a recipe for `resize.size_for`: the shorter side, or height and width."""
-Size = Annotated[int | str, AfterValidator(_size)]
+ByteSize = Annotated[int | str, AfterValidator(_size)]
 """A field of a recipe for `parse_bytes`, kept as it was written."""
-Memory = Annotated[float | str, AfterValidator(_memory)]
+MemoryShare = Annotated[float | str, AfterValidator(_memory)]
 """A field of a recipe for `parse_memory`, kept as it was written."""
 
 

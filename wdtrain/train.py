@@ -16,14 +16,14 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 sys.path.append(str(Path.cwd()))  # networks of the user's own are found from where they stand
 
-from wdtrain import learn
+from wdtrain import learn, ranks
+from wdtrain.disk.durable import described
 from wdtrain.job import Run, command_line, open_run
-from wdtrain.record.durable import described
 from wdtrain.record.gallery import Gallery
 from wdtrain.record.outlet import speak_without_waiting
 from wdtrain.record.run import RunRecord
 from wdtrain.record.scores import SplitScores, check_splits
-from wdtrain.store.urls import without_secrets
+from wdtrain.remote.urls import without_secrets
 from wdtrain.stream import Cursor
 
 COLLECT_EVERY_STEPS = 50
@@ -53,11 +53,11 @@ def train(run: Run, record: RunRecord) -> None:
     batches = iter(run.stream(recipe.data.train_split, batch_size, **where))
     context = {"device": run.accelerator.device, "collective": run.collective}
     context |= {"view": run.training_view, "stop_asked": run.stop.asked}
-    with learn.no_sudden_collection() as collect:
+    with ranks.no_sudden_collection() as collect:
         while True:
             step = run.tasks.steps
             if run.is_due(recipe.evaluate_every(samples)) and run.validated < step:
-                save(run, record, look(run, record))
+                save(run, record, validate_while_training(run, record))
                 collect()
             elif run.is_due(recipe.checkpoint.every_steps):
                 save(run, record, None)
@@ -70,12 +70,12 @@ def train(run: Run, record: RunRecord) -> None:
             rows = learn.rows_of(batch, recipe.norm_group)
             result = learn.train_step(run.tasks, rows, **context)
             if result.stop:
-                raise learn.Stopped
+                raise ranks.RunStopped
             run.cursor = batch.cursor
             record.step(run.tasks.steps, run.cursor.position / samples, result, batch)
 
 
-def look(run: Run, record: RunRecord) -> float:
+def validate_while_training(run: Run, record: RunRecord) -> float:
     """A validation in mid-training: schedules take note of it; returns the skill shown in it."""
     lead = validate(run, record, limit=run.recipe.evaluate.max_samples or sys.maxsize)[0]
     for task in run.tasks:
@@ -88,7 +88,7 @@ def look(run: Run, record: RunRecord) -> float:
 def validate(run: Run, record: RunRecord, *, limit: int | None) -> list[SplitScores]:
     """Every split scored, the leading one first, of `limit` samples or so; None: all, finally."""
     targets, found = {task.name: task.target for task in run.tasks}, []
-    with record.aside("validating"):
+    with record.phase("validating"):
         for split in check_splits(run.recipe.evaluate.splits, run.manifest.splits):
             scores = SplitScores(split, targets, run.manifest.depth)
             for batch, answers in run.answers(split, limit):
@@ -106,7 +106,7 @@ def save(run: Run, record: RunRecord, skill: float | None) -> None:
     state = {"cursor": run.cursor.dumps(), "tasks": run.tasks.state_dict(), "damaged": damaged}
     plan = {name: choice.as_dict() for name, choice in run.choices.items()}
     looked = {"validated": run.validated, "plan": plan}
-    recipe = {"recipe": run.recipe.decisive(), "config": run.recipe_text}
+    recipe = {"recipe": run.recipe.numeric_keys(), "config": run.recipe_text}
     about = {**recipe, "view": run.view.as_dict(), "side": min(run.size)}
     record.save(run.tasks.steps, weights, {**state, **looked, **about}, metric=skill)
 
@@ -114,42 +114,42 @@ def save(run: Run, record: RunRecord, skill: float | None) -> None:
 def finish(run: Run, record: RunRecord) -> None:
     """Every validation sample is scored, and the report is written."""
     scores = validate(run, record, limit=None)
-    with record.aside("looking at single samples"):
+    with record.phase("looking at single samples"):
         gallery = Gallery(scores[0], run.collective.gather)
         gallery.fill(run.answers(gallery.split, keys=gallery.keys))
     if record.is_main:
         record.report(scores, gallery, run.plan(), run.manifest.source, run.recipe_text)
-    learn.check_stop(run.collective, run.stop.asked)
+    ranks.check_stop(run.collective, run.stop.asked)
     record.finished()
 
 
 def go(run: Run) -> int:
     """The run to its end, or until it is asked to stop; the exit code."""
     recipe = run.recipe
-    kept = {**recipe.record_arguments(), "tell": lambda error: told(error, recipe.data.url)}
+    kept = {**recipe.record_arguments(), "tell": lambda error: error_text(error, recipe.data.url)}
     with RunRecord(run.accelerator, run.collective, **kept) as record:
         first = resume(run, record)
         if record.is_finished(first, run.total_steps):
             return 0
         record.start(first, run.manifest.source, run.recipe_text, run.tasks.idle)
         try:
-            with record.aside("fitting to memory"):
+            with record.phase("fitting to memory"):
                 run.fit()
             record.show(run.plan(first))
             record.warn(first, run.advice())
-            with record.aside("fitting the baselines"):
-                training = run.glance(recipe.data.train_split)
+            with record.phase("fitting the baselines"):
+                training = run.evaluation_stream(recipe.data.train_split)
                 targets = {str(task.target) for task in run.tasks}
                 run.baselines.fit(training, run.collective.total, targets)
             train(run, record)
             finish(run, record)
-        except learn.Stopped:
+        except ranks.RunStopped:
             save(run, record, None)
             record.interrupted(run.stop.reason)
             return run.stop.exit_code
         except learn.DoesNotFit as error:
             record.snapshot()
-            raise run.explained(error) from None
+            raise run.with_advice(error) from None
     return 0
 
 
@@ -157,12 +157,12 @@ def show_plan(run: Run, on: str | None) -> int:
     """What would be done is printed, and nothing is written; the exit code."""
     try:
         run.accelerator.print(run.plan_lines(on))
-    except learn.Stopped:
+    except ranks.RunStopped:
         return run.stop.exit_code
     return 0
 
 
-def told(error: BaseException, url: str) -> str:
+def error_text(error: BaseException, url: str) -> str:
     """An error for a person, without what is secret in the dataset's URL, or in any other."""
     return without_secrets(described(error), url)
 
@@ -179,7 +179,7 @@ def main() -> int:
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and not learn.is_out_of_memory(error):
             raise
-        print(f"error: {told(error, url)}", file=sys.stderr)
+        print(f"error: {error_text(error, url)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -20,9 +20,9 @@ import numpy as np
 import simplejpeg
 
 from peers.shared import Shared
+from wdtrain.packing.pack import pack
+from wdtrain.packing.splits import Holdout
 from wdtrain.scenes.playground import Playground
-from wdtrain.store.packing import pack
-from wdtrain.store.splits import Holdout
 
 DIFFICULTY = 0.3
 OURS = {

@@ -19,7 +19,7 @@ from torch import Tensor
 from steps.turn import Turn
 from steps.work import Learner, Work
 from wdtrain.learn.rows import Rows
-from wdtrain.learn.targets import Prepared
+from wdtrain.targets.truth import TrainingInput
 
 PRECISIONS = {"bf16": "bf16-mixed", "fp32": "32-true"}
 
@@ -46,12 +46,12 @@ class Module(LightningModule):
             for learner in self.learners
         ]
 
-    def _prepared(self, learner: Learner, part: Rows) -> Prepared:
+    def _prepared(self, learner: Learner, part: Rows) -> TrainingInput:
         overlay = part.overlay.to(self.device, non_blocking=True)
         stored = getattr(part, learner.target).to(self.device, non_blocking=True)
         return self.work.view.prepare(overlay, stored, learner.target, part)
 
-    def training_step(self, batch: list[list[Prepared]], index: int) -> None:
+    def training_step(self, batch: list[list[TrainingInput]], index: int) -> None:
         optimizers: Any = self.optimizers()
         if len(self.learners) == 1:
             optimizers = [optimizers]

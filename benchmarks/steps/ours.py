@@ -14,17 +14,17 @@ from accelerate import Accelerator
 
 from steps.turn import Turn
 from steps.work import LEARNED, SEED, Work
-from wdtrain import learn
+from wdtrain import learn, ranks
 from wdtrain.learn.rows import Rows
 from wdtrain.learn.step import StepResult
-from wdtrain.record.plan import plan_run
 from wdtrain.record.run import RunRecord
+from wdtrain.record.run_plan import plan_run
 
 PLAIN_SECONDS = 10.0
 
 
 class Ours:
-    """Grouped norms, keyed dropout, ledger, agreement, finite check, augmentation, stopwatch."""
+    """Grouped norms, keyed dropout, buffer, agreement, finite check, augmentation, stopwatch."""
 
     def __init__(self, work: Work, *, compiled: bool = False) -> None:
         settings = work.settings
@@ -37,7 +37,7 @@ class Ours:
             norm_group=settings.norm_group,
             compiled=compiled,
         )
-        self.work, self.collective = work, learn.open_collective()
+        self.work, self.collective = work, ranks.open_collective()
         self.losses: dict[str, float] = {}
 
     def take(self, turn: Turn) -> None:

@@ -17,10 +17,10 @@ from torch import Tensor
 from steps.turn import Turn, wait_for
 from steps.work import Learner, Work
 from wdtrain.learn.rows import Rows
-from wdtrain.learn.targets import Prepared, Target, depth_target, mask_target
 from wdtrain.learn.view import autocast
+from wdtrain.targets.truth import TargetName, TrainingInput, depth_target, mask_target
 
-Prepare = Callable[[Tensor, Tensor, Target, Rows], Prepared]
+Prepare = Callable[[Tensor, Tensor, TargetName, Rows], TrainingInput]
 
 
 def nothing(part: str) -> None:
@@ -93,12 +93,12 @@ def unaugmented(work: Work) -> Prepare:
     mean = 255.0 * torch.tensor(normalisation.mean, device=device)[:, None, None]
     scale = 1.0 / (255.0 * torch.tensor(normalisation.std, device=device)[:, None, None])
 
-    def prepare(overlay: Tensor, stored: Tensor, target: Target, rows: Rows) -> Prepared:
+    def prepare(overlay: Tensor, stored: Tensor, target: TargetName, rows: Rows) -> TrainingInput:
         picture = overlay.float().sub_(mean).mul_(scale)
         if target == "mask":
             truth = mask_target(stored)
-            return Prepared(picture, truth, torch.ones_like(truth))
-        return Prepared(picture, *depth_target(stored, work.view.depth_format))
+            return TrainingInput(picture, truth, torch.ones_like(truth))
+        return TrainingInput(picture, *depth_target(stored, work.view.depth_format))
 
     return prepare
 

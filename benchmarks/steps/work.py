@@ -17,15 +17,15 @@ from torch import nn
 
 from wdtrain import learn
 from wdtrain.learn.groups import plan_micro_batches
-from wdtrain.learn.losses import Loss, build_loss
-from wdtrain.learn.networks import build, domain_of
 from wdtrain.learn.rows import Rows, StoredBatch
-from wdtrain.learn.targets import Target
+from wdtrain.networks import build, domain_of
 from wdtrain.store.manifest import Manifest
 from wdtrain.stream import open_stream
+from wdtrain.targets.losses import Loss, build_loss
+from wdtrain.targets.truth import TargetName
 
 SEED, LEARNING_RATE, CHUNK = 0, 1e-3, 32
-LEARNED: dict[Target, tuple[str, str]] = {
+LEARNED: dict[TargetName, tuple[str, str]] = {
     "mask": ("seed-mask", "bce+dice"),
     "depth": ("seed-unet", "smooth-l1"),
 }
@@ -36,7 +36,7 @@ LEARNED: dict[Target, tuple[str, str]] = {
 class Settings:
     """What is compared. targets: the tasks of a step; precision: fp32 or bf16."""
 
-    targets: tuple[Target, ...]
+    targets: tuple[TargetName, ...]
     batch: int
     micro_batch: int
     norm_group: int
@@ -61,7 +61,7 @@ class Settings:
 class Learner:
     """One network of a plain loop, on the device, in training mode."""
 
-    target: Target
+    target: TargetName
     network: nn.Module
     loss: Loss
     optimizer: torch.optim.Optimizer

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from wdtrain.learn.networks import build
+from wdtrain.networks import build
 from wdtrain.record.checkpoint import Checkpoints, save_weights
 from wdtrain.triple import DepthFormat
 

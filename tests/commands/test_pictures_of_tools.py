@@ -8,10 +8,10 @@ import cv2
 import pytest
 
 from tests.commands.kit import SIDE
-from tests.sources import NoiseSource
+from tests.noise import NoiseSource
 from wdtrain.commands.inspect_shards import main
+from wdtrain.packing.pack import pack
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.packing import pack
 
 
 @pytest.fixture(scope="module")

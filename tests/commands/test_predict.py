@@ -25,15 +25,15 @@ from tests.commands.kit import (
     soft_picture,
     write_picture,
 )
-from tests.sources import NoiseSource
+from tests.noise import NoiseSource
 from tests.stream.spoiling import spoil
 from wdtrain.commands import predict as module
 from wdtrain.commands import predict_inputs
 from wdtrain.commands.predict import load_trained, main, resized
-from wdtrain.commands.predict_inputs import Picture, list_pictures, result_names
+from wdtrain.commands.predict_inputs import Picture, list_inputs, result_names
+from wdtrain.packing.pack import pack
 from wdtrain.record.checkpoint import Checkpoints
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.packing import pack
 from wdtrain.stream import Order
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -537,5 +537,5 @@ def test_two_tasks_of_one_target_have_results_of_their_own(
 def test_a_folder_is_listed_by_name(tmp_path: Path) -> None:
     for name in ("b.png", "a.png", "c/a.png"):
         write_picture(tmp_path / name)
-    listed = [picture.inside.as_posix() for picture in list_pictures([tmp_path]).pictures]
+    listed = [picture.inside.as_posix() for picture in list_inputs([tmp_path]).pictures]
     assert listed == ["a.png", "b.png", "c/a.png"]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.runs import Runs
+from wdtrain.packing.pack import pack
 from wdtrain.scenes import parse_source
-from wdtrain.store.packing import pack
 
 
 @pytest.fixture(scope="session")

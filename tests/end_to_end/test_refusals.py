@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.runs import Runs
-from tests.sources import NoiseSource
+from tests.noise import NoiseSource
+from wdtrain.packing.pack import pack
 from wdtrain.scenes import parse_source
-from wdtrain.store.packing import pack
 from wdtrain.triple import Triple
 
 REFUSALS = [

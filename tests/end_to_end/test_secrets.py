@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.runs import Runs
-from tests.store.servers import FaultyServer
+from tests.remote.servers import FaultyServer
 
 FAILING = """
 import os

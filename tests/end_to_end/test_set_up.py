@@ -14,13 +14,13 @@ from accelerate.state import AcceleratorState
 
 from tests.end_to_end.runs import RECIPE
 from tests.learn.cases import small_tasks
-from tests.sources import NoiseSource
-from wdtrain import job, learn
+from tests.noise import NoiseSource
+from wdtrain import job, memory, ranks
 from wdtrain.config import load_recipe
-from wdtrain.learn import launch
-from wdtrain.learn.collective import Alone, RankLost
-from wdtrain.learn.watch import Verdict
-from wdtrain.store.packing import pack
+from wdtrain.packing.pack import pack
+from wdtrain.ranks import launch
+from wdtrain.ranks.collective import Alone, RankLost
+from wdtrain.ranks.liveness import LostRanks
 
 
 class Logged(Alone):
@@ -58,33 +58,33 @@ def test_device_and_communicator_are_there_before_the_planner_looks(
         calls.append("fit")
         return {}
 
-    monkeypatch.setattr(learn, "open_collective", lambda *_: Logged(calls))
+    monkeypatch.setattr(ranks, "open_collective", lambda *_: Logged(calls))
     monkeypatch.setattr(launch, "warm_up", lambda device: calls.append(f"{device} is warm"))
-    monkeypatch.setattr(learn, "CudaGauge", gauge)
-    monkeypatch.setattr(learn.Fitting, "fit", fit)
+    monkeypatch.setattr(memory, "CudaGauge", gauge)
+    monkeypatch.setattr(memory.Fitting, "fit", fit)
     monkeypatch.setattr(job, "device_facts", lambda device: {})
     run = job.open_run(recipe)
     gpu = SimpleNamespace(device=torch.device("cuda:0"), is_local_main_process=False)
     monkeypatch.setattr(run, "accelerator", gpu)
     run.fit()
-    size = run.tasks.ledger.flat.numel()
+    size = run.tasks.gradient_buffer.flat.numel()
     assert calls == ["cpu is warm", f"sum of {size}", "gauge", "fit"]
 
 
 def test_a_first_sum_that_fails_says_what_to_look_at() -> None:
     class Broken(Alone):
         def flat_sum(self, flat: torch.Tensor) -> None:
-            error = RankLost(Verdict((), 0, "broke although every rank still runs"), 0)
+            error = RankLost(LostRanks((), 0, "broke although every rank still runs"), 0)
             raise error from RuntimeError("NCCL Error 1: out of memory\nmore")
 
     with pytest.raises(ValueError, match=r"failed \(NCCL Error 1: out of memory\).*nvidia-smi"):
-        learn.set_up(torch.device("cpu"), small_tasks(), Broken())
+        ranks.set_up(torch.device("cpu"), small_tasks().gradient_buffer.flat, Broken())
 
 
 def test_a_rank_that_is_lost_in_the_first_sum_is_named() -> None:
     class Lost(Alone):
         def flat_sum(self, flat: torch.Tensor) -> None:
-            raise RankLost(Verdict((1,), 0, "rank 1 has ended"), 0)
+            raise RankLost(LostRanks((1,), 0, "rank 1 has ended"), 0)
 
     with pytest.raises(RankLost, match="rank 1 has ended"):
-        learn.set_up(torch.device("cpu"), small_tasks(), Lost())
+        ranks.set_up(torch.device("cpu"), small_tasks().gradient_buffer.flat, Lost())

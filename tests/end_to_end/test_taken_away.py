@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.end_to_end.runs import Runs
-from tests.store.servers import FaultyServer
+from tests.remote.servers import FaultyServer
 from wdtrain.record.checkpoint import Checkpoints
 
 NETWORK = """

@@ -13,10 +13,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tests.end_to_end.runs import Runs
-from tests.sources import NoiseSource
+from tests.noise import NoiseSource
+from wdtrain.packing.pack import pack
 from wdtrain.record.checkpoint import Checkpoints
 from wdtrain.record.runlog import write_status
-from wdtrain.store.packing import pack
 from wdtrain.triple import Triple
 
 GROUPS = ("best", "median", "worst")

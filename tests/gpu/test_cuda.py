@@ -13,14 +13,14 @@ import torch
 from tests.end_to_end.runs import RECIPE, TRAIN, Runs
 from tests.gpu.waiting import no_waiting
 from tests.learn.cases import make_rows, make_view, small_tasks
-from tests.sources import NoiseSource
-from wdtrain.learn.collective import Alone
-from wdtrain.learn.devices import default_device
-from wdtrain.learn.fitting import CudaGauge, Fitting
-from wdtrain.learn.networks import build
+from tests.noise import NoiseSource
 from wdtrain.learn.step import train_step
 from wdtrain.learn.task import TaskSet, build_task
-from wdtrain.store.packing import pack
+from wdtrain.memory.fitting import CudaGauge, Fitting
+from wdtrain.networks import build
+from wdtrain.packing.pack import pack
+from wdtrain.ranks.collective import Alone
+from wdtrain.ranks.devices import default_device
 
 pytestmark = [
     pytest.mark.gpu,

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from wdtrain.learn.augment import Augmentation
-from wdtrain.learn.collective import Alone
-from wdtrain.learn.ledger import Account
-from wdtrain.learn.networks import build
+from wdtrain.learn.gradient_buffer import TaskGradients
 from wdtrain.learn.norm import GroupedBatchNorm2d
 from wdtrain.learn.rows import Rows
 from wdtrain.learn.step import StepResult, train_step
-from wdtrain.learn.targets import Normalisation
 from wdtrain.learn.task import Task, TaskSet, build_task
 from wdtrain.learn.view import View
+from wdtrain.networks import build
+from wdtrain.ranks.collective import Alone
+from wdtrain.targets.truth import Normalisation
 from wdtrain.triple import DepthFormat
 
 CPU = torch.device("cpu")
@@ -139,7 +139,7 @@ def commit(norm: GroupedBatchNorm2d) -> None:
     """What is pending in a layer moves its running statistics, as at the end of a step."""
     assert norm.pending is not None
     flat = torch.cat((norm.pending, norm.pending.new_zeros(2)))
-    Account(flat, [], norm).commit_statistics(torch.tensor(True))
+    TaskGradients(flat, [], norm).commit_statistics(torch.tensor(True))
 
 
 def make_view(precision: str = "fp64", *, augmented: bool = True) -> View:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from wdtrain.learn.feed import Feed
+from wdtrain.learn.prefetch import Prefetcher
 from wdtrain.learn.rows import Rows
 from wdtrain.learn.step import StepResult
 from wdtrain.learn.task import Task, TaskSet
@@ -68,7 +68,7 @@ def _hook(task: Task, fault: Fault | None) -> None:
         if fault is not None:
             fault.pass_by("backward", task.name)
 
-    # In the midst of the network: gradients of later layers are in the ledger when it fails.
+    # In the midst of the network: gradients of later layers are in the buffer when it fails.
     layers = [m for m in task.network.modules() if isinstance(m, torch.nn.Conv2d)]
     layers[len(layers) // 2].register_forward_hook(forward)
 
@@ -76,9 +76,9 @@ def _hook(task: Task, fault: Fault | None) -> None:
 @pytest.fixture
 def faults(monkeypatch: pytest.MonkeyPatch) -> Callable[[Fault | None, TaskSet], None]:
     """`put`, with copies and augmentation made to look for a fault."""
-    copy, prepare = Feed._copy, View.prepare
+    copy, prepare = Prefetcher._copy, View.prepare
 
-    def faulty_copy(self: Feed, part: Rows, target: str) -> object:
+    def faulty_copy(self: Prefetcher, part: Rows, target: str) -> object:
         _pass_by("copy", target)
         return copy(self, part, target)
 
@@ -86,7 +86,7 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Callable[[Fault | None, TaskSet],
         _pass_by("augment", target)
         return prepare(self, overlay, stored, target, *rest)
 
-    monkeypatch.setattr(Feed, "_copy", faulty_copy)
+    monkeypatch.setattr(Prefetcher, "_copy", faulty_copy)
     monkeypatch.setattr(View, "prepare", faulty_prepare)
     return put
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.learn.cases import DEPTH, NORMALISATION
 from wdtrain.learn.augment import Augmentation, Drawn, Warp, zoomed
-from wdtrain.learn.targets import Normalisation, mask_target, plain, unit_overlay
+from wdtrain.targets.truth import Normalisation, mask_target, plain, unit_overlay
 from wdtrain.triple import DepthFormat
 
 OFF = {"zoom": 0.0, "rotation_deg": 0.0, "crop": 0.0, "flip": 0.0, "colour": 0.0}

@@ -12,12 +12,12 @@ from torch._dynamo.utils import counters
 
 from tests.learn.cases import CPU, Small, make_rows, make_view, mask_task, one_step, small_tasks
 from tests.learn.test_step import furthest, weights
-from wdtrain.learn.collective import Alone
 from wdtrain.learn.compiling import MOST_GRAPHS
 from wdtrain.learn.evaluate import evaluate
-from wdtrain.learn.fitting import Fitting
-from wdtrain.learn.networks import NETWORKS, build
 from wdtrain.learn.task import Task, TaskSet
+from wdtrain.memory.fitting import Fitting
+from wdtrain.networks import NETWORKS, build
+from wdtrain.ranks.collective import Alone
 
 STEPS = (24, 24, 22, 24)
 """Samples of each step: a tail now and then, as at the end of an epoch."""

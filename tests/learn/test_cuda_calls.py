@@ -11,12 +11,12 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 
 from tests.learn.fake_cuda import FREE_BYTES, HELD_BYTES, TOTAL_BYTES, FakeCuda
-from wdtrain.learn import launch
 from wdtrain.learn.build import build_tasks
-from wdtrain.learn.devices import default_device, indexed, warm_up
-from wdtrain.learn.fitting import CudaGauge, budget_bytes
-from wdtrain.record.memory import measure_memory
-from wdtrain.record.plans import device_facts
+from wdtrain.memory.fitting import CudaGauge, budget_bytes
+from wdtrain.ranks import launch
+from wdtrain.ranks.devices import default_device, indexed, warm_up
+from wdtrain.record.plan_cache import device_facts
+from wdtrain.record.process_memory import measure_memory
 
 PACKAGE = Path(launch.__file__).parent.parent
 

@@ -12,11 +12,11 @@ from torch import Tensor
 from tests.learn.cases import CPU, DEPTH, NORMALISATION, depth_task, make_rows, mask_task
 from tests.learn.faults import out_of_memory
 from wdtrain.learn.evaluate import Answered, evaluate, evaluate_batches, predict
-from wdtrain.learn.losses import build_loss
-from wdtrain.learn.shortage import DoesNotFit
-from wdtrain.learn.targets import mask_target
+from wdtrain.learn.out_of_memory import DoesNotFit
 from wdtrain.learn.task import Task
 from wdtrain.learn.view import View
+from wdtrain.targets.losses import build_loss
+from wdtrain.targets.truth import mask_target
 
 VIEW = View(normalisation=NORMALISATION, depth_format=DEPTH, precision="fp64")
 

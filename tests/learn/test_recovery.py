@@ -21,8 +21,8 @@ from tests.learn.cases import (
 )
 from tests.learn.faults import PHASES, Fault, faults, out_of_memory, put, recovered
 from tests.learn.test_step import UNKNOWN, depth_gradients, furthest, gradients, weights
+from wdtrain.learn.out_of_memory import DoesNotFit, is_out_of_memory, try_to
 from wdtrain.learn.rows import Rows
-from wdtrain.learn.shortage import DoesNotFit, is_out_of_memory, try_to
 from wdtrain.learn.task import TaskSet
 
 __all__ = ["faults"]
@@ -84,7 +84,7 @@ def test_the_gradient_is_that_of_the_whole_batch(faults, whole, micro_batch, wor
         rows = share_of_rank(make_rows(24), collective.rank, world)
         result = one_step(tasks, rows, collective=collective)
         assert len(result.recoveries) == is_recovered
-        return tasks.ledger.flat
+        return tasks.gradient_buffer.flat
 
     for flat in run_ranks(world, work):
         torch.testing.assert_close(flat, whole, rtol=0, atol=1e-10)
@@ -100,9 +100,9 @@ def test_the_gradient_is_that_of_the_whole_batch_where_samples_have_no_depth(fau
         rows = share_of_rank(without_depth(make_rows(24), *UNKNOWN), collective.rank, world)
         result = one_step(tasks, rows, collective=collective)
         assert len(result.recoveries) == 1
-        account = tasks.account(tasks[0])
-        assert account.samples == 17
-        return torch.cat((account.gradients, account.statistics))
+        gradients = tasks.gradients_of(tasks[0])
+        assert gradients.samples == 17
+        return torch.cat((gradients.gradients, gradients.statistics))
 
     for flat in run_ranks(world, work):
         torch.testing.assert_close(flat, whole[:-1], rtol=0, atol=1e-10)

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.learn.cases import make_rows, make_view, one_step
-from wdtrain.learn.losses import build_loss
-from wdtrain.learn.networks import build
-from wdtrain.learn.networks.layers import WideSigmoid
 from wdtrain.learn.rounding import keep_output_fine
 from wdtrain.learn.task import TaskSet, build_task
+from wdtrain.networks import build
+from wdtrain.networks.layers import WideSigmoid
+from wdtrain.targets.losses import build_loss
 
 LEVELS = (-9.0, -6.5, 2.0, 6.25, 7.0, 10.0)
 
@@ -74,7 +74,7 @@ def first_step(network: nn.Module, loss: str, precision: str) -> tuple[float, Te
     tasks, rows = TaskSet([task]), make_rows(8)
     rows.mask[:6], rows.mask[6:] = 0, 255
     reading = one_step(tasks, rows, view=make_view(precision)).read()
-    return reading.losses["mask"], tasks.account(task).gradients.clone()
+    return reading.losses["mask"], tasks.gradients_of(task).gradients.clone()
 
 
 @pytest.mark.parametrize("level", LEVELS)

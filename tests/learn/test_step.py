@@ -19,13 +19,13 @@ from tests.learn.cases import (
     share_of_rank,
     without_depth,
 )
-from wdtrain.learn.collective import Alone
 from wdtrain.learn.evaluate import evaluate
-from wdtrain.learn.networks import build
 from wdtrain.learn.rows import Rows
 from wdtrain.learn.step import train_step
 from wdtrain.learn.task import StepError, TaskSet
 from wdtrain.learn.view import Memo
+from wdtrain.networks import build
+from wdtrain.ranks.collective import Alone
 
 SPLITS = (24, 12, 8, 16, 1)
 
@@ -34,7 +34,7 @@ def gradients(micro_batch: int, **options) -> torch.Tensor:
     """The flat gradient and statistics of seed-mask after one step on 24 samples."""
     tasks = TaskSet([mask_task(micro_batch=micro_batch, **options)])
     one_step(tasks, make_rows(24))
-    return tasks.ledger.flat.clone()
+    return tasks.gradient_buffer.flat.clone()
 
 
 def weights(tasks: TaskSet) -> dict[str, torch.Tensor]:
@@ -69,7 +69,7 @@ def test_the_gradient_does_not_depend_on_the_number_of_ranks(whole, world, micro
         rows = share_of_rank(make_rows(24), collective.rank, world)
         result = one_step(tasks, rows, collective=collective)
         assert result.samples == 24
-        return tasks.ledger.flat
+        return tasks.gradient_buffer.flat
 
     for flat in run_ranks(world, work):
         torch.testing.assert_close(flat, whole, rtol=0, atol=1e-10)
@@ -85,7 +85,7 @@ def depth_gradients(micro_batch: int, collective=None) -> torch.Tensor:
     tasks = TaskSet([depth_task(micro_batch=micro_batch)])
     rows = share_of_rank(without_depth(make_rows(24), *UNKNOWN), collective.rank, collective.world)
     reading = one_step(tasks, rows, collective=collective).read()
-    flat = tasks.account(tasks[0])
+    flat = tasks.gradients_of(tasks[0])
     assert flat.samples == 17
     return torch.cat((flat.gradients, flat.statistics, torch.tensor([reading.losses["depth"]])))
 
@@ -102,9 +102,9 @@ def test_the_gradient_is_the_mean_over_the_samples_that_have_depth():
     expected = torch.autograd.grad(mean, task.live_parameters)
     tasks = TaskSet([depth_task()])
     reading = one_step(tasks, rows).read()
-    account = tasks.account(tasks[0])
+    gradients = tasks.gradients_of(tasks[0])
     assert reading.losses["depth"] == pytest.approx(mean.item(), abs=1e-12)
-    for parameter, gradient in zip(account.parameters, expected, strict=True):
+    for parameter, gradient in zip(gradients.parameters, expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=0, atol=1e-10)
 
 
@@ -192,7 +192,7 @@ def test_unequal_groups_and_tails_give_the_gradient_of_the_whole_batch():
     for micro_batch in (10, 4, 6):
         tasks = TaskSet([mask_task(micro_batch=micro_batch)])
         one_step(tasks, rows)
-        flats.append(tasks.ledger.flat.clone())
+        flats.append(tasks.gradient_buffer.flat.clone())
     for flat in flats[1:]:
         torch.testing.assert_close(flat, flats[0], rtol=0, atol=1e-10)
 
@@ -319,7 +319,7 @@ def test_clipping_bounds_the_norm_of_each_task_and_reports_what_it_was():
     free, clipped = (TaskSet([mask_task(max_grad_norm=norm)]) for norm in (0.0, 1e-3))
     norms = [one_step(tasks, make_rows(8)).read().grad_norms["mask"] for tasks in (free, clipped)]
     assert norms[0] == norms[1] > 1e-3
-    assert float(clipped.account(clipped[0]).gradients.norm()) == pytest.approx(1e-3, rel=1e-2)
+    assert float(clipped.gradients_of(clipped[0]).gradients.norm()) == pytest.approx(1e-3, rel=1e-2)
 
 
 class Exploding(nn.Module):

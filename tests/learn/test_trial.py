@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wdtrain.learn.convert import prepare_network
 from wdtrain.learn.groups import Context
-from wdtrain.learn.networks import NETWORKS, build
-from wdtrain.learn.networks.layers import NORMS
-from wdtrain.learn.prepare import prepare_network
 from wdtrain.learn.trial import check_network
+from wdtrain.networks import NETWORKS, build
+from wdtrain.networks.layers import NORMS
 
 SIZE = (16, 16)
 

@@ -21,7 +21,7 @@ from wdtrain.record.checkpoint import (
     Checkpoints,
     load_weights,
     save_weights,
-    verify,
+    verify_checkpoint,
 )
 
 
@@ -108,7 +108,7 @@ def test_a_damaged_one_is_skipped_with_its_reason(tmp_path, damage):
     assert len(found.skipped) == 1
     assert "step-00000002 is damaged" in found.skipped[0]
     with pytest.raises(CheckpointError, match="resume from an older one"):
-        verify(folder)
+        verify_checkpoint(folder)
 
 
 def test_a_run_that_goes_on_from_an_older_one_replaces_the_damaged_future(tmp_path):
@@ -129,7 +129,7 @@ def test_a_newer_format_is_refused_by_name(tmp_path, monkeypatch):
     path = save(Checkpoints(tmp_path), 1).path
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match="written by a newer wdtrain"):
-        verify(path)
+        verify_checkpoint(path)
 
 
 def test_keys_and_values_of_extra_come_back_as_json_has_them(tmp_path):

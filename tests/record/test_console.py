@@ -17,7 +17,7 @@ from rich.console import Console as Terminal
 from wdtrain.record.console import Console, Progress, RunPlan, Score, TaskPlan, make_console
 from wdtrain.record.console_live import LiveConsole
 from wdtrain.record.console_plain import PlainConsole
-from wdtrain.record.memory import Memory
+from wdtrain.record.process_memory import ProcessMemory
 
 
 class Clock:
@@ -42,7 +42,7 @@ SECONDS = {"data": 0.2, "augment": 0.3, "forward_backward": 1.0}
 
 def progress(step: int) -> Progress:
     losses = {"mask": 0.5 / step, "depth": 0.25}
-    memory = Memory(3 << 30, 8 << 30, "RSS")
+    memory = ProcessMemory(3 << 30, 8 << 30, "RSS")
     return Progress(step=step, losses=losses, samples=256, seconds=SECONDS, memory=memory)
 
 

@@ -10,12 +10,12 @@ import sys
 
 import pytest
 
-from wdtrain.record.lock import RunLock, lock_holder
-from wdtrain.record.runlog import RunError
+from wdtrain.disk.errors import RunError
+from wdtrain.disk.locks import RunLock, lock_holder
 
 HOLDER = """
 import sys, time
-from wdtrain.record.lock import RunLock
+from wdtrain.disk.locks import RunLock
 RunLock(sys.argv[1]).acquire()
 print("held", flush=True)
 time.sleep(60)

@@ -8,9 +8,10 @@ import re
 import cv2
 import pytest
 
+from wdtrain.disk.errors import RunError
 from wdtrain.record.curves import collect, draw_curves
 from wdtrain.record.report import outcome, read_results, versions, write_report
-from wdtrain.record.runlog import RunError, RunLog
+from wdtrain.record.runlog import RunLog
 
 DEPTH = {"rmse_log": 0.2, "absrel": 0.15, "delta1": 0.8}
 RESULTS = {

@@ -12,15 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wdtrain.record import durable, runlog
-from wdtrain.record.runlog import (
-    RunError,
-    RunLog,
-    read_log,
-    read_status,
-    save_config,
-    write_status,
-)
+from wdtrain.disk import durable
+from wdtrain.disk.errors import RunError
+from wdtrain.record import runlog
+from wdtrain.record.runlog import RunLog, read_log, read_status, save_config, write_status
 
 
 def write_log(folder, steps) -> None:

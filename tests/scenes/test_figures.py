@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from wdtrain.scenes.difficulty import Difficulty
-from wdtrain.scenes.figures import KINDS, build_figure
+from wdtrain.scenes.figures import FIGURE_KINDS, build_figure
 
 FIGURES = [build_figure(5, number, 64, Difficulty.of(0.3)) for number in range(30)]
 
@@ -18,7 +18,7 @@ def test_a_figure_reaches_from_its_first_row_to_its_last() -> None:
 
 
 def test_every_kind_of_figure_is_drawn() -> None:
-    assert {figure.kind for figure in FIGURES} == set(KINDS)
+    assert {figure.kind for figure in FIGURES} == set(FIGURE_KINDS)
 
 
 def test_light_is_premultiplied() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wdtrain.scenes.keyed import Shuffle, generator, key_of
+from wdtrain.scenes.keyed import Shuffle, generator, sample_key
 from wdtrain.scenes.product import Product
 
 
@@ -32,8 +32,8 @@ def test_a_shuffle_depends_on_its_key() -> None:
 
 
 def test_keys_are_not_joined_parts() -> None:
-    assert key_of("a", "bc") != key_of("ab", "c")
-    assert key_of(1) != key_of("1")
+    assert sample_key("a", "bc") != sample_key("ab", "c")
+    assert sample_key(1) != sample_key("1")
 
 
 def test_a_generator_is_a_pure_function_of_its_key() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.scenes.colour_threshold import best_threshold_iou
 from wdtrain.scenes.pasting import Spot, visible_fraction
-from wdtrain.scenes.playground import LEAST_VISIBLE, Playground
+from wdtrain.scenes.playground import LEAST_VISIBLE_SHARE, Playground
 from wdtrain.triple import FOREGROUND, Triple
 
 
@@ -121,8 +121,10 @@ def test_masks_are_never_empty_and_mostly_visible(difficulty: float) -> None:
         rows = meta["pixel_height"]
         alpha = source._figures[scene.cutout].sized(rows, flip=scene.flip)[0][..., 0]
         spot = Spot(meta["contact_row"] - rows, meta["left"])
-        assert visible_fraction(alpha, meta["distance_m"], depth, spot) >= LEAST_VISIBLE - 1e-3
-        assert triple.mask.sum() / 255 >= (LEAST_VISIBLE - 0.01) * alpha.sum()
+        assert (
+            visible_fraction(alpha, meta["distance_m"], depth, spot) >= LEAST_VISIBLE_SHARE - 1e-3
+        )
+        assert triple.mask.sum() / 255 >= (LEAST_VISIBLE_SHARE - 0.01) * alpha.sum()
         assert (triple.mask >= FOREGROUND).any()
 
 

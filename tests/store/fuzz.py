@@ -25,10 +25,10 @@ import numpy as np
 import zstandard
 
 from wdtrain import triple
+from wdtrain.disk.errors import DamagedSample, StoreError
 from wdtrain.store import frames, native, tar
-from wdtrain.store.errors import DamagedSample, StoreError
+from wdtrain.store.filling import Filler, MemberPlaces, RowBuffers, WindowSlice
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.rows import Filler, Part, Rows, Target
 from wdtrain.store.samples import (
     BlockIndex,
     decode_row,
@@ -234,7 +234,7 @@ def judge(number: int) -> str:
 def check_rows(block: BlockIndex, size: tuple[int, int]) -> int:
     """The samples left out: a row that is filled at once is what row by row gives."""
     count, manifest = block.num_samples, block.manifest
-    target = Target(
+    target = RowBuffers(
         np.empty((count, *size, 3), np.uint8),
         np.empty((count, *size), np.uint8),
         np.empty((count, *size), manifest.depth.dtype),
@@ -242,12 +242,12 @@ def check_rows(block: BlockIndex, size: tuple[int, int]) -> int:
     )
     left_out = 0
     if native.LIBRARY is not None and count:
-        rows = Rows.of_blocks([block], np.zeros(count, int), np.arange(count), manifest)
+        rows = MemberPlaces.of_blocks([block], np.zeros(count, int), np.arange(count), manifest)
         filler = Filler(manifest, size)
-        is_whole = filler.fill([Part(rows, 0, count, 0)], target).parts
+        is_whole = filler.fill([WindowSlice(rows, 0, count, 0)], target).parts
     for row in range(count):
         is_filled = native.LIBRARY is not None and (
-            is_whole or filler.fill([Part(rows, row, 1, row)], target).parts
+            is_whole or filler.fill([WindowSlice(rows, row, 1, row)], target).parts
         )
         try:
             arrays = decode_row(block, row, size=size)

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 import xxhash
 
-from tests.store.conftest import FORMS
+from tests.disks import FORMS
 from wdtrain import triple
+from wdtrain.packing.verify import walk_blocks
 from wdtrain.store import opener
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.samples import decode_row, member_suffixes
-from wdtrain.store.verify import walk_blocks
 
 Packed = Callable[..., Manifest]
 needs_zstd = pytest.mark.skipif(not shutil.which("zstd"), reason="the zstd command is not here")
@@ -163,7 +163,7 @@ def check_samples(manifest: Manifest, samples: Iterator[dict[str, object]]) -> N
 def test_the_webdataset_library_reads_them_through_the_scheme(packed: Packed) -> None:
     import webdataset
 
-    opener.register()
+    opener.register_opener()
     urls = opener.shard_urls(packed(), "train")
     check_samples(packed(), iter(webdataset.WebDataset(urls, shardshuffle=False)))
 

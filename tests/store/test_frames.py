@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wdtrain.store import frames
-from wdtrain.store.memory import Recycled
+from wdtrain.store.buffers import Recycled
 
 BLOCKS = st.lists(st.binary(max_size=3000), min_size=1, max_size=6)
 LEVELS = (-7, -1, 1, 9)

@@ -16,22 +16,22 @@ import pytest
 import simplejpeg
 from PIL import Image
 
+from tests.disks import Disks
 from tests.store.blocks import SAMPLES, Written, block_of, inflated, samples_of
-from tests.store.material import Disks
-from tests.store.test_rows import filled, needs_library, stored_sample, target_of
+from tests.store.test_filling import filled, needs_library, stored_sample, target_of
 from tests.store.test_samples import either_way  # noqa: F401
 from wdtrain import triple
-from wdtrain.store import frames, memory, native, tar
-from wdtrain.store.errors import DamagedBlock, DamagedSample, StoreError
+from wdtrain.disk.errors import DamagedBlock, DamagedSample, StoreError
+from wdtrain.packing.plan import make_plan
+from wdtrain.packing.prepare import prepare
+from wdtrain.packing.splits import Holdout
+from wdtrain.store import buffers, frames, native, tar
+from wdtrain.store.buffers import Recycled
+from wdtrain.store.filling import Filler, MemberPlaces, WindowSlice
 from wdtrain.store.limits import MAX_KEY, most_free_bytes, most_sample_bytes
 from wdtrain.store.loading import BlockLoader
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.memory import Recycled
-from wdtrain.store.plan import make_plan
-from wdtrain.store.prepare import prepare
-from wdtrain.store.rows import Filler, Part, Rows
 from wdtrain.store.samples import decode_row, parse_block
-from wdtrain.store.splits import Holdout
 from wdtrain.triple import TripleError
 
 Packed = Callable[..., Manifest]
@@ -45,7 +45,7 @@ def no_more_than(limit: int, patch: pytest.MonkeyPatch) -> None:
         assert num_bytes <= limit, f"{num_bytes:,} bytes are asked for"
         return np.empty(num_bytes, np.uint8)
 
-    patch.setattr(memory, "_ordinary", empty)
+    patch.setattr(buffers, "_ordinary", empty)
 
 
 @pytest.mark.parametrize("encoding", ["image", "raw"])
@@ -184,12 +184,12 @@ def test_no_jpeg_takes_tables_of_the_one_before_it(packed: Packed, marker: int) 
     odd = [whole, one_table(rgb), whole, without_segment(one_table(rgb), marker)]
     samples = [(f"k{at}", members | {"overlay.jpg": jpeg}) for at, jpeg in enumerate(odd)]
     block = parse_block(block_of(samples), manifest)
-    rows = Rows.of_blocks([block], np.zeros(4, int), np.arange(4), manifest)
+    rows = MemberPlaces.of_blocks([block], np.zeros(4, int), np.arange(4), manifest)
     target, filler = target_of(manifest, 4), Filler(manifest, (24, 32))
-    assert filler.fill([Part(rows, 0, 3, 0)], target).parts == 1  # none of them is unusual
+    assert filler.fill([WindowSlice(rows, 0, 3, 0)], target).parts == 1  # none of them is unusual
     for row in range(3):
         np.testing.assert_array_equal(target.overlay[row], decode_row(block, row)[0])
-    is_filled = filler.fill([Part(rows, 0, 4, 0)], target).parts
+    is_filled = filler.fill([WindowSlice(rows, 0, 4, 0)], target).parts
     if marker == 0xDB:
         assert not is_filled
         with pytest.raises(DamagedSample, match="sample k3"):

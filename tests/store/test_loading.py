@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.disks import FORMS
 from tests.store.blocks import readers, same
-from tests.store.conftest import FORMS
 from wdtrain.store import native
+from wdtrain.store.buffers import Recycled
 from wdtrain.store.loading import BlockLoader
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.memory import Recycled
 from wdtrain.store.samples import parse_block
 
 Packed = Callable[..., Manifest]

@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.store.blocks import SAMPLES, Samples, Written, block_of, inflated, same, samples_of
+from wdtrain.disk.errors import StoreError
 from wdtrain.store import frames, native
-from wdtrain.store.errors import StoreError
+from wdtrain.store.buffers import Recycled
 from wdtrain.store.loading import BlockLoader
 from wdtrain.store.manifest import Manifest, Shard
-from wdtrain.store.memory import Recycled
 from wdtrain.store.samples import parse_block
 from wdtrain.store.shards import ShardReader
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.store.material import Disks, write_folder
-from wdtrain.store.errors import StoreError
-from wdtrain.store.folder import FolderSource
-from wdtrain.store.packing import pack
-from wdtrain.store.verify import walk_blocks
+from tests.disks import Disks, write_folder
+from wdtrain.disk.errors import StoreError
+from wdtrain.packing.pack import pack
+from wdtrain.packing.verify import walk_blocks
+from wdtrain.sources.folder import FolderSource
 from wdtrain.triple import TripleError, decode_meta, encode_meta
 
 
@@ -60,7 +60,7 @@ def test_other_json_is_a_reject_with_its_reason(tmp_path: Path, text: str, reaso
         decode_meta(text.encode())
     folder = write_folder(tmp_path / "in", Disks(count=12))
     (folder / "disk-000003.json").write_text(text)
-    manifest = pack(folder, tmp_path / "set", processes=1, max_rejects=0.1)
+    manifest = pack(FolderSource(folder), tmp_path / "set", processes=1, max_rejects=0.1)
     (reject,) = manifest.rejects["list"]
     assert reject["key"] == "disk-000003"
     assert reason in reject["reason"]
@@ -79,7 +79,7 @@ def test_numbers_that_are_none_are_null_in_the_shard(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "in", Disks(count=12))
     for path in folder.glob("disk*.json"):
         path.write_text('{"score": NaN, "limit": -Infinity, "large": 1e999, "n": 1.5}')
-    manifest = pack(folder, tmp_path / "set", processes=1, encoding="raw")
+    manifest = pack(FolderSource(folder), tmp_path / "set", processes=1, encoding="raw")
     for _, _, block in walk_blocks(manifest, manifest.split("train")):
         for row in range(block.num_samples):
             text = bytes(block.members(row)[3])

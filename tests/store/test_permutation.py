@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wdtrain.store.permutation import MAX_SIZE, Permutation, key_of, keyed_hash
+from wdtrain.store.permutation import MAX_SIZE, Permutation, keyed_hash, permutation_key
 
 KEYS = st.binary(min_size=1, max_size=40)
 
@@ -41,16 +41,17 @@ def test_a_part_is_what_the_whole_has_there(size: int, key: bytes, start: int) -
 
 def test_the_order_of_a_key_never_changes() -> None:
     # Cursors and packed datasets depend on these numbers: a change of them breaks both.
-    order = Permutation(10, key_of("order", 7)).forward(np.arange(10))
+    order = Permutation(10, permutation_key("order", 7)).forward(np.arange(10))
     assert order.tolist() == [9, 2, 0, 4, 6, 7, 1, 3, 8, 5]
-    hashes = keyed_hash(np.array([0, 1, -1]), key_of("x")).tolist()
+    hashes = keyed_hash(np.array([0, 1, -1]), permutation_key("x")).tolist()
     assert hashes == [3975151368273586225, 2963440291337562490, 7009281176327601316]
 
 
 def test_positions_and_neighbours_are_spread_evenly() -> None:
     size, draws = 64, 4000
     firsts = [
-        Permutation(size, key_of("fair", seed)).forward(np.arange(2)) for seed in range(draws)
+        Permutation(size, permutation_key("fair", seed)).forward(np.arange(2))
+        for seed in range(draws)
     ]
     first, second = np.array(firsts).T
     expected = draws / size
@@ -63,9 +64,9 @@ def test_positions_and_neighbours_are_spread_evenly() -> None:
 
 def test_keys_of_different_parts_differ() -> None:
     parts = [("ab", "c"), ("a", "bc"), ("abc",), (1, "1"), ("1", 1), (b"1", 1), (11,), (1, 1)]
-    assert len({key_of(*each) for each in parts}) == len(parts)
+    assert len({permutation_key(*each) for each in parts}) == len(parts)
     with pytest.raises(TypeError, match="float"):
-        key_of(0.5)  # type: ignore[arg-type]
+        permutation_key(0.5)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("value", [-1, 10])

@@ -9,14 +9,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from tests.store.conftest import FORMS
-from tests.store.material import Disks
+from tests.disks import FORMS, Disks
 from wdtrain import triple
+from wdtrain.disk.errors import DamagedSample, StoreError
+from wdtrain.packing.verify import walk_blocks
 from wdtrain.store import native, tar
-from wdtrain.store.errors import DamagedSample, StoreError
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.samples import BlockIndex, decode_row, member_suffixes, parse_block
-from wdtrain.store.verify import walk_blocks
 
 Packed = Callable[..., Manifest]
 

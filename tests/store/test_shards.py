@@ -13,12 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.store.conftest import FORMS
+from tests.disks import FORMS
+from wdtrain.disk.errors import DamagedBlock, StoreError
+from wdtrain.remote.access import LocalFile
 from wdtrain.store import tar
-from wdtrain.store.errors import DamagedBlock, StoreError
-from wdtrain.store.files import LocalFile
+from wdtrain.store.buffers import Recycled
 from wdtrain.store.manifest import Manifest, Shard
-from wdtrain.store.memory import Recycled
 from wdtrain.store.shards import ShardReader
 
 Packed = Callable[..., Manifest]

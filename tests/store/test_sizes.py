@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.store.material import Disks
-from wdtrain.store.errors import StoreError
-from wdtrain.store.packing import pack
+from tests.disks import Disks
+from wdtrain.disk.errors import StoreError
+from wdtrain.packing.pack import pack
 from wdtrain.triple import Triple
 
 

@@ -13,10 +13,10 @@ from typing import Any
 import zstandard
 from hypothesis import strategies as st
 
-from tests.sources import NoiseSource
+from tests.noise import NoiseSource
+from wdtrain.packing.pack import pack
+from wdtrain.packing.splits import Holdout
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.packing import pack
-from wdtrain.store.splits import Holdout
 from wdtrain.stream import Batch, Cursor, Order, open_stream
 
 SIDE = 12

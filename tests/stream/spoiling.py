@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.stream.readings import Place
+from wdtrain.packing.shardfile import ShardFile
 from wdtrain.store.manifest import Manifest, Shard, digest_of
-from wdtrain.store.shardfile import ShardFile
 from wdtrain.store.shards import ShardReader
 
 Change = Callable[[int, int, bytes], bytes]

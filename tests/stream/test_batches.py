@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from wdtrain.learn.feed import Feed
+from wdtrain.learn.prefetch import Prefetcher
 from wdtrain.learn.rows import rows_of
-from wdtrain.store.memory import KEPT, Lease
+from wdtrain.store.buffers import KEPT, Lease
 from wdtrain.stream import batches
 from wdtrain.stream.batches import Batch, HostMemory, tensors
 from wdtrain.stream.cursor import Cursor
@@ -144,7 +144,7 @@ def test_our_own_loop_copies_by_way_of_the_batch(
 
     monkeypatch.setattr(Batch, "copy", copy)
     rows = rows_of(batch, 2)
-    fed = list(Feed(torch.device("cpu")).micro_batches(rows, [(0, 1), (1, 2)], "mask"))
+    fed = list(Prefetcher(torch.device("cpu")).micro_batches(rows, [(0, 1), (1, 2)], "mask"))
     assert copied == [(part.data_ptr(), 2) for one in fed for part in (one.overlay, one.stored)]
 
 

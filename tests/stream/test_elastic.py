@@ -20,10 +20,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.sources import NoiseSource
+from tests.noise import NoiseSource
 from tests.stream.layouts import SAMPLE_BYTES, fake_manifest
+from wdtrain.packing.pack import pack
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.packing import pack
 from wdtrain.stream import Batch, Cursor, Order, open_stream
 from wdtrain.stream.order import Piece
 

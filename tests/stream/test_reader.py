@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from tests.laws import check_each_once, check_resumes_everywhere
-from tests.sources import NoiseSource
-from wdtrain.store.errors import StoreError
+from tests.noise import NoiseSource
+from wdtrain.disk.errors import StoreError
+from wdtrain.packing.pack import pack
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.packing import pack
 from wdtrain.store.shards import ShardReader
 from wdtrain.stream import Batch, Cursor, Stream, open_stream, reader
 from wdtrain.stream.reader import Damaged

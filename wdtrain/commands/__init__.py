@@ -11,7 +11,7 @@ from typing import Final, TextIO
 
 from rich.console import Console
 
-from wdtrain.store.urls import is_url, without_secrets
+from wdtrain.remote.urls import is_url, without_secrets
 
 UNREAD: Final = 141
 """The exit code of what a shell's own tools end with when nobody reads them: 128 + SIGPIPE."""

@@ -21,13 +21,13 @@ import torch
 from rich.table import Table
 
 from wdtrain.commands import Output, run_command
+from wdtrain.packing.pack import usable_cores
 from wdtrain.resize import size_for
 from wdtrain.settings import parse_bytes
 from wdtrain.store import native
+from wdtrain.store.buffers import Recycled
+from wdtrain.store.filling import Filler, MemberPlaces, RowBuffers, WindowSlice
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.memory import Recycled
-from wdtrain.store.packing import usable_cores
-from wdtrain.store.rows import Filler, Part, Rows, Target
 from wdtrain.store.samples import BlockIndex, decode_row, parse_block
 from wdtrain.store.shards import ShardReader
 from wdtrain.stream import Batch, Stream, open_stream
@@ -216,15 +216,15 @@ class _Floor:
             done += block.num_samples
         return done
 
-    def _decode(self, block: BlockIndex, target: Target) -> None:
+    def _decode(self, block: BlockIndex, target: RowBuffers) -> None:
         count = block.num_samples
         if native.LIBRARY is None:
             for row in range(count):
                 decode_row(block, row, size=self._size)
             return
         in_order = np.zeros(count, np.int64), np.arange(count)
-        rows = Rows.of_blocks([block], *in_order, self._manifest)
-        self._filler.fill([Part(rows, 0, count, 0)], target)
+        rows = MemberPlaces.of_blocks([block], *in_order, self._manifest)
+        self._filler.fill([WindowSlice(rows, 0, count, 0)], target)
 
 
 # ---------------------------------------------------------------------------- showing

@@ -20,20 +20,20 @@ from PIL import Image, ImageDraw, ImageFont
 from wdtrain.commands.inspect_order import check_cursor, manifest_of
 from wdtrain.commands.pack_shards import long_work
 from wdtrain.commands.trust import add_trust, load_run_recipe
-from wdtrain.config import Augment, Data, Recipe, Run, load_recipe
+from wdtrain.config import AugmentSettings, DataSettings, Recipe, RunSettings, load_recipe
+from wdtrain.disk.errors import StoreError
 from wdtrain.record.outputs import OVERWRITE_HELP, Outputs
-from wdtrain.record.pictures import colour_depth, colour_mask, png_of
+from wdtrain.record.picture_grid import colour_depth, colour_mask, png_of
+from wdtrain.remote.urls import redacted
 from wdtrain.resize import network_size
-from wdtrain.store.errors import StoreError
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.samples import BlockIndex, decode_row, parse_block
 from wdtrain.store.shards import ShardReader
-from wdtrain.store.urls import shown
 
 if TYPE_CHECKING:  # the networks' room brings torch along, which the other actions do without
     from wdtrain.learn.augment import Augmentation, Drawn
-    from wdtrain.learn.targets import Prepared
     from wdtrain.learn.view import View
+    from wdtrain.targets.truth import TrainingInput
 
 EXAMPLES: Final = """\
 examples:
@@ -51,7 +51,7 @@ A dataset has no index of its keys: blocks are read, inflated and their headers 
 sample is found, half the split on average (20,000 samples of 64 x 64: some tenths of a second), and
 all of it for a key that it does not hold. No other sample is decoded.
 """
-_AMOUNTS: Final = tuple(Augment.model_fields)
+_AMOUNTS: Final = tuple(AugmentSettings.model_fields)
 _GIVEN: Final = ("split", "seed", *_AMOUNTS)
 """Options that stand in a run's recipe."""
 _NEAR_KEYS: Final = 3
@@ -67,13 +67,13 @@ class Sample(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Seen:
+class ShownSample:
     """A sample in an epoch: what was drawn, and what networks of each target got (n = 1)."""
 
     epoch: int
     drawn: Drawn
-    mask: Prepared
-    depth: Prepared
+    mask: TrainingInput
+    depth: TrainingInput
 
 
 # ---------------------------------------------------------------------------- what is asked
@@ -101,13 +101,14 @@ def add_augment(actions: Any) -> None:
                        help="what this run saw, by its config.yaml")  # fmt: skip
     add_trust(action)
     where.add_argument("--config", type=Path, metavar="FILE", help="what this recipe would show")
-    split = Data.model_fields["train_split"].default
+    split = DataSettings.model_fields["train_split"].default
     add("--split", metavar="NAME", help=f"default: the recipe's, else {split}")
-    seed = Run.model_fields["seed"].default
+    seed = RunSettings.model_fields["seed"].default
     add("--seed", type=int, metavar="N", help=f"run.seed; default: the recipe's, else {seed}")
     for name in _AMOUNTS:
-        shown = f"augment.{name}; default: the recipe's, else {Augment.model_fields[name].default}"
-        add(f"--{name.replace('_', '-')}", type=float, metavar="X", help=shown)
+        default = AugmentSettings.model_fields[name].default
+        text = f"augment.{name}; default: the recipe's, else {default}"
+        add(f"--{name.replace('_', '-')}", type=float, metavar="X", help=text)
     action.set_defaults(act=show_augment)
 
 
@@ -126,7 +127,7 @@ def show_augment(options: argparse.Namespace) -> int:
         options.out, "inspect-shards augment", overwrite=options.overwrite, ending=".png"
     )
     manifest = manifest_of(options, recipe)
-    data = Data(url=manifest.url) if recipe is None else recipe.data
+    data = DataSettings(url=manifest.url) if recipe is None else recipe.data
     split = options.split or data.train_split
     epochs = _epochs(options.epoch, None if options.run_folder is None else recipe, manifest)
     if options.run_folder is not None:
@@ -138,7 +139,9 @@ def show_augment(options: argparse.Namespace) -> int:
     picture = sheet(sample, sights, view)
     out.write(options.out.name, png_of(picture))
     for sight in sights:
-        print(f"epoch {sight.epoch}: {', '.join(told(sight.drawn, sample.mask.shape))}")
+        print(
+            f"epoch {sight.epoch}: {', '.join(augmentation_words(sight.drawn, sample.mask.shape))}"
+        )
     print(f"wrote {options.out} ({picture.shape[1]} x {picture.shape[0]})")
     return 0
 
@@ -180,7 +183,7 @@ def _epochs(text: str, recipe: Recipe | None, manifest: Manifest) -> list[int]:
     return epochs
 
 
-def _check_run(folder: Path, data: Data, manifest: Manifest) -> None:
+def _check_run(folder: Path, data: DataSettings, manifest: Manifest) -> None:
     """ValueError where the run's newest checkpoint tells that it was trained on another dataset."""
     from wdtrain.stream.order import Order
 
@@ -190,8 +193,8 @@ def _check_run(folder: Path, data: Data, manifest: Manifest) -> None:
 def _augmentation(options: argparse.Namespace, recipe: Recipe | None) -> Augmentation:
     from wdtrain.learn.augment import Augmentation
 
-    asked = Augment() if recipe is None else recipe.augment
-    seed = Run.model_fields["seed"].default if recipe is None else recipe.run.seed
+    asked = AugmentSettings() if recipe is None else recipe.augment
+    seed = RunSettings.model_fields["seed"].default if recipe is None else recipe.run.seed
     given = {name: getattr(options, name) for name in ("seed", *_AMOUNTS)}
     given = {name: value for name, value in given.items() if value is not None}
     return Augmentation(**{"seed": seed, **asked.model_dump(), **given})
@@ -220,7 +223,7 @@ def find_sample(
             progress(done := done + block.num_samples, total)
     others = [name for name in manifest.splits if name != split]
     raise StoreError(
-        f"split {split} of {shown(manifest.url)} holds no sample {key!r}; most like it are "
+        f"split {split} of {redacted(manifest.url)} holds no sample {key!r}; most like it are "
         f"{', '.join(near) or 'none'}; inspect-shards order prints keys"
         + (f"; other splits (--split) are {', '.join(others)}" if others else "")
         + "".join(f"; {problem}, so it was not looked into" for problem in damaged[:1])
@@ -251,7 +254,7 @@ def _shared(one: str, other: str) -> int:
 # ---------------------------------------------------------------------------- what is seen
 
 
-def see(sample: Sample, epoch: int, view: View) -> Seen:
+def see(sample: Sample, epoch: int, view: View) -> ShownSample:
     """What training makes of the sample in this epoch, on the CPU."""
     import torch
 
@@ -269,7 +272,7 @@ def see(sample: Sample, epoch: int, view: View) -> Seen:
         group_ids=[0],
     )
     assert view.augmentation is not None, "there is nothing to show without augmentation"
-    return Seen(
+    return ShownSample(
         epoch,
         view.augmentation.draw(rows.keys, rows.epochs),
         view.prepare(overlay, mask, "mask", rows),
@@ -277,7 +280,7 @@ def see(sample: Sample, epoch: int, view: View) -> Seen:
     )
 
 
-def told(drawn: Drawn, size: tuple[int, ...]) -> list[str]:
+def augmentation_words(drawn: Drawn, size: tuple[int, ...]) -> list[str]:
     """What was drawn for the first sample, in words; size: height and width in pixels."""
     zoom, shift = drawn.zoom[0], drawn.shift[0]
     right, down = shift * (zoom - 1) * (size[1] / 2, size[0] / 2)
@@ -320,7 +323,7 @@ def stored_tiles(sample: Sample, view: View) -> list[np.ndarray]:
     return [sample.overlay, colour_mask(sample.mask / 255), colour_depth(unit), valid]
 
 
-def seen_tiles(seen: Seen, view: View) -> list[np.ndarray]:
+def seen_tiles(seen: ShownSample, view: View) -> list[np.ndarray]:
     """The tiles of what networks got: the overlay with its normalisation undone; what is not
     trained on is grey."""
     mean, std = (np.array(v, np.float32) for v in (view.normalisation.mean, view.normalisation.std))
@@ -338,7 +341,7 @@ def _valid(mask: np.ndarray, depth: np.ndarray) -> np.ndarray:
     return tile
 
 
-def sheet(sample: Sample, sights: list[Seen], view: View) -> np.ndarray:
+def sheet(sample: Sample, sights: list[ShownSample], view: View) -> np.ndarray:
     """uint8 [height, width, 3]: a column as stored and one for each epoch, under what was drawn.
 
     Pixels are magnified by a whole factor. The outlines in the stored overlay are what the epoch of
@@ -348,7 +351,7 @@ def sheet(sample: Sample, sights: list[Seen], view: View) -> np.ndarray:
     factor = max(1, -(-_TILE_PX // width))
     columns = [Column("as stored", [f"{height} x {width}"], stored_tiles(sample, view))]
     for index, one in enumerate(sights):
-        lines, tiles = told(one.drawn, (height, width)), seen_tiles(one, view)
+        lines, tiles = augmentation_words(one.drawn, (height, width)), seen_tiles(one, view)
         columns.append(
             Column(f"epoch {one.epoch}", lines, tiles, _OUTLINES[index % len(_OUTLINES)])
         )
@@ -372,7 +375,7 @@ def sheet(sample: Sample, sights: list[Seen], view: View) -> np.ndarray:
     return np.asarray(canvas)
 
 
-def _draw_outlines(picture: Image.Image, columns: list[Column], sights: list[Seen]) -> None:
+def _draw_outlines(picture: Image.Image, columns: list[Column], sights: list[ShownSample]) -> None:
     draw = ImageDraw.Draw(picture)
     for column, one in zip(columns, sights, strict=True):
         corners = _corners(one.drawn, picture.height, picture.width)

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from wdtrain.commands.inspect_shuffle import show_shuffle
 from wdtrain.commands.trust import add_trust, load_run_recipe
-from wdtrain.config import Data, Recipe, Train, load_recipe
+from wdtrain.config import DataSettings, Recipe, TrainSettings, load_recipe
+from wdtrain.disk.errors import DamagedBlock, StoreError
+from wdtrain.remote.access import is_url
 from wdtrain.settings import parse_bytes
-from wdtrain.store.errors import DamagedBlock, StoreError
-from wdtrain.store.files import is_url
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.samples import parse_block
 from wdtrain.store.shards import ShardReader
@@ -46,12 +46,12 @@ takes those whose lane is its own (lane mod world). The order is the same for an
 block is named, its samples have no key, and the exit code is 1.
 """
 _DEFAULTS: Final[dict[str, Any]] = {
-    "split": Data.model_fields["train_split"].default,
-    "seed": Data.model_fields["seed"].default,
-    "lanes": Data.model_fields["lanes"].default,
-    "chunk": Data.model_fields["chunk"].default,
-    "shuffle_bytes": Data.model_fields["shuffle_bytes"].default,
-    "batch_size": Train.model_fields["batch_size"].default,
+    "split": DataSettings.model_fields["train_split"].default,
+    "seed": DataSettings.model_fields["seed"].default,
+    "lanes": DataSettings.model_fields["lanes"].default,
+    "chunk": DataSettings.model_fields["chunk"].default,
+    "shuffle_bytes": DataSettings.model_fields["shuffle_bytes"].default,
+    "batch_size": TrainSettings.model_fields["batch_size"].default,
 }
 """What a recipe that says nothing of it trains with."""
 _KEPT_BLOCKS: Final = 4096
@@ -59,7 +59,7 @@ _KEPT_BLOCKS: Final = 4096
 _TEXTS: Final = ("shard", "key")
 
 
-class Place(NamedTuple):
+class StreamPlace(NamedTuple):
     """Where a sample comes in the order and where it lies; rank and key None where not known."""
 
     position: int
@@ -314,7 +314,7 @@ class KeysOfBlocks:
             return None
 
 
-def places(question: Question, keys: KeysOfBlocks) -> Iterator[Place]:
+def places(question: Question, keys: KeysOfBlocks) -> Iterator[StreamPlace]:
     """The places of a question's positions, in order; those of one rank if one was asked for."""
     order, world = question.order, question.world
     shards = question.manifest.split(order.split).shards
@@ -330,7 +330,7 @@ def places(question: Question, keys: KeysOfBlocks) -> Iterator[Place]:
                 of_block = keys.of(shard, block) if question.reads_keys else None
                 key = None if of_block is None else of_block[row]
                 name = shards[shard].name
-                yield Place(position, piece.epoch, piece.lane, rank, name, block, row, key)
+                yield StreamPlace(position, piece.epoch, piece.lane, rank, name, block, row, key)
                 position += 1
 
 

@@ -13,17 +13,17 @@ from rich.console import Console
 from rich.table import Table
 
 from wdtrain.commands import Output, run_command
+from wdtrain.commands.contact_sheet import contact_sheet
 from wdtrain.commands.inspect_augment import add_augment
 from wdtrain.commands.inspect_order import add_order
 from wdtrain.commands.pack_shards import long_work
+from wdtrain.disk.errors import StoreError
+from wdtrain.packing.audit import audit
+from wdtrain.packing.verify import verify
 from wdtrain.record.outputs import OVERWRITE_HELP, Outputs
-from wdtrain.record.pictures import png_of
-from wdtrain.store.audit import audit
-from wdtrain.store.errors import StoreError
+from wdtrain.record.picture_grid import png_of
+from wdtrain.remote.urls import redacted
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.sheet import contact_sheet
-from wdtrain.store.urls import shown
-from wdtrain.store.verify import verify
 
 EXAMPLES: Final = """\
 examples:
@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
             audit_all,
             "is something held out trained on? By names and by looks",
         ),
-        ("grid", grid, "write a contact sheet: overlay, mask and depth of some samples"),
+        ("grid", write_grid, "write a contact sheet: overlay, mask and depth of some samples"),
     ):
         action = actions.add_parser(name, help=text, description=text)
         action.add_argument("target", metavar="TARGET", help="a dataset's folder or URL")
@@ -102,7 +102,7 @@ def show(manifest: Manifest, options: argparse.Namespace) -> int:
     depth = manifest.depth
     limits = f" {depth.near_m:g} to {depth.far_m:g} m" if depth.is_logarithmic else ""
     console.print(
-        f"[bold]{shown(manifest.url)}[/]: {manifest.samples:,} triples of {manifest.height} x "
+        f"[bold]{redacted(manifest.url)}[/]: {manifest.samples:,} triples of {manifest.height} x "
         f"{manifest.width}, {manifest.encoding}, {manifest.compression}, "
         f"{manifest.samples_per_block} a block, digest {manifest.digest[:12]}"
     )
@@ -149,7 +149,7 @@ def verify_all(manifest: Manifest, options: argparse.Namespace) -> int:
         count = f"{manifest.samples:,} samples decoded"
         if empty := negatives.total():
             count += f", {empty:,} of them without foreground"
-        print(f"{shown(manifest.url)} is whole: {count}, all sums right")
+        print(f"{redacted(manifest.url)} is whole: {count}, all sums right")
     return _print_problems(problems)
 
 
@@ -188,7 +188,7 @@ def _print_problems(problems: list[str]) -> int:
     return 1 if problems else 0
 
 
-def grid(manifest: Manifest, options: argparse.Namespace) -> int:
+def write_grid(manifest: Manifest, options: argparse.Namespace) -> int:
     """Writes a contact sheet as PNG."""
     if options.count < 1:
         raise StoreError(f"--count {options.count}: at least 1 sample is needed")

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from wdtrain.config import Recipe
+from wdtrain.remote.urls import redacted
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.urls import shown
 
 if TYPE_CHECKING:
     from wdtrain.stream.order import Order, WindowKey
@@ -53,7 +53,7 @@ def show_shuffle(
         return 0
     among = "the whole split" if order.is_whole else "windows of each lane"
     print(
-        f"{order.split} of {shown(manifest.url)}: {order.samples:,} samples of "
+        f"{order.split} of {redacted(manifest.url)}: {order.samples:,} samples of "
         f"{order.sample_bytes:,} bytes in memory, {order.block_rows} a block; "
         f"shuffle_bytes {order.shuffle_bytes:,} "
         f"shuffles among {among}; lanes {order.lanes}, chunk {order.chunk}, seed {order.seed}"

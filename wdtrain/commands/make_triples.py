@@ -18,15 +18,15 @@ from typing import Any
 from rich.progress import track
 
 from wdtrain.commands import Output, run_command
+from wdtrain.fields.source import Source
+from wdtrain.packing.contents import FromFiles, all_contents
 from wdtrain.record.outputs import ASIDE_PREFIX, write_new
 from wdtrain.scenes.compose import Composition
 from wdtrain.scenes.lift import lifts_json
 from wdtrain.scenes.playground import Playground
 from wdtrain.scenes.seedfolder import SeedFolder
 from wdtrain.sourcefiles import is_clutter
-from wdtrain.store.contents import FromFiles, all_contents
-from wdtrain.store.folder import TRIPLES, UNFINISHED
-from wdtrain.store.source import Source
+from wdtrain.sources.folder import TRIPLES, UNFINISHED
 from wdtrain.triple import (
     Triple,
     TripleError,

@@ -8,22 +8,23 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from wdtrain.commands import Output, run_command
+from wdtrain.fields.source import Source
+from wdtrain.packing.pack import ENGINES, pack
+from wdtrain.packing.parts import PackingPart, PartDone
+from wdtrain.packing.plan import SPLIT_BY
+from wdtrain.packing.splits import Holdout
 from wdtrain.scenes import parse_source
+from wdtrain.sources.declared import declaration_note
+from wdtrain.sources.folder import FolderSource, declaration
 from wdtrain.store import manifest as manifests
-from wdtrain.store.declared import note_of
-from wdtrain.store.folder import declaration
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.packing import ENGINES, pack
-from wdtrain.store.parts import Part, PartDone
-from wdtrain.store.plan import SPLIT_BY
-from wdtrain.store.source import Source
-from wdtrain.store.splits import Holdout
 
 EXAMPLES: Final = """\
 examples:
@@ -123,9 +124,10 @@ def _size(text: str) -> int | tuple[int, int]:
 
 
 def _pack(options: argparse.Namespace) -> int:
-    part = None if options.part is None else Part.parse(options.part)
+    part = None if options.part is None else PackingPart.parse(options.part)
     source = _source(options.source)
-    was_there = (Path(options.target) / manifests.NAME).exists()
+    note: str | None = None
+    was_there = (Path(options.target) / manifests.MANIFEST_NAME).exists()
     started = time.perf_counter()
     with long_work("packing") as progress:
         packed = pack(
@@ -151,7 +153,10 @@ def _pack(options: argparse.Namespace) -> int:
             progress=progress,
             say=_say,
         )
-    if isinstance(source, Path) and (note := note_of(source, declaration(source))):
+    if isinstance(source, partial):
+        (folder,) = source.args
+        note = declaration_note(folder, declaration(folder))
+    if note:
         print(f"note: {note}", file=sys.stderr)
     if isinstance(packed, PartDone):
         print(packed)
@@ -175,11 +180,11 @@ def _report(manifest: Manifest, target: str, seconds: float) -> None:
     )
 
 
-def _source(text: str) -> Source | Path:
-    """The source that a specification names, or else the folder's path: `pack` starts its processes
-    while it lists the folder."""
+def _source(text: str) -> Source | partial[FolderSource]:
+    """The source that a specification names, or else what opens the folder of that path: `pack`
+    starts its processes while it is listed."""
     source: Source | None = parse_source(text)
-    return Path(text) if source is None else source
+    return partial(FolderSource, Path(text)) if source is None else source
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from wdtrain.commands import run_command
 from wdtrain.commands.pack_shards import long_work
 from wdtrain.commands.predict_inputs import (
     Named,
-    list_pictures,
+    list_inputs,
     pictures_of_files,
     pictures_of_split,
     result_names,
@@ -32,18 +32,18 @@ from wdtrain.commands.predict_inputs import (
 )
 from wdtrain.commands.trust import add_trust, load_run_recipe
 from wdtrain.learn.build import load_state
-from wdtrain.learn.devices import default_device, exact_float32
 from wdtrain.learn.evaluate import predict
-from wdtrain.learn.networks import build
-from wdtrain.learn.shortage import release, try_to
+from wdtrain.learn.out_of_memory import release, try_to
 from wdtrain.learn.view import View, plain_view
-from wdtrain.record.checkpoint import Checkpoint, Checkpoints, load_weights
+from wdtrain.networks import build
+from wdtrain.ranks.devices import default_device, exact_float32
+from wdtrain.record.checkpoint import Checkpoints, SavedCheckpoint, load_weights
 from wdtrain.record.outputs import OVERWRITE_HELP, Outputs
-from wdtrain.record.pictures import colour_depth, colour_mask, png_of
+from wdtrain.record.picture_grid import colour_depth, colour_mask, png_of
 from wdtrain.resize import STRIDE, size_for
 from wdtrain.triple import DepthFormat, encode_png
 
-MOST_PIXELS = 2**24
+MOST_INPUT_PIXELS = 2**24
 """Of a picture as networks see it: a strip of 5,000 x 1 would become one of 320,000 x 64."""
 SHOWN_PX = (256, 1024)
 """A preview's pictures are brought to a longer side between these."""
@@ -115,22 +115,23 @@ class Trained:
             unit = predict(network, overlay.to(self.device), normalisation=normalisation)
             answers.append(unit[0, 0].cpu().numpy())
 
-        if shortage := try_to(ask):
+        if out_of_memory := try_to(ask):
             release(self.device)
             height, width = overlay.shape[2:]
             raise ValueError(
-                f"at {width} x {height} it does not fit into memory ({shortage.message}); give a "
-                "smaller --size"
+                f"at {width} x {height} it does not fit into memory ({out_of_memory.message}); "
+                "give a smaller --size"
             )
         return answers[0]
 
     def _inner_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) that the networks see: the shorter side as in training."""
         inner = size_for((height, width), self.side, multiple=STRIDE)
-        if inner[0] * inner[1] > MOST_PIXELS:
+        if inner[0] * inner[1] > MOST_INPUT_PIXELS:
             raise ValueError(
                 f"it is {width} x {height}, which networks would see at {inner[1]} x {inner[0]}: "
-                f"more than {MOST_PIXELS:,} pixels; give a smaller --size, or cut it into parts"
+                f"more than {MOST_INPUT_PIXELS:,} pixels; give a smaller --size, or cut "
+                "it into parts"
             )
         return inner
 
@@ -162,7 +163,7 @@ def load_trained(folder: Path, which: str, side: int | None, *, trust: bool = Fa
     return Trained(networks, targets, view, side or trained_side, device)
 
 
-def _seen_in_training(found: Checkpoint) -> tuple[View, int]:
+def _seen_in_training(found: SavedCheckpoint) -> tuple[View, int]:
     """How pictures were prepared, and their shorter side, as the checkpoint says."""
     try:
         saved, side = found.extra["view"], int(found.extra["side"])
@@ -175,7 +176,7 @@ def _seen_in_training(found: Checkpoint) -> tuple[View, int]:
         ) from error
 
 
-def _checkpoint(folder: Path, which: str) -> Checkpoint:
+def _checkpoint(folder: Path, which: str) -> SavedCheckpoint:
     checkpoints = Checkpoints(folder / "checkpoints")
     found = checkpoints.best() if which == "best" else checkpoints.latest()
     if found is None:
@@ -269,7 +270,7 @@ def _predict(options: argparse.Namespace) -> int:
         work.names = split_names(streams[0], options.count)
         pictures = pictures_of_split(streams[1], work.names, options.count, work.skip)
     else:
-        listing = list_pictures(options.pictures)
+        listing = list_inputs(options.pictures)
         for remark in listing.remarks():
             print(remark, file=sys.stderr)
         work.names = result_names(listing.pictures)
@@ -296,11 +297,11 @@ def _check_options(options: argparse.Namespace) -> None:
     if options.count < 1:
         raise ValueError(f"--count is {options.count}; it must be at least 1")
     side = options.size
-    if side is not None and (side < STRIDE or side % STRIDE or side * side > MOST_PIXELS):
-        near = min(max(STRIDE, round(side / STRIDE) * STRIDE), isqrt(MOST_PIXELS))
+    if side is not None and (side < STRIDE or side % STRIDE or side * side > MOST_INPUT_PIXELS):
+        near = min(max(STRIDE, round(side / STRIDE) * STRIDE), isqrt(MOST_INPUT_PIXELS))
         raise ValueError(
             f"--size is {side}; networks take sides that are multiples of {STRIDE}, up to "
-            f"{isqrt(MOST_PIXELS):,}; give {near}"
+            f"{isqrt(MOST_INPUT_PIXELS):,}; give {near}"
         )
 
 

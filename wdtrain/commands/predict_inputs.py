@@ -23,7 +23,7 @@ from wdtrain.commands.inspect_order import KeysOfBlocks
 from wdtrain.config import Recipe
 from wdtrain.pictures import read_rgb
 from wdtrain.record.outputs import ASIDE_PREFIX, RECORD_NAME, read_record, safe_name
-from wdtrain.scenes.pictures import ENDINGS
+from wdtrain.scenes.kit_pictures import ENDINGS
 from wdtrain.store.manifest import Manifest
 from wdtrain.stream import Stream, open_stream
 
@@ -48,7 +48,7 @@ class Picture(NamedTuple):
 
 
 @dataclass
-class Listing:
+class InputListing:
     """The pictures that were named or lie in folders that were; how many files were passed over
     because they are none, and how many because a tool of ours made them."""
 
@@ -67,12 +67,12 @@ class Listing:
         return said
 
 
-def list_pictures(paths: Iterable[Path]) -> Listing:
+def list_inputs(paths: Iterable[Path]) -> InputListing:
     """Each file that is named, and the pictures of each folder and of those below it, by name.
 
     What comes twice is taken once. ValueError for a folder without any picture.
     """
-    found = Listing()
+    found = InputListing()
     for path in paths:
         before, walked = len(found.pictures), _Walked()
         if not path.is_dir():
@@ -101,7 +101,7 @@ class _Walked:
         self.made |= {os.path.abspath(folder / one.name) for one in read_record(folder)}
 
 
-def _walk(top: Path, folder: Path, found: Listing, walked: _Walked) -> None:
+def _walk(top: Path, folder: Path, found: InputListing, walked: _Walked) -> None:
     """Adds what lies below `folder`. Links are followed, and no folder is entered twice."""
     status = folder.stat()
     if (status.st_dev, status.st_ino) in walked.folders:

@@ -32,7 +32,7 @@ def load_run_recipe(folder: Path, *, trust: bool) -> Recipe:
         raise RecipeError(f"{folder} is not a run: it holds no config.yaml; name a run's folder")
     if trust:
         return load_recipe(path, [])
-    from wdtrain.learn.networks import NETWORKS  # here, since torch takes a second to import
+    from wdtrain.networks import NETWORKS  # here, since torch takes a second to import
 
     recipe = load_recipe(path, [], inspect=partial(_refuse_resolving, path))
     for name, task in recipe.tasks.items():

@@ -1,50 +1,30 @@
-"""On the device: networks, augmentation, losses, optimizers and the step that moves them.
+"""The step: networks learn from batches in transactions over all tasks, micro-batches and ranks.
 
-What the training loop needs of the room; everything else is private to it.
+Read `step.py` (the transaction), `task.py` (what takes part in it), `gradient_buffer.py`,
+`groups.py` and `norm.py` (BatchNorm by fixed groups), `view.py` and `augment.py` (what a network
+sees), `convert.py` and `trial.py` (a network is made fit, and tried out), `optimize.py`,
+`evaluate.py`. What the training loop needs of the room is handed on here.
 """
 
 from wdtrain.learn.augment import Augmentation
 from wdtrain.learn.build import build_tasks
-from wdtrain.learn.collective import Alone, Collective, open_collective
 from wdtrain.learn.evaluate import Answered, evaluate_batches
-from wdtrain.learn.fitting import CudaGauge, Fitting, budget_bytes
-from wdtrain.learn.launch import StopRequest, register, set_up, start_accelerator
-from wdtrain.learn.planner import explain
-from wdtrain.learn.refusal import estimate_lines, explain_refusal
+from wdtrain.learn.out_of_memory import DoesNotFit, is_out_of_memory
 from wdtrain.learn.rows import rows_of
-from wdtrain.learn.shortage import DoesNotFit, is_out_of_memory
 from wdtrain.learn.step import train_step
-from wdtrain.learn.stopping import Stopped, Together, check_stop, no_sudden_collection
 from wdtrain.learn.task import TaskSet
 from wdtrain.learn.view import View, plain_view
 
 __all__ = [
-    "Alone",
     "Answered",
     "Augmentation",
-    "Collective",
-    "CudaGauge",
     "DoesNotFit",
-    "Fitting",
-    "StopRequest",
-    "Stopped",
     "TaskSet",
-    "Together",
     "View",
-    "budget_bytes",
     "build_tasks",
-    "check_stop",
-    "estimate_lines",
     "evaluate_batches",
-    "explain",
-    "explain_refusal",
     "is_out_of_memory",
-    "no_sudden_collection",
-    "open_collective",
     "plain_view",
-    "register",
     "rows_of",
-    "set_up",
-    "start_accelerator",
     "train_step",
 ]

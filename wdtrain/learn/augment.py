@@ -21,10 +21,10 @@ from kornia.geometry.conversions import normalize_homography
 from kornia.geometry.transform import get_affine_matrix2d
 from torch import Tensor
 
-from wdtrain.learn.targets import (
+from wdtrain.targets.truth import (
     Normalisation,
-    Prepared,
-    Target,
+    TargetName,
+    TrainingInput,
     depth_target,
     mask_target,
     plain_target,
@@ -93,13 +93,13 @@ class Augmentation:
         self,
         overlay: Tensor,
         stored: Tensor,
-        target: Target,
+        target: TargetName,
         *,
         keys: Sequence[str],
         epochs: Sequence[int],
         normalisation: Normalisation,
         depth_format: DepthFormat,
-    ) -> Prepared:
+    ) -> TrainingInput:
         """uint8 overlay [n, 3, h, w], stored mask or depth [n, 1, h, w] -> what is trained on."""
         seen = self.see(
             overlay,
@@ -108,7 +108,7 @@ class Augmentation:
             normalisation=normalisation,
             depth_format=depth_format,
         )
-        return Prepared(seen.picture, *seen.target(stored, target))
+        return TrainingInput(seen.picture, *seen.target(stored, target))
 
     def see(
         self,
@@ -118,14 +118,14 @@ class Augmentation:
         epochs: Sequence[int],
         normalisation: Normalisation,
         depth_format: DepthFormat,
-    ) -> Seen:
+    ) -> AugmentedBatch:
         """uint8 overlay [n, 3, h, w] -> what networks of any target get to see of it."""
         drawn = self.draw(keys, epochs)
         picture, warp = unit_overlay(overlay), None
         if self.warps:
             warp = Warp(drawn, overlay.shape[2:], overlay.device)
             picture = warp.bilinear(picture)
-        return Seen(normalisation(self._colour(picture, drawn)), warp, depth_format)
+        return AugmentedBatch(normalisation(self._colour(picture, drawn)), warp, depth_format)
 
     def _colour(self, picture: Tensor, drawn: Drawn) -> Tensor:
         if not self.colour:
@@ -136,14 +136,14 @@ class Augmentation:
 
 
 @dataclass(frozen=True)
-class Seen:
+class AugmentedBatch:
     """Samples as networks see them: the picture, and the warp that their targets go through."""
 
     picture: Tensor
     warp: Warp | None
     depth_format: DepthFormat
 
-    def target(self, stored: Tensor, target: Target) -> tuple[Tensor, Tensor]:
+    def target(self, stored: Tensor, target: TargetName) -> tuple[Tensor, Tensor]:
         """(what is compared with, where it is valid); stored: mask or depth [n, 1, h, w]."""
         if self.warp is None:
             return plain_target(stored, target, self.depth_format)

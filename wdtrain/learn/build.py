@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wdtrain.learn.devices import exact_float32
-from wdtrain.learn.networks import build
 from wdtrain.learn.task import TaskSet, build_task
+from wdtrain.networks import build
+from wdtrain.ranks.devices import exact_float32
 
 
 def build_tasks(

@@ -10,13 +10,13 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from wdtrain.learn.losses import to_unit
-from wdtrain.learn.networks import domain_of
+from wdtrain.learn.out_of_memory import DoesNotFit, release, try_to
 from wdtrain.learn.rows import Rows, StoredBatch, rows_of
-from wdtrain.learn.shortage import DoesNotFit, release, try_to
-from wdtrain.learn.targets import Normalisation, unit_overlay
 from wdtrain.learn.task import Task
 from wdtrain.learn.view import View, autocast
+from wdtrain.networks import domain_of
+from wdtrain.targets.losses import to_unit
+from wdtrain.targets.truth import Normalisation, unit_overlay
 
 
 class Position(Protocol):
@@ -75,7 +75,7 @@ def evaluate(task: Task, rows: Rows, *, device: torch.device, view: View) -> tup
     return to_unit(output, task.domain).float(), losses.float()
 
 
-Answers = dict[str, tuple[Tensor, Tensor]]
+Predictions = dict[str, tuple[Tensor, Tensor]]
 """By task: predictions in 0..1 [n, 1, h, w] and the loss of each sample [n], on the host."""
 
 
@@ -88,15 +88,15 @@ def _answers(task: Task, rows: Rows, view: View, at_once: dict[str, int]) -> tup
     found: list[tuple[Tensor, Tensor]] = []
     while (start := sum(len(losses) for _, losses in found)) < len(rows):
         part = rows.part(start, min(start + at_once[task.name], len(rows)))
-        shortage = try_to(partial(_answer, task, part, device, view, found))
-        if shortage is None:
+        out_of_memory = try_to(partial(_answer, task, part, device, view, found))
+        if out_of_memory is None:
             continue
         release(device)
         if len(part) == 1:
             raise DoesNotFit(
                 f"task {task.name!r} ran out of memory in an evaluation, with a single picture, "
-                f"which is less than it trains on at once: {shortage.message}; look at what else "
-                "uses the device"
+                f"which is less than it trains on at once: {out_of_memory.message}; look at what "
+                "else uses the device"
             )
         at_once[task.name] = len(part) // 2
     predictions, losses = zip(*found, strict=True)
@@ -110,7 +110,7 @@ def _answer(
     found.append((predictions.cpu(), losses.cpu()))
 
 
-Answered = tuple[StreamedBatch, Answers]
+Answered = tuple[StreamedBatch, Predictions]
 
 
 def evaluate_batches(

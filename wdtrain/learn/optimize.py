@@ -183,11 +183,11 @@ class WarmupCosine(Constant):
         return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-Schedule = Constant
+LearningRate = Constant
 """What every schedule is: `step`, `observe`, `state_dict`, `load_state_dict`."""
 
 
-def build_schedule(name: str, optimizer: torch.optim.Optimizer, **options: Any) -> Schedule:
+def build_schedule(name: str, optimizer: torch.optim.Optimizer, **options: Any) -> LearningRate:
     """`constant`, `seed` (constant_epochs, ...) or `warmup-cosine` (total_steps, ...)."""
     kinds = {"constant": Constant, "seed": SeedSchedule, "warmup-cosine": WarmupCosine}
     if name not in kinds:

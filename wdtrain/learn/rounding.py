@@ -18,9 +18,9 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from wdtrain.learn.networks.layers import WideSigmoid
 from wdtrain.learn.trial import copy_of, forward, generators_kept, pictures
 from wdtrain.learn.view import autocast
+from wdtrain.networks.layers import WideSigmoid
 
 _SQUASHING = ("Sigmoid", "Tanh", "Softmax")
 _WEIGHING = re.compile(r"\w*Convolution|\w*[Mm]mBackward|LinearBackward")

@@ -4,7 +4,7 @@ begin (the batch stays on the host), local (task by task and micro-batch by micr
 augment, forward, sum of per-sample losses, backward; no collective), agree (a few host numbers),
 then commit (one flat reduction, divide by the samples of the whole batch that the task could learn
 from, clip, optimize, BatchNorm statistics) or, for the tasks that ran out of memory on some rank,
-the local part once more with smaller micro-batches. Until commit nothing outside the ledger has
+the local part once more with smaller micro-batches. Until commit nothing outside the buffer has
 changed, and no exception crosses the agreement: so no rank waits for another that has given up.
 """
 
@@ -17,16 +17,16 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from wdtrain.learn.clock import Stopwatch
-from wdtrain.learn.collective import Collective
-from wdtrain.learn.feed import Fed, Feed
+from wdtrain.learn.async_scalars import AsyncScalars
+from wdtrain.learn.gradient_buffer import TaskGradients
 from wdtrain.learn.groups import plan_few_sizes, plan_micro_batches
-from wdtrain.learn.late import Late
-from wdtrain.learn.ledger import Account
+from wdtrain.learn.out_of_memory import DoesNotFit, OutOfMemory, record_history, release, try_to
+from wdtrain.learn.prefetch import MicroBatch, Prefetcher
 from wdtrain.learn.rows import Rows
-from wdtrain.learn.shortage import DoesNotFit, Shortage, record_history, release, try_to
+from wdtrain.learn.step_clock import Stopwatch
 from wdtrain.learn.task import Recovery, Task, TaskSet
 from wdtrain.learn.view import Memo, View, autocast
+from wdtrain.ranks.collective import Collective
 
 Losses = dict[str, list[tuple[Sequence[str], Tensor]]]
 """By task, of every micro-batch: its keys, and the loss of each sample [n] on the device."""
@@ -47,7 +47,7 @@ class StepReading:
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What a step did. `read` it one step late, so that the device is not waited for.
+    """What a step did. `read` it one step later, so that the device is not waited for.
 
     samples: of the whole batch, over all ranks, 0 if the step was dropped; stop: some rank asked to
     stop, and the step was dropped; recoveries: from running out of
@@ -58,11 +58,11 @@ class StepResult:
     learning_rates: dict[str, float] = field(default_factory=dict)
     stop: bool = False
     recoveries: tuple[Recovery, ...] = ()
-    late: Late | None = field(default=None, repr=False)
+    scalars: AsyncScalars | None = field(default=None, repr=False)
     stopwatch: Stopwatch | None = field(default=None, repr=False)
 
     def read(self) -> StepReading:
-        finite, *numbers = self.late.read() if self.late else [1.0]
+        finite, *numbers = self.scalars.read() if self.scalars else [1.0]
         told = list(zip(self.learning_rates, *(numbers[n::3] for n in range(3)), strict=True))
         return StepReading(
             losses={name: loss for name, samples, loss, _ in told if samples},
@@ -96,8 +96,8 @@ def train_step(
     local = LocalPass(rows=rows, device=device, view=view, stop_asked=stop_asked)
     undone, recoveries = list(tasks), []
     while True:
-        shortages = {task.name: local.attempt(task, tasks.account(task)) for task in undone}
-        lacking = [shortages.get(task.name) is not None for task in tasks]
+        failures = {task.name: local.attempt(task, tasks.gradients_of(task)) for task in undone}
+        lacking = [failures.get(task.name) is not None for task in tasks]
         with local.watch.part("sync"):
             stop, total, *lacking_ranks = collective.host_sum([stop_asked(), len(rows), *lacking])
         if stop:
@@ -106,9 +106,9 @@ def train_step(
         if not undone:
             break
         for task in undone:
-            recovery = tasks.shrink(task, int(total), shortages.get(task.name))
+            recovery = tasks.shrink(task, int(total), failures.get(task.name))
             if recovery is None:
-                raise _refusal(local, task, tasks.account(task), shortages.get(task.name))
+                raise _refusal(local, task, tasks.gradients_of(task), failures.get(task.name))
             recoveries.append(recovery)
         release(device)
     tasks.settle()
@@ -116,25 +116,25 @@ def train_step(
         tasks.steps += 1
         return StepResult(samples=0, stopwatch=local.watch)
     with local.watch.part("sync"):
-        collective.flat_sum(tasks.ledger.flat)
+        collective.flat_sum(tasks.gradient_buffer.flat)
     with local.watch.part("optimizer"):
-        late = commit(tasks, partial(suspects, local.losses))
+        scalars = commit(tasks, partial(suspects, local.losses))
     rates = {task.name: task.optimizer.param_groups[0]["lr"] for task in tasks}
     return StepResult(
         samples=int(total),
         learning_rates=rates,
         recoveries=tuple(recoveries),
-        late=late,
+        scalars=scalars,
         stopwatch=local.watch,
     )
 
 
 def _refusal(
-    local: LocalPass, task: Task, account: Account, shortage: Shortage | None
+    local: LocalPass, task: Task, gradients: TaskGradients, out_of_memory: OutOfMemory | None
 ) -> DoesNotFit:
     """Why this was the last try. It is made once more, so that a snapshot of memory tells of it."""
     record_history(local.device)
-    again = local.attempt(task, account) or shortage
+    again = local.attempt(task, gradients) or out_of_memory
     said = again.message if again else "on another rank"
     return DoesNotFit(
         f"task {task.name!r} ran out of memory at its smallest micro-batch, one norm group of "
@@ -158,40 +158,42 @@ class LocalPass:
         stop_asked: Callable[[], bool] = never,
     ) -> None:
         self.rows, self.device, self.view, self.stop_asked = rows, device, view, stop_asked
-        self.watch, self.feed = Stopwatch(device), Feed(device)
+        self.watch, self.prefetcher = Stopwatch(device), Prefetcher(device)
         self.memo, self.losses = Memo(rows), Losses()
 
-    def attempt(self, task: Task, account: Account) -> Shortage | None:
-        """The rows' gradients, statistics and losses are in the task's account, or, where memory
+    def attempt(self, task: Task, gradients: TaskGradients) -> OutOfMemory | None:
+        """The rows' gradients, statistics and losses are in the task's gradients, or, where memory
         ran out, nothing is. No collective."""
         with self.watch.part("optimizer"):  # whose gradients are set to zero
-            account.open()
-        shortage = try_to(lambda: self.run(task, account))
-        if shortage is not None:
-            account.open()
+            gradients.open()
+        out_of_memory = try_to(lambda: self.run(task, gradients))
+        if out_of_memory is not None:
+            gradients.open()
             self.losses.pop(task.name, None)
-        return shortage
+        return out_of_memory
 
-    def run(self, task: Task, account: Account) -> None:
-        """Add the rows' gradients, statistics and losses to a task's account."""
+    def run(self, task: Task, gradients: TaskGradients) -> None:
+        """Add the rows' gradients, statistics and losses to a task's gradients."""
         task.network.train()
         kept = self.losses[task.name] = []
         plan = plan_few_sizes if task.compiled else plan_micro_batches
         cuts = plan(self.rows.groups, task.micro_batch)
-        arriving = self.feed.micro_batches(self.rows, cuts, task.target)
+        arriving = self.prefetcher.micro_batches(self.rows, cuts, task.target)
         for _ in cuts:
             if self.stop_asked():
                 return
             with self.watch.part("copy"):
-                fed = next(arriving)
-            kept.append((fed.rows.keys, self._forward_backward(task, account, fed)))
+                micro = next(arriving)
+            kept.append((micro.rows.keys, self._forward_backward(task, gradients, micro)))
 
-    def _forward_backward(self, task: Task, account: Account, fed: Fed) -> Tensor:
-        """Loss of each sample [n] of a micro-batch, detached; all else goes to the ledger."""
+    def _forward_backward(self, task: Task, gradients: TaskGradients, micro: MicroBatch) -> Tensor:
+        """Loss of each sample [n] of a micro-batch, detached; all else goes to the buffer."""
         with self.watch.part("augment"):
-            prepared = self.view.prepare(fed.overlay, fed.stored, task.target, fed.rows, self.memo)
+            prepared = self.view.prepare(
+                micro.overlay, micro.stored, task.target, micro.rows, self.memo
+            )
         with self.watch.part("forward_backward"):
-            part = fed.rows
+            part = micro.rows
             task.context.open(part.groups, part.group_epochs, part.group_ids)
             try:
                 with autocast(self.device, self.view.precision):
@@ -199,7 +201,7 @@ class LocalPass:
                 losses = task.loss(output, prepared.target, prepared.valid)
                 torch.autograd.backward(losses.sum())
                 losses = losses.detach()
-                account.add_losses(losses, prepared.valid)
+                gradients.add_losses(losses, prepared.valid)
             finally:
                 task.context.close()
         return losses
@@ -214,32 +216,32 @@ def suspects(losses: Losses) -> list[str]:
 
 
 @torch.no_grad()
-def commit(tasks: TaskSet, suspected: Callable[[], list[str]]) -> Late:
-    """The reduced ledger becomes a step of every optimizer, or of none if it is not finite.
+def commit(tasks: TaskSet, suspected: Callable[[], list[str]]) -> AsyncScalars:
+    """The reduced buffer becomes a step of every optimizer, or of none if it is not finite.
 
     A task that no sample of the batch has anything for is left as it is: no decay, no momentum. The
-    host is told one step late: nothing here waits for the device, or allocates more than a few
+    host is told one step later: nothing here waits for the device, or allocates more than a few
     numbers. Returns finite (1 or 0), then samples, loss and gradient norm of each task.
     """
     numbers, checks = [], []
     for task in tasks:
-        account = tasks.account(task)
-        divisor = account.samples.clamp(min=1)
-        account.gradients.div_(divisor)
-        norm = torch.linalg.vector_norm(account.gradients)
-        numbers += [account.samples, account.loss_sum / divisor, norm]
-        checks += [*numbers[-2:], account.statistics.sum()]
+        gradients = tasks.gradients_of(task)
+        divisor = gradients.samples.clamp(min=1)
+        gradients.gradients.div_(divisor)
+        norm = torch.linalg.vector_norm(gradients.gradients)
+        numbers += [gradients.samples, gradients.loss_sum / divisor, norm]
+        checks += [*numbers[-2:], gradients.statistics.sum()]
     finite = torch.isfinite(torch.stack(checks)).all()
     for index, task in enumerate(tasks):
-        account = tasks.account(task)
+        gradients = tasks.gradients_of(task)
         if task.max_grad_norm:
             scale = task.max_grad_norm / (numbers[3 * index + 2] + 1e-6)
-            account.gradients.mul_(scale.clamp(max=1.0))
+            gradients.gradients.mul_(scale.clamp(max=1.0))
         task.schedule.step(tasks.steps)
-        moves = finite & (account.samples > 0)
+        moves = finite & (gradients.samples > 0)
         task.move(moves)
-        account.commit_statistics(moves)
-    late = Late([finite, *numbers])
+        gradients.commit_statistics(moves)
+    scalars = AsyncScalars([finite, *numbers])
     tasks.steps += 1
-    tasks.committed(late, suspected)
-    return late
+    tasks.committed(scalars, suspected)
+    return scalars

@@ -1,8 +1,8 @@
 """A task: a network, what it learns, and by what; several tasks share one stream of batches.
 
 `build_task` is where a network is made fit for the step and where impossible pairs are refused. A
-`TaskSet` is the state that steps change: networks, optimizers, schedules, the ledger, micro-batches
-and a few counters.
+`TaskSet` is the state that steps change: networks, optimizers, schedules, the gradient
+buffer, micro-batches and a few counters.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wdtrain.learn.async_scalars import AsyncScalars
 from wdtrain.learn.compiling import compile_network
+from wdtrain.learn.convert import live_parameters, prepare_network
+from wdtrain.learn.gradient_buffer import GradientBuffer, TaskGradients
 from wdtrain.learn.groups import Context
-from wdtrain.learn.late import Late
-from wdtrain.learn.ledger import Account, Ledger
-from wdtrain.learn.losses import Loss, build_loss
-from wdtrain.learn.networks import domain_of
-from wdtrain.learn.optimize import Schedule, build_optimizer, build_schedule, step_if
-from wdtrain.learn.prepare import live_parameters, prepare_network
+from wdtrain.learn.optimize import LearningRate, build_optimizer, build_schedule, step_if
+from wdtrain.learn.out_of_memory import OutOfMemory
 from wdtrain.learn.rounding import keep_output_fine
-from wdtrain.learn.shortage import Shortage
-from wdtrain.learn.targets import Target
 from wdtrain.learn.trial import check_network
 from wdtrain.learn.view import PRECISIONS
+from wdtrain.networks import domain_of
+from wdtrain.targets.losses import Loss, build_loss
+from wdtrain.targets.truth import TargetName
 
 MAX_SKIPS_IN_A_ROW = 3
 
@@ -65,13 +65,13 @@ class Task:
     """
 
     name: str
-    target: Target
+    target: TargetName
     network: nn.Module
     context: Context
     domain: str
     loss: Loss
     optimizer: torch.optim.Optimizer
-    schedule: Schedule
+    schedule: LearningRate
     live: tuple[str, ...]
     micro_batch: int
     norm_group: int
@@ -90,7 +90,7 @@ class Task:
 
 def build_task(
     name: str,
-    target: Target,
+    target: TargetName,
     network: nn.Module,
     *,
     loss: str,
@@ -169,12 +169,14 @@ class TaskSet(Sequence[Task]):
         if not names or len(set(names)) != len(names):
             raise ValueError(f"the tasks are named {names}; one name each, and at least one task")
         self._tasks = list(tasks)
-        self.ledger = Ledger({t.name: (t.network, t.live_parameters) for t in tasks})
+        self.gradient_buffer = GradientBuffer(
+            {t.name: (t.network, t.live_parameters) for t in tasks}
+        )
         self.steps = self.skipped = self.skipped_in_a_row = self.recoveries = 0
         self.idle = dict.fromkeys(names, 0)
         self._asked = {task.name: task.micro_batch for task in tasks}
         self._recovered: dict[str, tuple[int, int]] = {}
-        self._unsettled: tuple[Late, Callable[[], list[str]]] | None = None
+        self._unsettled: tuple[AsyncScalars, Callable[[], list[str]]] | None = None
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -185,13 +187,13 @@ class TaskSet(Sequence[Task]):
     def __iter__(self) -> Iterator[Task]:
         return iter(self._tasks)
 
-    def account(self, task: Task) -> Account:
-        return self.ledger.accounts[task.name]
+    def gradients_of(self, task: Task) -> TaskGradients:
+        return self.gradient_buffer.task_gradients[task.name]
 
     def open(self) -> None:
         """Begin a step: whatever an earlier one left behind is dropped."""
         for task in self._tasks:
-            self.account(task).open()
+            self.gradients_of(task).open()
 
     def ask(self, task: Task, micro_batch: int) -> None:
         """From now on so many samples go through the task's network at once; fewer, if a run that
@@ -200,7 +202,7 @@ class TaskSet(Sequence[Task]):
         task.micro_batch = recovered if asked == micro_batch else micro_batch
         self._asked[task.name] = micro_batch
 
-    def shrink(self, task: Task, most: int, shortage: Shortage | None) -> Recovery | None:
+    def shrink(self, task: Task, most: int, out_of_memory: OutOfMemory | None) -> Recovery | None:
         """Half the micro-batch from now on, in whole norm groups; None where it is but one.
 
         most: samples of the whole batch: a larger micro-batch was never filled.
@@ -210,21 +212,21 @@ class TaskSet(Sequence[Task]):
             return None
         before, task.micro_batch = groups * task.norm_group, groups // 2 * task.norm_group
         self.recoveries += 1
-        why = shortage.message if shortage else ""
+        why = out_of_memory.message if out_of_memory else ""
         return Recovery(task=task.name, before=before, after=task.micro_batch, why=why)
 
-    def committed(self, late: Late, suspects: Callable[[], list[str]]) -> None:
+    def committed(self, scalars: AsyncScalars, suspects: Callable[[], list[str]]) -> None:
         """A step was taken if its numbers are finite, which is known when they have arrived."""
-        self._unsettled = (late, suspects)
-        if self.ledger.flat.device.type == "cpu":
+        self._unsettled = (scalars, suspects)
+        if self.gradient_buffer.flat.device.type == "cpu":
             self.settle()
 
     def settle(self) -> None:
         """The last step is counted. Raises StepError after three in a row that were not finite."""
         if self._unsettled is None:
             return
-        (late, suspects), self._unsettled = self._unsettled, None
-        finite, *numbers = late.read()
+        (scalars, suspects), self._unsettled = self._unsettled, None
+        finite, *numbers = scalars.read()
         for name, samples in zip(self.idle, numbers[::3], strict=True):
             self.idle[name] += not samples
         if finite:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from wdtrain.learn.dropout import KeyedDropout
 from wdtrain.learn.groups import Context
 from wdtrain.learn.norm import GroupedBatchNorm2d
-from wdtrain.learn.shortage import is_out_of_memory
+from wdtrain.learn.out_of_memory import is_out_of_memory
 
 GROUPS: Final = (2, 3)
 """Samples of the two norm groups of a trial, unequal so that neither is taken for the other."""
@@ -169,7 +169,7 @@ class _Question:
     groups: tuple[int, ...]
 
 
-Place = tuple[str, str]
+LayerPlace = tuple[str, str]
 """Path of the layer in whose forward something arises, and a word on where within it."""
 
 
@@ -194,11 +194,11 @@ class _Trial:
                 self.refuse("chance", place)
         return output
 
-    def place(self, one: _Question, other: _Question, rows: slice) -> Place:
+    def place(self, one: _Question, other: _Question, rows: slice) -> LayerPlace:
         """Where the answers to two questions part, in rows that should not tell them apart."""
         return _place_of_parting(self._watched(one), self._watched(other), rows)
 
-    def refuse(self, fault: Fault, place: Place) -> NoReturn:
+    def refuse(self, fault: Fault, place: LayerPlace) -> NoReturn:
         """Raises ValueError: there is this fault at this place."""
         path, detail = place
         layer = type(self.network.get_submodule(path)).__name__
@@ -265,7 +265,7 @@ class _Call:
     after: tuple[Any, ...] = ()
 
 
-def _place_of_drawing(calls: list[_Call]) -> Place | None:
+def _place_of_drawing(calls: list[_Call]) -> LayerPlace | None:
     """The innermost layer in whose forward a global generator first moved; None if none did."""
     for call in calls:
         if call.before != call.after:
@@ -273,7 +273,7 @@ def _place_of_drawing(calls: list[_Call]) -> Place | None:
     return None
 
 
-def _place_of_parting(mine: list[_Call], its: list[_Call], rows: slice) -> Place:
+def _place_of_parting(mine: list[_Call], its: list[_Call], rows: slice) -> LayerPlace:
     """The innermost layer that first gave another result for these rows, given the same."""
     pairs = list(takewhile(lambda pair: pair[0].path == pair[1].path, zip(mine, its, strict=False)))
     past = [a for a, b in pairs if _differ(a.given, b.given, rows)]
@@ -283,7 +283,7 @@ def _place_of_parting(mine: list[_Call], its: list[_Call], rows: slice) -> Place
     return "", ""  # seen in the output alone
 
 
-def _place(call: _Call, past: list[_Call]) -> Place:
+def _place(call: _Call, past: list[_Call]) -> LayerPlace:
     """A call's layer, and the first within it of those that began when all was over."""
     stem = f"{call.path}." if call.path else ""
     inner = [c for c in past if c.began > call.began and c.path.startswith(stem)]

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wdtrain.learn.augment import Augmentation, Seen
+from wdtrain.learn.augment import Augmentation, AugmentedBatch
 from wdtrain.learn.rows import Rows
-from wdtrain.learn.targets import Normalisation, Prepared, Target, plain
+from wdtrain.targets.truth import Normalisation, TargetName, TrainingInput, plain
 from wdtrain.triple import DepthFormat
 
 PRECISIONS = ("fp32", "bf16", "fp64")
@@ -37,13 +37,17 @@ class Memo:
 
     def __init__(self, rows: Rows) -> None:
         self._rows, self._version = rows, 0
-        self._seen: Seen | None = None
-        self._targets: dict[Target, tuple[Tensor, Tensor]] = {}
+        self._seen: AugmentedBatch | None = None
+        self._targets: dict[TargetName, tuple[Tensor, Tensor]] = {}
         self._starts = dict(zip(rows.group_ids, accumulate([0, *rows.groups]), strict=False))
 
     def recall(
-        self, part: Rows, target: Target, see: Callable[[Tensor, Rows], Seen], device: torch.device
-    ) -> Prepared:
+        self,
+        part: Rows,
+        target: TargetName,
+        see: Callable[[Tensor, Rows], AugmentedBatch],
+        device: torch.device,
+    ) -> TrainingInput:
         """Some of the rows: views. The picture is made anew after a network has written into it."""
         if self._seen is None or self._seen.picture._version != self._version:
             self._seen = see(self._rows.copy(self._rows.overlay, device), self._rows)
@@ -54,7 +58,7 @@ class Memo:
         start = self._starts[part.group_ids[0]]
         rows = slice(start, start + len(part))
         truth, valid = self._targets[target]
-        return Prepared(self._seen.picture[rows], truth[rows], valid[rows])
+        return TrainingInput(self._seen.picture[rows], truth[rows], valid[rows])
 
     @property
     def is_small(self) -> bool:
@@ -93,10 +97,10 @@ class View:
         self,
         overlay: Tensor,
         stored: Tensor,
-        target: Target,
+        target: TargetName,
         rows: Rows,
         memo: Memo | None = None,
-    ) -> Prepared:
+    ) -> TrainingInput:
         """From tensors on the device; float64 in fp64, else float32. memo: what the tasks of a step
         have prepared so far."""
         common = {"normalisation": self.normalisation, "depth_format": self.depth_format}
@@ -107,10 +111,10 @@ class View:
                 prepared = memo.recall(rows, target, self._see, overlay.device)
             else:
                 seen = self._see(overlay, rows)
-                prepared = Prepared(seen.picture, *seen.target(stored, target))
+                prepared = TrainingInput(seen.picture, *seen.target(stored, target))
         return prepared.to(torch.float64) if self.precision == "fp64" else prepared
 
-    def _see(self, overlay: Tensor, rows: Rows) -> Seen:
+    def _see(self, overlay: Tensor, rows: Rows) -> AugmentedBatch:
         assert self.augmentation is not None
         return self.augmentation.see(
             overlay,

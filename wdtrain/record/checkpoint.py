@@ -25,7 +25,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from wdtrain.record.durable import rename, sync_tree, writing
+from wdtrain.disk.durable import rename_synced, sync_tree, writing
 
 MANIFEST_NAME = "checkpoint.json"
 FORMAT_VERSION = 1
@@ -39,7 +39,7 @@ class CheckpointError(ValueError):
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class SavedCheckpoint:
     """A whole checkpoint: its folder, its step, the caller's `extra`, its validation metric, and
     the digest of all of that and of its files."""
 
@@ -83,7 +83,7 @@ class Checkpoints:
         for path in sorted(self.folder.iterdir()):
             original = self.folder / path.name.removeprefix(_REPLACED)
             if path.name.startswith(_REPLACED) and not original.exists():
-                rename(path, original)
+                rename_synced(path, original)
             elif path.name.startswith((_ASIDE, _REPLACED, _PRUNED)):
                 shutil.rmtree(path)
                 leftovers.append(path.name)
@@ -102,7 +102,7 @@ class Checkpoints:
 
     def commit(
         self, step: int, extra: Mapping[str, Any] | None = None, *, metric: float | None = None
-    ) -> Checkpoint:
+    ) -> SavedCheckpoint:
         """What the ranks wrote since `begin(step)` is a checkpoint, on disk and under its name.
 
         Rank 0 alone, after a barrier. extra: JSON values. metric: of the validation, if there was
@@ -116,20 +116,22 @@ class Checkpoints:
             sync_tree(aside)
         self._give_name(aside, self.folder / f"step-{step:08d}")
         self._prune(newest=step)
-        return Checkpoint(self.folder / f"step-{step:08d}", step, dict(extra or {}), metric, digest)
+        return SavedCheckpoint(
+            self.folder / f"step-{step:08d}", step, dict(extra or {}), metric, digest
+        )
 
     def abandon(self, step: int) -> None:
         """What was written since `begin(step)` is gone. Rank 0, where a save has failed."""
         shutil.rmtree(self._aside(step), ignore_errors=True)
 
-    def latest(self) -> Checkpoint | None:
+    def latest(self) -> SavedCheckpoint | None:
         """The newest whole one, every byte verified, or None; `skipped` says what was damaged.
 
         For a reader; ranks that go on together take `newest_of_all`.
         """
         return self.newest_of_all(lambda mine, what: [mine])
 
-    def newest_of_all(self, gather: Callable[[Any, str], list[Any]]) -> Checkpoint | None:
+    def newest_of_all(self, gather: Callable[[Any, str], list[Any]]) -> SavedCheckpoint | None:
         """The newest one that every rank finds whole and the same, by step and digest, or None.
 
         All ranks call it; gather gives the values of all ranks by rank. `skipped`, on all of them,
@@ -140,18 +142,18 @@ class Checkpoints:
         for step in sorted(set().union(*seen), reverse=True):
             found = self._look(step)
             said = gather(
-                (found.digest, "") if isinstance(found, Checkpoint) else ("", str(found)),
+                (found.digest, "") if isinstance(found, SavedCheckpoint) else ("", str(found)),
                 f"a look at the checkpoint of step {step}",
             )
-            if len({digest for digest, _ in said}) == 1 and isinstance(found, Checkpoint):
+            if len({digest for digest, _ in said}) == 1 and isinstance(found, SavedCheckpoint):
                 return found
             self.skipped.append(self._why_not(step, said))
         return None
 
-    def _look(self, step: int) -> Checkpoint | CheckpointError:
+    def _look(self, step: int) -> SavedCheckpoint | CheckpointError:
         path = self._steps().get(step, self.folder / f"step-{step:08d}")
         try:
-            return verify(path)
+            return verify_checkpoint(path)
         except CheckpointError as error:
             return error
 
@@ -165,10 +167,10 @@ class Checkpoints:
             return why
         return f"{why} (so it is for rank {rank}; ranks go on from what all of them can read)"
 
-    def best(self) -> Checkpoint | None:
+    def best(self) -> SavedCheckpoint | None:
         """The one with the best metric (the later of equals), verified; None if none has one."""
         path = self._best_path(self._steps())
-        return None if path is None else verify(path)
+        return None if path is None else verify_checkpoint(path)
 
     def _aside(self, step: int) -> Path:
         return self.folder / f"{_ASIDE}{step:08d}-{self._attempts}"
@@ -179,8 +181,8 @@ class Checkpoints:
         if final.exists():
             if replaced.exists():
                 shutil.rmtree(replaced)
-            rename(final, replaced)
-        rename(aside, final)
+            rename_synced(final, replaced)
+        rename_synced(aside, final)
         if replaced.exists():
             shutil.rmtree(replaced)
 
@@ -215,7 +217,7 @@ class Checkpoints:
                 shutil.rmtree(doomed)
 
 
-def verify(path: Path | str) -> Checkpoint:
+def verify_checkpoint(path: Path | str) -> SavedCheckpoint:
     """The checkpoint in this folder, after every file was hashed; CheckpointError if damaged."""
     path = Path(path)
     manifest = _read_manifest(path)
@@ -230,7 +232,7 @@ def verify(path: Path | str) -> Checkpoint:
         if found != expected["sha256"]:
             raise _damaged(path, f"{name} is not what was saved ({expected['bytes']} bytes)")
     step, extra, metric = manifest["step"], manifest["extra"], manifest["metric"]
-    return Checkpoint(path, step, extra, metric, manifest["digest"])
+    return SavedCheckpoint(path, step, extra, metric, manifest["digest"])
 
 
 def save_weights(path: Path | str, state: Mapping[str, torch.Tensor]) -> None:

@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import Self
 
 from wdtrain.record.glyphs import number, size
-from wdtrain.record.memory import Memory
-from wdtrain.record.metrics import label
+from wdtrain.record.process_memory import ProcessMemory
+from wdtrain.targets.metrics import label
 
 PARTS = ("data", "copy", "augment", "forward_backward", "sync", "optimizer")
 _MIN_SHOWN_SHARE = 0.005
@@ -70,7 +70,7 @@ class Progress:
     losses: Mapping[str, float]
     samples: int
     seconds: Mapping[str, float] = field(default_factory=dict)
-    memory: Memory | None = None
+    memory: ProcessMemory | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +206,7 @@ def seconds_left(plan: RunPlan, step: int, elapsed_seconds: float) -> float:
     return (plan.steps - step) * elapsed_seconds / done if done > 0 else float("nan")
 
 
-def memory_text(memory: Memory) -> str:
+def memory_text(memory: ProcessMemory) -> str:
     """11.2 GiB of 18.0 GiB, or RSS 2.1 GiB; with the peak, and what the allocator had to free."""
     text = f"{memory.what} {size(memory.used_bytes)}"
     if memory.budget_bytes is not None:

@@ -23,8 +23,8 @@ from wdtrain.record.console_base import (
     seconds_left,
 )
 from wdtrain.record.glyphs import ASCII, Glyphs, duration, number, part_name, rate, share_columns
-from wdtrain.record.memory import Memory
-from wdtrain.record.metrics import is_higher_better, label
+from wdtrain.record.process_memory import ProcessMemory
+from wdtrain.targets.metrics import is_higher_better, label
 
 _QUIET, _STRONG, _GOOD, _WATCH = "dim", "bold", "green", "yellow"
 _PART_STYLES = {
@@ -110,7 +110,7 @@ class Panel:
             legend.append(Text.assemble(mark, (f" {part_name(part)} {share:.0%}", _QUIET)))
         return [line, bar, *self._flow(legend)]
 
-    def memory(self, memory: Memory) -> RenderableType:
+    def memory(self, memory: ProcessMemory) -> RenderableType:
         row = Text("memory".ljust(_HEAD), _QUIET)
         if memory.budget_bytes:
             share = min(1.0, memory.used_bytes / memory.budget_bytes)

@@ -22,7 +22,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from wdtrain.record.console_base import PARTS
 from wdtrain.record.glyphs import number, part_name
-from wdtrain.record.metrics import LABELS, label
+from wdtrain.targets.metrics import LABELS, label
 
 _COLOURS = ("#2f6fb3", "#d9792b", "#3a9a68", "#b5465a", "#7a5fb0", "#8a7a3c")
 _GREY = "#8a8a8a"

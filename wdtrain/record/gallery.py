@@ -11,12 +11,12 @@ import numpy as np
 from torch import Tensor
 
 from wdtrain.record.glyphs import number
-from wdtrain.record.metrics import label
-from wdtrain.record.pictures import Example, grid, save_png
+from wdtrain.record.picture_grid import Example, picture_grid, save_png
 from wdtrain.record.ranking import DRAWN
 from wdtrain.record.scores import SplitScores, Stored, Truth
+from wdtrain.targets.metrics import label
 
-Answers = Mapping[str, tuple[Tensor, Tensor]]
+Predictions = Mapping[str, tuple[Tensor, Tensor]]
 """By task: predictions [n, 1, h, w] and the loss of each sample [n]."""
 Ranked = dict[str, list[tuple[str, float]]]
 
@@ -45,13 +45,13 @@ class Gallery:
         groups = (group for ranked in self.ranked.values() for group in ranked.values())
         return {key for group in groups for key, _ in group}
 
-    def fill(self, answered: Iterable[tuple[Stored, Answers]]) -> None:
+    def fill(self, answered: Iterable[tuple[Stored, Predictions]]) -> None:
         """Takes this rank's batches with their answers; every rank has what all have found."""
         for batch, answers in answered:
             self.add(answers, batch)
         self._examples = dict(ChainMap(*self._gather(self._examples)))
 
-    def add(self, answers: Answers, batch: Stored) -> None:
+    def add(self, answers: Predictions, batch: Stored) -> None:
         """By task, the predictions [n, 1, h, w] of a batch; those that are shown are kept."""
         truth = Truth.of(batch, self._depth_format)
         for task, (prediction, _) in answers.items():
@@ -96,6 +96,6 @@ class Gallery:
             if found:
                 name = f"report/{task}-{group}.png"
                 title = f"{task}, {group} of {self.split}"
-                save_png(folder / name, grid(found, title=title))
+                save_png(folder / name, picture_grid(found, title=title))
                 saved[title] = name
         return saved

@@ -15,13 +15,14 @@ from typing import Any, Literal
 
 import psutil
 
-from wdtrain.record.runlog import RunError, State, read_status, write_status
+from wdtrain.disk.errors import RunError
+from wdtrain.record.runlog import State, read_status, write_status
 
 HEARTBEAT_SECONDS = 10.0
 MISSED_BEATS = 3
 """A run on another machine that has missed so many counts as dead."""
 
-Verdict = State | Literal["dead", "unknown host"]
+RunState = State | Literal["dead", "unknown host"]
 
 
 def process_facts(seconds: float = HEARTBEAT_SECONDS) -> dict[str, Any]:
@@ -84,7 +85,7 @@ class Heartbeat:
         return True
 
 
-def judge_status(folder: Path | str) -> Verdict | None:
+def judge_status(folder: Path | str) -> RunState | None:
     """How the run in this folder stands: "interrupted", "finished" or "failed" as it said itself,
     "running", or "dead": it said "running", and its process is gone. None without a status.
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Self
 
-from wdtrain.record.durable import sync_folder
+from wdtrain.disk.durable import sync_folder
 
 RECORD_NAME = ".wdtrain-made.jsonl"
 ASIDE_PREFIX = ".wdtrain-"

@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from wdtrain.record.metrics import rank_samples
+from wdtrain.targets.metrics import rank_samples
 
 DRAWN = 4096
 Scored = tuple[str, float]

@@ -16,12 +16,13 @@ from typing import Any
 import torch
 
 import wdtrain
+from wdtrain.disk.durable import write_whole
+from wdtrain.disk.errors import RunError
 from wdtrain.record.console_base import UNKNOWN
 from wdtrain.record.curves import Series, collect, draw_curves
-from wdtrain.record.durable import write_whole
 from wdtrain.record.glyphs import number, part_name, rate, size
-from wdtrain.record.metrics import LABELS, is_higher_better, label
-from wdtrain.record.runlog import RunError, read_log
+from wdtrain.record.runlog import read_log
+from wdtrain.targets.metrics import LABELS, is_higher_better, label
 
 PICTURES = "report"
 RESULTS_NAME = "results.json"

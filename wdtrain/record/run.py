@@ -19,15 +19,16 @@ from typing import Any, Literal, Self, TextIO
 from accelerate import Accelerator
 from torch import Tensor
 
-from wdtrain.record.checkpoint import Checkpoint, Checkpoints, save_weights
+from wdtrain.disk.durable import described, write_whole, writing
+from wdtrain.disk.errors import RunError
+from wdtrain.disk.locks import RunLock, lock_holder
+from wdtrain.record.checkpoint import Checkpoints, SavedCheckpoint, save_weights
 from wdtrain.record.console import Progress, RunPlan, make_console
-from wdtrain.record.durable import described, write_whole, writing
 from wdtrain.record.gallery import Gallery
 from wdtrain.record.heartbeat import Heartbeat, process_facts
-from wdtrain.record.lock import RunLock, lock_holder
-from wdtrain.record.memory import measure_memory, save_snapshot
+from wdtrain.record.process_memory import measure_memory, save_snapshot
 from wdtrain.record.protocols import Ranks, StepNumbers, Waited
-from wdtrain.record.runlog import RunError, RunLog, State, read_status, save_config, write_status
+from wdtrain.record.runlog import RunLog, State, read_status, save_config, write_status
 from wdtrain.record.scores import BASELINE_NAMES, SplitScores
 
 _Late = tuple[int, float, StepNumbers, dict[str, float], dict[str, float]]
@@ -181,7 +182,7 @@ class RunRecord:
             self.console.event(f"warning: {text}")
             self.log.append({"step": step, "warning": text})
 
-    def newest(self, *, refuse: bool) -> Checkpoint | None:
+    def newest(self, *, refuse: bool) -> SavedCheckpoint | None:
         """The newest checkpoint that all ranks find whole and the same, on all of them, or None;
         ValueError if there is one and `refuse` is set."""
         found = self.checkpoints.newest_of_all(self._collective.gather)
@@ -277,7 +278,7 @@ class RunRecord:
         self._write(step, line)
 
     @contextmanager
-    def aside(self, doing: str) -> Iterator[None]:
+    def phase(self, doing: str) -> Iterator[None]:
         """Time in here, `doing` something else ("validating"), is not counted as training."""
         self.flush()
         self.console.phase(doing)
@@ -376,7 +377,7 @@ class RunRecord:
         if metric is None and self._saved and self._saved[0] == step:
             metric = self._metric
         self._saved, self._metric = what, metric
-        with self.aside("saving"):
+        with self.phase("saving"):
             try:
                 self._agreed("every rank's part of a checkpoint", lambda: self._part(step, weights))
                 self._agreed("the checkpoint of rank 0", lambda: self._commit(step, extra, metric))

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, get_args
 
-from wdtrain.record.durable import (
+from wdtrain.disk.durable import (
     FULL,
     overwrite,
     room,
@@ -28,16 +28,13 @@ from wdtrain.record.durable import (
     write_whole,
     writing,
 )
+from wdtrain.disk.errors import RunError
 
 LOG_NAME = "metrics.jsonl"
 STATUS_NAME = "status.json"
 CONFIG_NAME = "config.yaml"
 
 State = Literal["running", "interrupted", "finished", "failed"]
-
-
-class RunError(ValueError):
-    """A run folder that cannot be used as asked: the message says why and what to do."""
 
 
 class RunLog:

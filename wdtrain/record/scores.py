@@ -15,13 +15,13 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from wdtrain.record.baselines import ColourHistogram, ColourThreshold, MeanDepth
 from wdtrain.record.console_base import Score
-from wdtrain.record.depths import DepthSums
-from wdtrain.record.masks import MaskSums
-from wdtrain.record.metrics import is_higher_better
 from wdtrain.record.ranking import Ranking
-from wdtrain.record.sums import is_foreground
+from wdtrain.targets.baselines import ColourHistogram, ColourThreshold, MeanDepth
+from wdtrain.targets.depths import DepthSums
+from wdtrain.targets.masks import MaskSums
+from wdtrain.targets.metrics import is_higher_better
+from wdtrain.targets.sums import is_foreground
 from wdtrain.triple import DepthFormat
 
 Total = Callable[[Tensor], Tensor]

@@ -15,9 +15,9 @@ import numpy as np
 from wdtrain.scenes.camera import Camera
 from wdtrain.scenes.cutouts import Cutout, prepare_cutout, relief_m
 from wdtrain.scenes.keyed import generator
+from wdtrain.scenes.kit_pictures import kit_digest, list_pictures, read_background, read_cutout
 from wdtrain.scenes.lift import Lift, fit_lift, read_lifts
 from wdtrain.scenes.pasting import Layer, Spot, paste, visible_fraction
-from wdtrain.scenes.pictures import digest_of, list_pictures, read_background, read_cutout
 from wdtrain.scenes.product import Product, Scene, Shelf, shelf_places
 from wdtrain.triple import FOREGROUND, DepthFormat, Triple, TripleError
 
@@ -72,14 +72,14 @@ class Composition:
             "name": "compose",
             "version": 1,
             **product.describe(),
-            "backgrounds_digest": digest_of(self.backgrounds),
-            "cutouts_digest": digest_of(self.cutouts),
+            "backgrounds_digest": kit_digest(self.backgrounds),
+            "cutouts_digest": kit_digest(self.cutouts),
             "product": product.size,
             "count": len(product),
             "depth": self.depth,
             "size": self.size,
             "seed": self.seed,
-            "lift_digest": None if lift is None else digest_of([Path(lift)]),
+            "lift_digest": None if lift is None else kit_digest([Path(lift)]),
         }
 
     def __len__(self) -> int:

@@ -17,7 +17,7 @@ from wdtrain.scenes.difficulty import Difficulty
 from wdtrain.scenes.keyed import generator
 from wdtrain.scenes.textures import any_palette, draw_colours
 
-KINDS = ("two-legged", "four-legged", "chair-like")
+FIGURE_KINDS = ("two-legged", "four-legged", "chair-like")
 TALLEST = 0.72
 """The largest pixel height of a figure, as a fraction of the picture's size."""
 
@@ -63,7 +63,7 @@ class _Capsule:
 def build_figure(seed: int, number: int, size: int, difficulty: Difficulty) -> Figure:
     """Figure `number` of this seed, drawn for pictures of `size` pixels."""
     rng = generator("figure", seed, number)
-    kind = KINDS[int(rng.integers(len(KINDS)))]
+    kind = FIGURE_KINDS[int(rng.integers(len(FIGURE_KINDS)))]
     draw = {"two-legged": _two_legged, "four-legged": _four_legged, "chair-like": _chair_like}
     capsules, (low, high) = draw[kind](rng)
     contrast = difficulty.cloth_contrast

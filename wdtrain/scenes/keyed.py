@@ -15,7 +15,7 @@ _ROUNDS = 6
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
-def key_of(*parts: str | int) -> int:
+def sample_key(*parts: str | int) -> int:
     """128 bits of BLAKE2b over the parts; ("a", "bc") and ("ab", "c") differ."""
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "little")
@@ -23,7 +23,7 @@ def key_of(*parts: str | int) -> int:
 
 def generator(*parts: str | int) -> np.random.Generator:
     """A generator whose numbers depend on `parts` alone (Philox, keyed: no seeding cost)."""
-    return np.random.Generator(np.random.Philox(key=key_of(*parts)))
+    return np.random.Generator(np.random.Philox(key=sample_key(*parts)))
 
 
 class Shuffle:
@@ -36,7 +36,7 @@ class Shuffle:
         self.size = size
         self._half = np.uint64(max(1, (max(1, size - 1).bit_length() + 1) // 2))
         self._low = np.uint64((1 << int(self._half)) - 1)
-        self._keys = [np.uint64(key_of(*key, turn) & (2**64 - 1)) for turn in range(_ROUNDS)]
+        self._keys = [np.uint64(sample_key(*key, turn) & (2**64 - 1)) for turn in range(_ROUNDS)]
 
     def __call__(self, indices: np.ndarray) -> np.ndarray:
         """int64 [n] in range(size) -> int64 [n] in range(size), one to one."""

@@ -23,7 +23,7 @@ from wdtrain.scenes.product import Product, Scene, Shelf, shelf_places
 from wdtrain.scenes.rooms import Background, build_background
 from wdtrain.triple import FOREGROUND, DepthFormat, Triple, TripleError
 
-LEAST_VISIBLE = 0.6
+LEAST_VISIBLE_SHARE = 0.6
 SMALLEST_SIZE = 16
 _DRAWS = 24
 
@@ -157,11 +157,11 @@ class Playground:
             rows, width = alpha.shape
             spot = Spot(contact - rows, round(across * (size - 0.6 * width) - 0.2 * width))
             seen = visible_fraction(alpha, camera.ground_depth(contact), background.depth, spot)
-            if seen >= LEAST_VISIBLE and alpha.max() * 255 >= FOREGROUND:
+            if seen >= LEAST_VISIBLE_SHARE and alpha.max() * 255 >= FOREGROUND:
                 return spot, rows
         raise TripleError(
             f"no place for the {figure.kind} figure is free in this {background.kind}: less than "
-            f"{LEAST_VISIBLE:.0%} of it would be seen anywhere; use another seed"
+            f"{LEAST_VISIBLE_SHARE:.0%} of it would be seen anywhere; use another seed"
         )
 
     def _dress(

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 import xxhash
 
-from wdtrain.pictures import look, read_grey
+from wdtrain.pictures import read_grey, read_picture_header
 from wdtrain.sourcefiles import (
     PassedOver,
     bytes_or_none,
@@ -111,7 +111,7 @@ class SeedFolder:
         name = self.names[index]
         overlay, mask, depth = (self._bytes(part, index) for part in _FOLDERS)
         self._loaded = index, content_of((overlay, mask, depth))
-        shape = look(overlay, name="overlay").shown
+        shape = read_picture_header(overlay, name="overlay").shown
         greys = [read_grey(data, name=part) for data, part in ((mask, "mask"), (depth, "depth"))]
         for part, grey in zip(("mask", "depth"), greys, strict=True):
             if grey.shape != shape:

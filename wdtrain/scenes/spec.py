@@ -15,7 +15,7 @@ from wdtrain.scenes.compose import Composition
 from wdtrain.scenes.playground import Playground
 from wdtrain.scenes.seedfolder import SeedFolder
 
-Source = Playground | Composition | SeedFolder
+SceneSource = Playground | Composition | SeedFolder
 _SOURCES: dict[str, type[Any]] = {
     "playground": Playground,
     "compose": Composition,
@@ -23,7 +23,7 @@ _SOURCES: dict[str, type[Any]] = {
 }
 
 
-def parse_source(text: str) -> Source | None:
+def parse_source(text: str) -> SceneSource | None:
     """The source that `text` specifies; None if it is not written as NAME:KEY=VALUE,...
 
     ValueError names an unknown source or key (with the nearest known one), a value of the wrong
@@ -56,7 +56,7 @@ def parse_source(text: str) -> Source | None:
     ]
     if missing:
         raise ValueError(f"{name} needs {', '.join(missing)}; write for example {_example(name)}")
-    source: Source = make(**values)
+    source: SceneSource = make(**values)
     return source
 
 

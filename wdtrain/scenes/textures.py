@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
-KINDS = ("tiles", "planks", "bricks", "waves", "plain")
+TEXTURE_KINDS = ("tiles", "planks", "bricks", "waves", "plain")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Texture:
     def draw(rng: np.random.Generator, palette: str, *, coarse: float = 1.0) -> Texture:
         """A texture with a period of 0.3 to 1.2 m times `coarse`."""
         return Texture(
-            kind=KINDS[int(rng.integers(len(KINDS)))],
+            kind=TEXTURE_KINDS[int(rng.integers(len(TEXTURE_KINDS)))],
             colours=draw_colours(rng, palette, contrast=rng.uniform(0.06, 0.22)),
             period_m=float(rng.uniform(0.3, 1.2)) * coarse,
             phase=(float(rng.uniform(0, 9)), float(rng.uniform(0, 9))),

@@ -16,7 +16,7 @@ import numpy as np
 import xxhash
 import zstandard
 
-from wdtrain.store.memory import Recycled
+from wdtrain.store.buffers import Recycled
 
 _SKIPPABLE_MAGIC: Final = 0x184D2A5E
 _SEEKABLE_MAGIC: Final = 0x8F92EAB1

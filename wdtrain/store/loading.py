@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from wdtrain.disk.errors import DamagedBlock
 from wdtrain.store import native
-from wdtrain.store.errors import DamagedBlock
+from wdtrain.store.buffers import Recycled
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.memory import Recycled
 from wdtrain.store.samples import BlockIndex, begins_with_arrays, member_suffixes, payloads
 from wdtrain.store.shards import Frame, ShardReader
 

@@ -16,14 +16,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, Literal, NamedTuple
 
+from wdtrain.disk.errors import StoreError
+from wdtrain.remote.access import RandomFile, file_bytes, open_file, read_bytes, sha256_of
+from wdtrain.remote.remote_files import Remote, RemoteAccess
+from wdtrain.remote.urls import folder_of, is_url, join_url, redacted, was_redacted
 from wdtrain.store import schema
-from wdtrain.store.errors import StoreError
-from wdtrain.store.files import RandomFile, file_bytes, open_file, read_bytes, sha256_of
-from wdtrain.store.remote import Remote, RemoteAccess
-from wdtrain.store.urls import folder_of, is_url, join, shown, was_told
 from wdtrain.triple import DepthFormat
 
-NAME: Final = "manifest.json"
+MANIFEST_NAME: Final = "manifest.json"
 FORMAT: Final = "wdtrain-dataset"
 VERSION: Final = 1
 
@@ -97,8 +97,8 @@ class Manifest:
         what was written; OSError where the network fails for longer than the tries last.
         """
         remote = Remote(RemoteAccess(**access) if isinstance(access, dict) else access)
-        url = folder_of(str(url), NAME)
-        if was_told(url):
+        url = folder_of(str(url), MANIFEST_NAME)
+        if was_redacted(url):
             raise StoreError(
                 f"{url} is a URL as it is told, without what is secret in it, and so cannot be "
                 "read; a run's folder does not keep the whole one: give it (--data of predict, "
@@ -136,12 +136,12 @@ class Manifest:
         """The split of this name; StoreError names those there are."""
         if name not in self.splits:
             raise StoreError(
-                f"{shown(self.url)} has no split {name!r}; it has {', '.join(self.splits)}"
+                f"{redacted(self.url)} has no split {name!r}; it has {', '.join(self.splits)}"
             )
         return self.splits[name]
 
     def shard_url(self, shard: Shard) -> str:
-        return join(self.url, shard.name)
+        return join_url(self.url, shard.name)
 
     def open_shard(self, shard: Shard, url: str | None = None) -> RandomFile:
         """The file of a shard, where it belongs or at a given place; FileNotFoundError where
@@ -176,8 +176,8 @@ class Manifest:
             return file_bytes(self.shard_url(shard), remote=self.remote)
         except FileNotFoundError as error:
             raise StoreError(
-                f"shard {shard.name} is missing in {shown(self.url)}; fetch it again, or pack the "
-                "dataset again"
+                f"shard {shard.name} is missing in {redacted(self.url)}; fetch it again, or pack "
+                "the dataset again"
             ) from error
 
     def content_of(self, shard: Shard) -> tuple[int, str]:
@@ -189,7 +189,9 @@ class Manifest:
             try:
                 found = sha256_of(url, remote=self.remote)
             except FileNotFoundError as error:
-                raise StoreError(f"shard {shard.name} of {shown(self.url)} is missing") from error
+                raise StoreError(
+                    f"shard {shard.name} of {redacted(self.url)} is missing"
+                ) from error
             if found == (shard.num_bytes, shard.sha256):
                 break
         return found
@@ -251,24 +253,24 @@ def _parse_split(name: str, entry: dict[str, Any]) -> Split:
 
 def _read(url: str, remote: Remote) -> bytes:
     try:
-        return read_bytes(join(url, NAME), remote=remote)
+        return read_bytes(join_url(url, MANIFEST_NAME), remote=remote)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise StoreError(
-            f"{shown(url)} holds no {NAME}, so it is not a packed dataset (or its packing has not "
-            "ended); pack one with tools/pack-shards SOURCE TARGET"
+            f"{redacted(url)} holds no {MANIFEST_NAME}, so it is not a packed dataset (or its "
+            "packing has not ended); pack one with tools/pack-shards SOURCE TARGET"
         ) from error
 
 
 def parse_manifest(data: bytes, *, url: str, remote: Remote | None = None) -> Manifest:
     """The manifest that these bytes are, read from `url`; StoreError when they are not one."""
-    place = shown(url)
+    place = redacted(url)
     try:
         document = json.loads(data)
         digest = digest_of(document) if isinstance(document, dict) else ""
     except (ValueError, RecursionError) as error:
-        raise _Garbled(f"{NAME} of {place} is not readable JSON ({error})") from error
+        raise _Garbled(f"{MANIFEST_NAME} of {place} is not readable JSON ({error})") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise StoreError(f"{NAME} of {place} is not that of a {FORMAT}")
+        raise StoreError(f"{MANIFEST_NAME} of {place} is not that of a {FORMAT}")
     version = document.get("version")
     if type(version) is not int or not 1 <= version <= VERSION:
         raise StoreError(
@@ -277,15 +279,15 @@ def parse_manifest(data: bytes, *, url: str, remote: Remote | None = None) -> Ma
         )
     if document.get("digest") != digest:
         raise _Garbled(
-            f"{NAME} of {place} was changed after it was written (its digest does not fit); "
-            "fetch it again or pack the dataset again"
+            f"{MANIFEST_NAME} of {place} was changed after it was written (its digest does not "
+            "fit); fetch it again or pack the dataset again"
         )
     try:
         schema.check(document)
     except schema.SchemaError as error:
         raise StoreError(
-            f"{NAME} of {place} is not one that a packer writes: {error}; pack the dataset again, "
-            "or ask for it where it comes from"
+            f"{MANIFEST_NAME} of {place} is not one that a packer writes: {error}; pack the "
+            "dataset again, or ask for it where it comes from"
         ) from error
     return _build(document, url=url, remote=remote or Remote())
 

@@ -100,13 +100,13 @@ class Axis(ctypes.Structure):
         return axis
 
 
-class Cover(ctypes.Structure):
+class CoverTables(ctypes.Structure):
     """The same in whole numbers: `Cover` of `_rows.h`."""
 
     _fields_ = (*Axis._fields_[:3], ("shares", _POINTER), ("total", _COUNT))
 
     @classmethod
-    def of(cls, side: resize.Cover) -> Cover:
+    def of(cls, side: resize.Cover) -> CoverTables:
         cover = cls(*side.shares.shape, at(side.first), at(side.shares), side.total)
         cover.held = side
         return cover
@@ -145,7 +145,7 @@ def open_library(path: Path) -> ctypes.CDLL:
     library.wd_shrink.argtypes += [ctypes.POINTER(Axis)] * 2 + [*_POINTERS]
     library.wd_halve.argtypes = [_POINTER, *[_COUNT] * 4, _POINTER]
     library.wd_median.argtypes = [_POINTER, *[_COUNT] * 4, ctypes.c_int32]
-    library.wd_median.argtypes += [ctypes.POINTER(Cover)] * 2 + [*_POINTERS]
+    library.wd_median.argtypes += [ctypes.POINTER(CoverTables)] * 2 + [*_POINTERS]
     library.wd_median_of_four.argtypes = [_POINTER, *[_COUNT] * 4, ctypes.c_int32]
     library.wd_median_of_four.argtypes += _POINTERS
     for name in ("wd_shrink", "wd_halve", "wd_median", "wd_median_of_four"):
@@ -262,7 +262,12 @@ def halve(pictures: np.ndarray, channels: int, target: np.ndarray) -> None:
 
 
 def median(
-    codes: np.ndarray, flip: int, down: Cover, across: Cover, room: np.ndarray, target: np.ndarray
+    codes: np.ndarray,
+    flip: int,
+    down: CoverTables,
+    across: CoverTables,
+    room: np.ndarray,
+    target: np.ndarray,
 ) -> None:
     """target [n, h, w] is filled with the medians of codes [n, H, W]; see `resize.median`. `room`:
     `median_room` bytes."""
@@ -275,7 +280,7 @@ def median(
     LIBRARY.wd_median(*sides, flip, down, across, at(room), at(target))
 
 
-def median_room(width: int, down: Cover, across: Cover) -> int:
+def median_room(width: int, down: CoverTables, across: CoverTables) -> int:
     """Bytes that `median` needs to work with."""
     lines = 6 + across.taps * (down.taps + 1)
     return int(8 * down.taps + 4 * (width + across.size * lines))

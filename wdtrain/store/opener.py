@@ -17,7 +17,7 @@ from wdtrain.store.manifest import Manifest
 SCHEME: Final = "zst"
 
 
-def register() -> None:
+def register_opener() -> None:
     """`webdataset` opens URLs like `zst:PATH` and `zst:https://...` of compressed shards.
 
     Holds for this process: workers that are spawned and not forked must call it too, so there the

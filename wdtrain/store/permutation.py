@@ -23,7 +23,7 @@ _SLICE: Final = 1 << 15
 """Values worked on at once: a slice and its temporaries stay in the second-level cache."""
 
 
-def key_of(*parts: int | str | bytes) -> bytes:
+def permutation_key(*parts: int | str | bytes) -> bytes:
     """32 key bytes of a sequence of numbers, texts and bytes; no two sequences share an encoding.
 
     The same on every machine and Python version: type and length are written before each part.

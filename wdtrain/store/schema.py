@@ -49,7 +49,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
 
 
-Side = Annotated[int, Field(ge=1, le=65_535)]
+PixelCount = Annotated[int, Field(ge=1, le=65_535)]
 Whole = Annotated[int, Field(ge=0, lt=1 << 63)]
 Texts = dict[str, Any]
 
@@ -57,7 +57,7 @@ Texts = dict[str, Any]
 class _Field(_Part):
     member: str
     dtype: str
-    shape: list[Side]
+    shape: list[PixelCount]
 
 
 class _Depth(_Field):
@@ -101,8 +101,8 @@ class _Split(_Part):
 class _Head(_Part):
     encoding: Literal["image", "raw"]
     compression: Annotated[str, Field(pattern=r"^(none|zstd:(-[1-7]|[1-9]|1[0-9]|2[0-2]))$")]
-    height: Side
-    width: Side
+    height: PixelCount
+    width: PixelCount
     samples_per_block: Annotated[int, Field(ge=1, le=(1 << 32) // _LEAST_SAMPLE)]
     fields: _Fields
     splits: Annotated[dict[str, _Split], Field(min_length=1)]

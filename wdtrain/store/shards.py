@@ -13,14 +13,14 @@ from typing import NamedTuple, Protocol, Self
 
 import xxhash
 
+from wdtrain.disk.errors import DamagedBlock, StoreError
+from wdtrain.remote.access import LocalFile
+from wdtrain.remote.urls import is_url, redacted
 from wdtrain.store import frames
-from wdtrain.store.errors import DamagedBlock, StoreError
-from wdtrain.store.files import LocalFile
+from wdtrain.store.buffers import Recycled
 from wdtrain.store.limits import most_sample_bytes
 from wdtrain.store.manifest import Manifest, Shard
 from wdtrain.store.mapped import MappedFile
-from wdtrain.store.memory import Recycled
-from wdtrain.store.urls import is_url, shown
 
 
 class Closable(Protocol):
@@ -85,7 +85,7 @@ class ShardReader:
             elif len(shard.blocks) != self.num_blocks:
                 raise StoreError(f"the manifest does not list the blocks of shard {shard.name}")
         except FileNotFoundError as error:
-            place = shown(url)
+            place = redacted(url)
             raise StoreError(
                 f"shard {shard.name} is missing at {place}; fetch it again, or pack the dataset "
                 "again"

@@ -14,7 +14,7 @@ import numpy as np
 from wdtrain import resize
 from wdtrain.resize import EIGHTHS, Size
 from wdtrain.store import native
-from wdtrain.store.memory import Recycled
+from wdtrain.store.buffers import Recycled
 
 _MOST_PIXELS: Final = 1 << 30
 """Of a depth whose medians are taken by the compiled loops: their weights are 32 bits."""
@@ -77,5 +77,5 @@ def _axis(eighths: int, size: int) -> native.Axis:
 
 
 @lru_cache(maxsize=256)
-def _cover(stored: int, size: int) -> native.Cover:
-    return native.Cover.of(resize.cover(stored, size))
+def _cover(stored: int, size: int) -> native.CoverTables:
+    return native.CoverTables.of(resize.cover(stored, size))

@@ -14,8 +14,8 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from wdtrain.store.memory import Lease, Recycled
-from wdtrain.store.rows import Target
+from wdtrain.store.buffers import Lease, Recycled
+from wdtrain.store.filling import RowBuffers
 from wdtrain.store.tar import MAX_NAME
 from wdtrain.stream.cursor import Cursor
 
@@ -82,7 +82,7 @@ def read_until_now(lease: Lease, device: torch.device) -> None:
 
 
 @dataclass(frozen=True)
-class Lent(Target):
+class Lent(RowBuffers):
     """Memory of a batch, with the lease that says how long a device reads it."""
 
     lease: Lease
@@ -127,7 +127,9 @@ def _at_release() -> Callable[[Lease], None]:
     return lambda lease: read_until_now(lease, device)
 
 
-def tensors(target: Target, kept: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def tensors(
+    target: RowBuffers, kept: np.ndarray
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """overlay, mask, depth of the rows that are kept (bool [rows]), in Batch's shapes."""
     arrays: tuple[np.ndarray, ...] = (target.overlay, target.mask, target.depth)
     if not kept.all():

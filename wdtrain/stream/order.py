@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from wdtrain.remote.urls import redacted
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.permutation import Permutation, key_of, keyed_hash
-from wdtrain.store.urls import shown
+from wdtrain.store.permutation import Permutation, keyed_hash, permutation_key
 from wdtrain.stream.shares import balance
 
 ORDER_VERSION = 3
@@ -122,7 +122,7 @@ class Order:
     ) -> None:
         if split not in manifest.splits:
             held = ", ".join(manifest.splits)
-            raise ValueError(f"split {split!r} is not in {shown(manifest.url)}; it holds {held}")
+            raise ValueError(f"split {split!r} is not in {redacted(manifest.url)}; it holds {held}")
         check_count("seed", seed, least=0)
         for name, value in (("lanes", lanes), ("chunk", chunk), ("shuffle_bytes", shuffle_bytes)):
             check_count(name, value)
@@ -220,13 +220,13 @@ class Order:
         """(block, row) of every sample of a window, int64 [m] each, in the order they come."""
         start = 0 if key.lane == ALL_LANES else self.lane_bounds(key.lane)[0]
         laid = np.arange(start + key.start, start + key.stop, dtype=np.int64)
-        word = key_of(self.seed, key.epoch, "window", key.lane, key.number)
+        word = permutation_key(self.seed, key.epoch, "window", key.lane, key.number)
         mixed = np.argsort(keyed_hash(np.arange(len(laid)), word), kind="stable")
         blocks, rows = self._blocks_at(key.epoch, laid)
         return blocks[mixed], rows[mixed]
 
     def _lay_out_epoch(self, epoch: int) -> _Layout:
-        permutation = Permutation(self.num_blocks, key_of(self.seed, epoch, "blocks"))
+        permutation = Permutation(self.num_blocks, permutation_key(self.seed, epoch, "blocks"))
         place = permutation.inverse(self._short_blocks)
         by_place = np.argsort(place)
         lacking = np.cumsum(self._deficits[by_place])

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 from wdtrain.resize import size_for
+from wdtrain.store.filling import Filler, RowBuffers, WindowSlice
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.rows import Filler, Part, Target
 from wdtrain.stream.batches import Batch, HostMemory, Lent, tensors
 from wdtrain.stream.cursor import Cursor
 from wdtrain.stream.order import SHUFFLE_BYTES, Order, Piece, WindowKey, check_count
@@ -250,7 +250,7 @@ class _Reading:
 
     # ------------------------------------------------------------------ the work, in the pool
 
-    def _fill(self, target: Target, kept: np.ndarray, fills: Sequence[Fill]) -> None:
+    def _fill(self, target: RowBuffers, kept: np.ndarray, fills: Sequence[Fill]) -> None:
         """Decodes pieces into the batch; rows that damage leaves out are marked as not kept."""
         while fills:
             done = self._fill_at_once(target, fills)
@@ -258,20 +258,20 @@ class _Reading:
                 self._fill_by_row(target, kept, fills[done])
             fills = fills[done + 1 :]
 
-    def _fill_at_once(self, target: Target, fills: Sequence[Fill]) -> int:
+    def _fill_at_once(self, target: RowBuffers, fills: Sequence[Fill]) -> int:
         """How many pieces are in the batch, in turn, before one in which something is unusual."""
         parts = []
         for window, start, rows, at in fills:
             if not window.settle(start, rows):
                 break
-            parts.append(Part(window.rows, start, rows, at))
+            parts.append(WindowSlice(window.rows, start, rows, at))
         if not parts:
             return 0
         filled = self.stream.filler.fill(parts, target)
         self.stream.stages.add(gather=filled.gathering, decode=filled.decoding)
         return filled.parts
 
-    def _fill_by_row(self, target: Target, kept: np.ndarray, fill: Fill) -> None:
+    def _fill_by_row(self, target: RowBuffers, kept: np.ndarray, fill: Fill) -> None:
         with self.stream.stages.timed("decode"):
             for row in range(fill.rows):
                 damage = fill.window.decode_one(fill.start + row, target, fill.at + row)

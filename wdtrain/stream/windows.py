@@ -19,13 +19,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from wdtrain.disk.errors import DamagedBlock, DamagedSample, StoreError
+from wdtrain.remote.access import is_url
 from wdtrain.store import native
-from wdtrain.store.errors import DamagedBlock, DamagedSample, StoreError
-from wdtrain.store.files import is_url
+from wdtrain.store.buffers import KEPT, Recycled
+from wdtrain.store.filling import MemberPlaces, RowBuffers, copied_columns
 from wdtrain.store.loading import BlockLoader
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.memory import KEPT, Recycled
-from wdtrain.store.rows import Rows, Target, copied_columns
 from wdtrain.store.samples import BlockIndex, decode_row, parse_block
 from wdtrain.store.shards import Closable, ShardReader
 from wdtrain.store.tar import BLOCK, MAX_NAME
@@ -75,7 +75,7 @@ class Window:
         places: tuple[np.ndarray, np.ndarray],
         blocks: Blocks,
         held: dict[int, Loading],
-        known: Rows | None,
+        known: MemberPlaces | None,
     ) -> None:
         """`places`: (block, row), int64 [m] each; `held`: by number, blocks that are loaded or are
         being loaded, perhaps also for others; `known`: where all rows lie, if none is needed."""
@@ -96,7 +96,7 @@ class Window:
         self._is_asked, self._is_settled = np.zeros((2, len(numbers)), bool)
         shape = (4, len(self._slots))
         self._kept: list[object] = []
-        self.rows = Rows(np.zeros(shape, np.int64), np.zeros(shape, np.int64), self._kept)
+        self.rows = MemberPlaces(np.zeros(shape, np.int64), np.zeros(shape, np.int64), self._kept)
 
     def wanted(self, at: int, rows: int) -> list[Wanted]:
         """The blocks of these places that nobody has asked for; they count as asked for then."""
@@ -141,7 +141,7 @@ class Window:
         self.rows.put(places, lie)
         self._is_settled[list(slots)] = True
 
-    def decode_one(self, place: int, target: Target, row: int) -> Damage | None:
+    def decode_one(self, place: int, target: RowBuffers, row: int) -> Damage | None:
         """The sample at a place is in row `row` of `target`; or what is wrong with it."""
         number = int(self.places[0][place])
         held = self._held.get(number)
@@ -197,7 +197,7 @@ class MappedShards:
         _, numbers = self._held.pop(shard, (None, []))
         self._seen[numbers] = False
 
-    def rows(self, numbers: np.ndarray, rows: np.ndarray) -> Rows | None:
+    def rows(self, numbers: np.ndarray, rows: np.ndarray) -> MemberPlaces | None:
         """Rows of these blocks, one number for each row, if all of them are noted."""
         with self._lock:
             if not self._seen[numbers].all():
@@ -205,7 +205,7 @@ class MappedShards:
             address, stride, *columns = self._places[:, numbers]
             shards = np.bincount(self._order.shard_block(numbers)[0], minlength=self._num_shards)
             held = [self._held[shard][0] for shard in np.flatnonzero(shards).tolist()]
-        return Rows(np.stack(columns) + (address + rows * stride), None, held)
+        return MemberPlaces(np.stack(columns) + (address + rows * stride), None, held)
 
 
 class Blocks:
@@ -238,9 +238,11 @@ class Blocks:
         known = None if self._mapped is None else self._mapped.rows(*places)
         return Window(key, places, self, held, known)
 
-    def rows(self, blocks: Sequence[BlockIndex], of_block: np.ndarray, rows: np.ndarray) -> Rows:
+    def rows(
+        self, blocks: Sequence[BlockIndex], of_block: np.ndarray, rows: np.ndarray
+    ) -> MemberPlaces:
         """Where rows of blocks lie: `rows[i]` of `blocks[of_block[i]]` is the i-th."""
-        return Rows.of_blocks(blocks, of_block, rows, self._manifest)
+        return MemberPlaces.of_blocks(blocks, of_block, rows, self._manifest)
 
     def load_all(self, wanted: Sequence[Wanted], ahead: ReadAhead | None) -> None:
         """Loads blocks; whoever waits for one gets it, or why it cannot be read."""

@@ -1,0 +1,114 @@
+"""A triple is stored as it is, or brought to size by the rules, or rejected with its reason."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.disks import Disks
+from wdtrain import triple
+from wdtrain.packing.pack import pack
+from wdtrain.packing.verify import walk_blocks
+from wdtrain.store.samples import decode_row
+
+SMALL: dict[str, Any] = {"processes": 1, "shard_samples": 50, "samples_per_block": 8}
+
+
+def test_jpegs_that_need_no_resize_pass_byte_for_byte(tmp_path: Path) -> None:
+    source = Disks(count=64, as_jpeg=True)
+    manifest = pack(source, tmp_path / "set", **SMALL)
+    for _, _, block in walk_blocks(manifest, manifest.split("train")):
+        for row, key in enumerate(block.keys):
+            stored = bytes(block.members(row)[0])
+            assert stored == source.load(int(key.removeprefix("disk-"))).overlay
+
+
+@pytest.mark.parametrize("as_jpeg", [False, True])
+@pytest.mark.parametrize("encoding", ["image", "raw"])
+def test_size_resizes_as_triples_are_resized(tmp_path: Path, encoding: str, as_jpeg: bool) -> None:
+    source = Disks(count=64, as_jpeg=as_jpeg)
+    manifest = pack(source, tmp_path / "set", **SMALL, encoding=encoding, size=(12, 20))
+    assert (manifest.height, manifest.width) == (12, 20)
+    for _, _, block in walk_blocks(manifest, manifest.split("train")):
+        sample = source.load(int(block.keys[0].removeprefix("disk-")))
+        overlay, eighths = sample.overlay, None
+        if isinstance(overlay, bytes):
+            overlay, eighths = triple.decode_scaled(overlay, (12, 20))
+        sized = triple.resize_triple_arrays(
+            overlay, sample.mask, sample.depth, height=12, width=20, eighths=eighths
+        )
+        if encoding == "image":
+            sized = (triple.decode_overlay(triple.encode_overlay(sized[0])), *sized[1:])
+        for got, expected in zip(decode_row(block, 0), sized, strict=True):
+            np.testing.assert_array_equal(got, expected)
+
+
+def test_sixteen_bit_depth_is_kept(tmp_path: Path) -> None:
+    source = Disks(count=64, bits=16)
+    for encoding in ("image", "raw"):
+        manifest = pack(source, tmp_path / encoding, **SMALL, encoding=encoding)
+        assert manifest.fields["depth"]["dtype"] == "uint16"
+        _, _, block = next(walk_blocks(manifest, manifest.split("train")))
+        sample = source.load(int(block.keys[0].removeprefix("disk-")))
+        np.testing.assert_array_equal(decode_row(block, 0)[2], sample.depth)
+
+
+@dataclasses.dataclass(frozen=True)
+class Odd(Disks):
+    """One sample that is not as the others."""
+
+    odd: str = ""
+
+    def key(self, index: int) -> str:
+        return self.odd if index == 5 and self.odd.startswith("key") else super().key(index)
+
+    def load(self, index: int) -> triple.Triple:
+        sample = super().load(index)
+        if index != 5:
+            return sample
+        if self.odd == "size":
+            return dataclasses.replace(super().load(index), **_arrays(Disks(height=30), index))
+        if self.odd == "mask size":
+            return dataclasses.replace(sample, mask=sample.mask[1:])
+        if self.odd == "empty":
+            return dataclasses.replace(sample, mask=sample.mask // 3)
+        if self.odd == "dtype":
+            return dataclasses.replace(sample, depth=sample.depth.astype(np.uint16))
+        if self.odd == "truncated":
+            assert isinstance(sample.overlay, bytes)
+            return dataclasses.replace(sample, overlay=sample.overlay[:-40])
+        return sample
+
+
+def _arrays(source: Disks, index: int) -> dict[str, Any]:
+    sample = source.load(index)
+    return {"overlay": sample.overlay, "mask": sample.mask, "depth": sample.depth}
+
+
+@pytest.mark.parametrize(
+    ("odd", "reason"),
+    [
+        ("size", "wrong size"),
+        ("mask size", "mask of another size"),
+        ("empty", "mask without foreground"),
+        ("dtype", "dtypes"),
+        ("truncated", "overlay cannot be decoded"),
+        ("key.with.dots", "key"),
+        ("key with space", "key"),
+        ("keyäö", "key"),
+        ("key" * 40, "key"),
+        ("key/../../up", "key"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["image", "raw"])
+def test_a_sample_unlike_the_others_is_rejected_with_its_reason(
+    tmp_path: Path, encoding: str, odd: str, reason: str
+) -> None:
+    source = Odd(count=64, odd=odd, as_jpeg=odd == "truncated")
+    manifest = pack(source, tmp_path / "set", **SMALL, encoding=encoding, max_rejects=0.02)
+    assert manifest.rejects["reasons"] == {reason: 1}
+    assert manifest.samples == 63
