@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from wdtrain.scenes import figures, playground, rooms
-from wdtrain.scenes.classes import CLASSES, class_id
 from wdtrain.scenes.difficulty import Difficulty
 from wdtrain.scenes.figures import Figure
-from wdtrain.scenes.playground import Playground, label_map
+from wdtrain.scenes.labels import CLASSES, class_id, label_map
+from wdtrain.scenes.playground import Playground
 from wdtrain.scenes.rooms import SKY_DEPTH_M, build_background
 from wdtrain.scenes.textures import Texture
 from wdtrain.triple import FOREGROUND, Triple
@@ -25,7 +25,8 @@ _CORNERS = {"sky": 0, "floor": 1, "wall": 2, "ceiling": 3, "ground": 4, "ridge":
 
 def labelled(source: Playground, index: int) -> tuple[Triple, np.ndarray]:
     triple = source.load(index)
-    return triple, label_map(source._backgrounds[source._scene(index).background], triple.mask)
+    background = source._backgrounds[source._scene(index).background]
+    return triple, label_map(background.labels, triple.mask)
 
 
 def corner(name: str) -> np.ndarray:

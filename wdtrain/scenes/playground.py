@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from wdtrain.scenes.classes import class_id
 from wdtrain.scenes.difficulty import Difficulty
 from wdtrain.scenes.figures import TALLEST, Figure, build_figure
 from wdtrain.scenes.finishing import cast_shadow, develop
@@ -188,12 +187,6 @@ class Playground:
             alpha=alpha,
             depth=(distance - relief * tall_m).astype(np.float32),
         )
-
-
-def label_map(background: Background, mask: np.ndarray) -> np.ndarray:
-    """uint8 [size, size], ids of `classes.CLASSES`: the figure where the mask has its foreground
-    (there the depth is the figure's too), elsewhere the background's surfaces."""
-    return np.where(mask >= FOREGROUND, np.uint8(class_id("figure")), background.labels)
 
 
 def _product(
