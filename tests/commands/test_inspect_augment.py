@@ -29,7 +29,7 @@ from wdtrain.commands.inspect_augment import (
     stored_tiles,
 )
 from wdtrain.config import Recipe, load_recipe
-from wdtrain.disk.errors import StoreError
+from wdtrain.disk.failures import StoreError
 from wdtrain.learn import Augmentation, TaskSet, plain_view, rows_of
 from wdtrain.learn.view import View
 from wdtrain.packing.pack import pack

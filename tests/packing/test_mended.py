@@ -15,7 +15,7 @@ import pytest
 from tests.disks import Disks, write_folder
 from tests.packing.test_pack import Killed
 from wdtrain import triple
-from wdtrain.disk.errors import StoreError
+from wdtrain.disk.failures import StoreError
 from wdtrain.packing import contents
 from wdtrain.packing.pack import pack
 from wdtrain.packing.splits import Holdout

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.disks import FORMS, Disks, write_folder
-from wdtrain.disk.errors import StoreError
+from wdtrain.disk.failures import StoreError
 from wdtrain.packing import duplicates, jobs, staging
 from wdtrain.packing.pack import pack
 from wdtrain.packing.splits import Holdout

@@ -28,7 +28,7 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from tests.disks import Disks
-from wdtrain.disk.errors import StoreError
+from wdtrain.disk.failures import StoreError
 from wdtrain.packing.audit import audit
 from wdtrain.packing.pack import pack
 from wdtrain.packing.splits import Holdout

@@ -18,7 +18,7 @@ import pytest
 
 from tests.disks import Disks, write_folder
 from wdtrain.commands import pack_shards
-from wdtrain.disk.errors import StoreError
+from wdtrain.disk.failures import StoreError
 from wdtrain.disk.machine import this_machine
 from wdtrain.packing import staging
 from wdtrain.packing.jobs import ShardRunner

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.disks import Disks
-from wdtrain.disk.errors import StoreError
+from wdtrain.disk.failures import StoreError
 from wdtrain.packing.pack import pack
 from wdtrain.packing.plan import choose_block, choose_shard, parse_compression
 from wdtrain.store.manifest import Manifest

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.disks import Disks
-from wdtrain.disk.errors import StoreError
+from wdtrain.disk.failures import StoreError
 from wdtrain.packing.pack import pack
 from wdtrain.sources.folder import FolderSource
 from wdtrain.triple import Triple

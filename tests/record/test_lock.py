@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from wdtrain.disk.errors import RunError
+from wdtrain.disk.failures import RunError
 from wdtrain.disk.locks import RunLock, lock_holder
 
 HOLDER = """

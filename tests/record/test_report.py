@@ -8,7 +8,7 @@ import re
 import cv2
 import pytest
 
-from wdtrain.disk.errors import RunError
+from wdtrain.disk.failures import RunError
 from wdtrain.record.curves import collect, draw_curves
 from wdtrain.record.report import outcome, read_results, versions, write_report
 from wdtrain.record.runlog import RunLog

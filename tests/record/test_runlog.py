@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wdtrain.disk import durable
-from wdtrain.disk.errors import RunError
+from wdtrain.disk.failures import RunError
 from wdtrain.record import runlog
 from wdtrain.record.runlog import RunLog, read_log, read_status, save_config, write_status
 

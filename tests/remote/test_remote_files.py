@@ -15,7 +15,7 @@ import pytest
 
 from tests.remote.servers import FAULTS, FaultyServer, first_try
 from wdtrain.config import RecipeError, load_recipe
-from wdtrain.disk.errors import StoreError
+from wdtrain.disk.failures import StoreError
 from wdtrain.remote import access as module
 from wdtrain.remote.access import file_bytes, open_file, read_bytes, sha256_of
 from wdtrain.remote.remote_files import Remote, RemoteAccess

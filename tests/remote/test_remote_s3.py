@@ -13,7 +13,7 @@ import pytest
 import xxhash
 
 from tests.noise import NoiseSource
-from wdtrain.disk.errors import StoreError
+from wdtrain.disk.failures import StoreError
 from wdtrain.packing.pack import pack
 from wdtrain.remote.access import open_file
 from wdtrain.remote.remote_files import RemoteAccess

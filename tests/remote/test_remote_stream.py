@@ -19,7 +19,7 @@ import xxhash
 from tests.noise import NoiseSource
 from tests.remote.servers import FAULTS, Asked, FaultyServer
 from wdtrain.commands.inspect_shards import main
-from wdtrain.disk.errors import StoreError
+from wdtrain.disk.failures import StoreError
 from wdtrain.packing.pack import pack
 from wdtrain.remote.remote_files import RemoteAccess
 from wdtrain.store.manifest import Manifest

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from wdtrain.commands import pack_shards
-from wdtrain.disk.errors import StoreError
+from wdtrain.disk.failures import StoreError
 from wdtrain.packing.pack import pack
 from wdtrain.packing.splits import Holdout
 from wdtrain.packing.verify import walk_blocks

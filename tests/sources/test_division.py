@@ -9,7 +9,7 @@ import pytest
 
 from tests.disks import Disks, write_folder, write_triple
 from wdtrain.commands import pack_shards
-from wdtrain.disk.errors import StoreError
+from wdtrain.disk.failures import StoreError
 from wdtrain.packing.pack import pack
 from wdtrain.packing.verify import walk_blocks
 from wdtrain.record.scores import check_splits

@@ -16,7 +16,7 @@ import pytest
 
 from tests.disks import Disks, write_folder, write_triple
 from wdtrain import triple
-from wdtrain.disk.errors import StoreError
+from wdtrain.disk.failures import StoreError
 from wdtrain.packing.audit import audit
 from wdtrain.packing.pack import pack
 from wdtrain.packing.verify import walk_blocks

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from wdtrain.commands import inspect_shards
-from wdtrain.disk.errors import StoreError
+from wdtrain.disk.failures import StoreError
 from wdtrain.packing.pack import pack
 from wdtrain.packing.splits import Holdout
 from wdtrain.packing.verify import walk_blocks

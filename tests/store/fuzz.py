@@ -25,7 +25,7 @@ import numpy as np
 import zstandard
 
 from wdtrain import triple
-from wdtrain.disk.errors import DamagedSample, StoreError
+from wdtrain.disk.failures import DamagedSample, StoreError
 from wdtrain.store import frames, native, tar
 from wdtrain.store.filling import Filler, MemberPlaces, RowBuffers, WindowSlice
 from wdtrain.store.manifest import Manifest

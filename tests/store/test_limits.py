@@ -21,7 +21,7 @@ from tests.store.blocks import SAMPLES, Written, block_of, inflated, samples_of
 from tests.store.test_filling import filled, needs_library, stored_sample, target_of
 from tests.store.test_samples import either_way  # noqa: F401
 from wdtrain import triple
-from wdtrain.disk.errors import DamagedBlock, DamagedSample, StoreError
+from wdtrain.disk.failures import DamagedBlock, DamagedSample, StoreError
 from wdtrain.packing.plan import make_plan
 from wdtrain.packing.prepare import prepare
 from wdtrain.packing.splits import Holdout

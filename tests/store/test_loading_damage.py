@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.store.blocks import SAMPLES, Samples, Written, block_of, inflated, same, samples_of
-from wdtrain.disk.errors import StoreError
+from wdtrain.disk.failures import StoreError
 from wdtrain.store import frames, native
 from wdtrain.store.buffers import Recycled
 from wdtrain.store.loading import BlockLoader

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wdtrain.disk.errors import StoreError
+from wdtrain.disk.failures import StoreError
 from wdtrain.packing.verify import walk_blocks
 from wdtrain.store.manifest import Manifest, digest_of, mean_and_std, parse_manifest
 from wdtrain.store.samples import decode_row

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.disks import Disks, write_folder
-from wdtrain.disk.errors import StoreError
+from wdtrain.disk.failures import StoreError
 from wdtrain.packing.pack import pack
 from wdtrain.packing.verify import walk_blocks
 from wdtrain.sources.folder import FolderSource

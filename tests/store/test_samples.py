@@ -11,7 +11,7 @@ import pytest
 
 from tests.disks import FORMS, Disks
 from wdtrain import triple
-from wdtrain.disk.errors import DamagedSample, StoreError
+from wdtrain.disk.failures import DamagedSample, StoreError
 from wdtrain.packing.verify import walk_blocks
 from wdtrain.store import native, tar
 from wdtrain.store.manifest import Manifest

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.disks import FORMS
-from wdtrain.disk.errors import DamagedBlock, StoreError
+from wdtrain.disk.failures import DamagedBlock, StoreError
 from wdtrain.remote.access import LocalFile
 from wdtrain.store import tar
 from wdtrain.store.buffers import Recycled

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.disks import Disks
-from wdtrain.disk.errors import StoreError
+from wdtrain.disk.failures import StoreError
 from wdtrain.packing.pack import pack
 from wdtrain.triple import Triple
 

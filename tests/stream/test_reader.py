@@ -15,7 +15,7 @@ import torch
 
 from tests.laws import check_each_once, check_resumes_everywhere
 from tests.noise import NoiseSource
-from wdtrain.disk.errors import StoreError
+from wdtrain.disk.failures import StoreError
 from wdtrain.packing.pack import pack
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.shards import ShardReader

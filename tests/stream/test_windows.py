@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests.stream.readings import SETS, Case, How, Shelf, cases_with, open_rank, read_ranks, seen
 from tests.stream.spoiling import spoil
-from wdtrain.disk.errors import StoreError
+from wdtrain.disk.failures import StoreError
 from wdtrain.store import native
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.shards import ShardReader

@@ -21,7 +21,7 @@ from wdtrain.commands.inspect_order import check_cursor, manifest_of
 from wdtrain.commands.pack_shards import long_work
 from wdtrain.commands.trust import add_trust, load_run_recipe
 from wdtrain.config import AugmentSettings, DataSettings, Recipe, RunSettings, load_recipe
-from wdtrain.disk.errors import StoreError
+from wdtrain.disk.failures import StoreError
 from wdtrain.record.outputs import OVERWRITE_HELP, Outputs
 from wdtrain.record.picture_grid import colour_depth, colour_mask, png_of
 from wdtrain.remote.urls import redacted

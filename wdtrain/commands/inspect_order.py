@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from wdtrain.commands.inspect_shuffle import show_shuffle
 from wdtrain.commands.trust import add_trust, load_run_recipe
 from wdtrain.config import DataSettings, Recipe, TrainSettings, load_recipe
-from wdtrain.disk.errors import DamagedBlock, StoreError
+from wdtrain.disk.failures import DamagedBlock, StoreError
 from wdtrain.remote.access import is_url
 from wdtrain.settings import parse_bytes
 from wdtrain.store.manifest import Manifest

@@ -17,7 +17,7 @@ from wdtrain.commands.contact_sheet import contact_sheet
 from wdtrain.commands.inspect_augment import add_augment
 from wdtrain.commands.inspect_order import add_order
 from wdtrain.commands.pack_shards import long_work
-from wdtrain.disk.errors import StoreError
+from wdtrain.disk.failures import StoreError
 from wdtrain.packing.audit import audit
 from wdtrain.packing.verify import verify
 from wdtrain.record.outputs import OVERWRITE_HELP, Outputs

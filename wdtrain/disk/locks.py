@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from wdtrain.disk.errors import RunError
+from wdtrain.disk.failures import RunError
 
 LOCK_NAME = "lock"
 WRITTEN = ("config.yaml", "metrics.jsonl", "status.json", "report.md", "report", "checkpoints")

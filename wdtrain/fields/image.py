@@ -87,7 +87,7 @@ class ImageField(Field):
 
     def size_of(self, value: Value) -> Size:
         if isinstance(value, bytes):
-            return pictures.look(value, name=self.name).shown
+            return pictures.read_picture_header(value, name=self.name).shown
         return super().size_of(value)
 
     def pixels_of(self, value: Value, size: Size | None = None) -> tuple[np.ndarray, Size | None]:

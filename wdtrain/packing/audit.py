@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from wdtrain import triple
-from wdtrain.disk.errors import DamagedSample
+from wdtrain.disk.failures import DamagedSample
 from wdtrain.packing.duplicates import key_hash
 from wdtrain.packing.likeness import Prints, find_alike
 from wdtrain.packing.verify import PackingProgress, walk_blocks

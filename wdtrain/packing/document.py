@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from typing import Any, Final
 
-from wdtrain.disk.errors import StoreError
+from wdtrain.disk.failures import StoreError
 from wdtrain.packing.contents import FromFiles, contents_digest
 from wdtrain.packing.plan import Job, Plan
 from wdtrain.packing.prepare import OverlaySums

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from wdtrain.disk.errors import StoreError
+from wdtrain.disk.failures import StoreError
 from wdtrain.fields.announce import Prefetching, prefetched
 from wdtrain.packing.contents import FromFiles, changed, named
 from wdtrain.packing.duplicates import key_hash

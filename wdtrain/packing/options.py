@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from wdtrain.disk.errors import StoreError
+from wdtrain.disk.failures import StoreError
 from wdtrain.packing.splits import Holdout
 
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypedDict, Unpack, overload
 
-from wdtrain.disk.errors import StoreError
+from wdtrain.disk.failures import StoreError
 from wdtrain.fields.source import Source
 from wdtrain.packing import staging
 from wdtrain.packing.contents import FromFiles, changed_since, named, note_of

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Final, Self
 
-from wdtrain.disk.errors import StoreError
+from wdtrain.disk.failures import StoreError
 from wdtrain.packing.plan import Job
 
 _PART: Final = re.compile(r"(\d+)/(\d+)")

@@ -18,7 +18,7 @@ import simplejpeg
 import zstandard
 
 from wdtrain import pictures, triple
-from wdtrain.disk.errors import StoreError
+from wdtrain.disk.failures import StoreError
 from wdtrain.fields.source import SPLITS, Source
 from wdtrain.packing.splits import Deal, Holdout, Kept, different_parts, make_splitter
 from wdtrain.resize import size_for

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import cv2
 
-from wdtrain.disk.errors import StoreError
+from wdtrain.disk.failures import StoreError
 from wdtrain.packing.engine import PackingProgress, num_samples
 from wdtrain.packing.jobs import Outcome, PackingStopped, Rejects, ShardRunner
 from wdtrain.packing.plan import Job

@@ -25,7 +25,7 @@ from typing import Any, Final
 import numpy as np
 import xxhash
 
-from wdtrain.disk.errors import StoreError
+from wdtrain.disk.failures import StoreError
 from wdtrain.disk.machine import is_running, this_machine
 from wdtrain.packing import contents
 from wdtrain.remote.access import sha256_of

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from wdtrain.disk.errors import DamagedBlock, DamagedSample, StoreError
+from wdtrain.disk.failures import DamagedBlock, DamagedSample, StoreError
 from wdtrain.packing.duplicates import key_hash
 from wdtrain.packing.prepare import OverlaySums
 from wdtrain.store.manifest import Manifest, Shard, Split

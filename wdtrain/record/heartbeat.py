@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import psutil
 
-from wdtrain.disk.errors import RunError
+from wdtrain.disk.failures import RunError
 from wdtrain.record.runlog import State, read_status, write_status
 
 HEARTBEAT_SECONDS = 10.0

@@ -17,7 +17,7 @@ import torch
 
 import wdtrain
 from wdtrain.disk.durable import write_whole
-from wdtrain.disk.errors import RunError
+from wdtrain.disk.failures import RunError
 from wdtrain.record.console_base import UNKNOWN
 from wdtrain.record.curves import Series, collect, draw_curves
 from wdtrain.record.glyphs import number, part_name, rate, size

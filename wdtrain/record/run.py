@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from wdtrain.disk.durable import described, write_whole, writing
-from wdtrain.disk.errors import RunError
+from wdtrain.disk.failures import RunError
 from wdtrain.disk.locks import RunLock, lock_holder
 from wdtrain.record.checkpoint import Checkpoints, SavedCheckpoint, save_weights
 from wdtrain.record.console import Progress, RunPlan, make_console

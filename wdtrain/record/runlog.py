@@ -28,7 +28,7 @@ from wdtrain.disk.durable import (
     write_whole,
     writing,
 )
-from wdtrain.disk.errors import RunError
+from wdtrain.disk.failures import RunError
 
 LOG_NAME = "metrics.jsonl"
 STATUS_NAME = "status.json"

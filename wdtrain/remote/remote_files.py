@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from wdtrain.disk.errors import StoreError
+from wdtrain.disk.failures import StoreError
 from wdtrain.remote.range_cache import RangeCache
 from wdtrain.remote.range_prefetch import Ahead
 from wdtrain.remote.retries import Closed, Passing, Patience

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
-from wdtrain.disk.errors import StoreError
+from wdtrain.disk.failures import StoreError
 from wdtrain.remote.retries import Closed, Passing
 from wdtrain.remote.urls import has_secrets, is_http, protocol_of, redacted, without_secrets
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 import cv2
 import numpy as np
 
-from wdtrain.disk.errors import StoreError
+from wdtrain.disk.failures import StoreError
 from wdtrain.pictures import shown_values
 from wdtrain.triple import FOREGROUND, DepthFormat, TripleError
 

@@ -18,7 +18,7 @@ import numpy as np
 import xxhash
 
 from wdtrain import triple
-from wdtrain.disk.errors import StoreError
+from wdtrain.disk.failures import StoreError
 from wdtrain.fields.announce import prefetched
 from wdtrain.fields.fast_png import decode_fast_png
 from wdtrain.pictures import read_rgb, read_unchanged, turned_like

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wdtrain.disk.errors import DamagedBlock
+from wdtrain.disk.failures import DamagedBlock
 from wdtrain.store import native
 from wdtrain.store.buffers import Recycled
 from wdtrain.store.manifest import Manifest

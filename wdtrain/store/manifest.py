@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, Literal, NamedTuple
 
-from wdtrain.disk.errors import StoreError
+from wdtrain.disk.failures import StoreError
 from wdtrain.remote.access import RandomFile, file_bytes, open_file, read_bytes, sha256_of
 from wdtrain.remote.remote_files import Remote, RemoteAccess
 from wdtrain.remote.urls import folder_of, is_url, join_url, redacted, was_redacted

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from wdtrain import triple
-from wdtrain.disk.errors import DamagedSample, StoreError
+from wdtrain.disk.failures import DamagedSample, StoreError
 from wdtrain.store import native, tar
 from wdtrain.store.limits import KEY
 from wdtrain.store.manifest import Manifest

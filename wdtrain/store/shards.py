@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol, Self
 
 import xxhash
 
-from wdtrain.disk.errors import DamagedBlock, StoreError
+from wdtrain.disk.failures import DamagedBlock, StoreError
 from wdtrain.remote.access import LocalFile
 from wdtrain.remote.urls import is_url, redacted
 from wdtrain.store import frames

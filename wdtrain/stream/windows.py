@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wdtrain.disk.errors import DamagedBlock, DamagedSample, StoreError
+from wdtrain.disk.failures import DamagedBlock, DamagedSample, StoreError
 from wdtrain.remote.access import is_url
 from wdtrain.store import native
 from wdtrain.store.buffers import KEPT, Recycled
