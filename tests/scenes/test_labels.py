@@ -11,7 +11,7 @@ import pytest
 from wdtrain.scenes import figures, playground, rooms
 from wdtrain.scenes.difficulty import Difficulty
 from wdtrain.scenes.figures import Figure
-from wdtrain.scenes.labels import CLASSES, class_id, label_map
+from wdtrain.scenes.scene_classes import CLASSES, class_id, label_map
 from wdtrain.scenes.playground import Playground
 from wdtrain.scenes.rooms import SKY_DEPTH_M, build_background
 from wdtrain.scenes.textures import Texture

@@ -16,7 +16,7 @@ import numpy as np
 from wdtrain.scenes.camera import Camera
 from wdtrain.scenes.difficulty import Difficulty
 from wdtrain.scenes.keyed import generator
-from wdtrain.scenes.labels import class_id
+from wdtrain.scenes.scene_classes import class_id
 from wdtrain.scenes.textures import Texture, any_palette, draw_colours
 
 SKY_DEPTH_M = 1000.0
@@ -27,7 +27,7 @@ _LEAST_ROOM_M = 3.3  # the widest figure must fit in front of the back wall
 class Background:
     """rgb: float32 [size, size, 3] in 0..1; depth: float32 [size, size] in metres.
 
-    labels: uint8 [size, size], ids of `labels.CLASSES`.
+    labels: uint8 [size, size], ids of `scene_classes.CLASSES`.
     """
 
     camera: Camera
