@@ -11,22 +11,16 @@ import pytest
 from wdtrain.scenes import figures, playground, rooms
 from wdtrain.scenes.difficulty import Difficulty
 from wdtrain.scenes.figures import Figure
-from wdtrain.scenes.scene_classes import CLASSES, class_id, label_map
 from wdtrain.scenes.playground import Playground
 from wdtrain.scenes.rooms import SKY_DEPTH_M, build_background
+from wdtrain.scenes.scene_classes import CLASSES, class_id
 from wdtrain.scenes.textures import Texture
-from wdtrain.triple import FOREGROUND, Triple
+from wdtrain.triple import FOREGROUND
 
 FIGURE = class_id("figure")
 _REACH = 3
 # One corner of the colour cube a class, the sky black: a pixel's class shows through any light.
 _CORNERS = {"sky": 0, "floor": 1, "wall": 2, "ceiling": 3, "ground": 4, "ridge": 5, "box": 6}
-
-
-def labelled(source: Playground, index: int) -> tuple[Triple, np.ndarray]:
-    triple = source.load(index)
-    background = source._backgrounds[source._scene(index).background]
-    return triple, label_map(background.labels, triple.mask)
 
 
 def corner(name: str) -> np.ndarray:
@@ -61,29 +55,42 @@ def test_classes_stand_in_their_order() -> None:
     assert [class_id(name) for name in CLASSES] == list(range(8))
 
 
+@pytest.mark.parametrize("fresh", [False, True])
+def test_labels_change_nothing_else(fresh: bool) -> None:
+    plain, labelled = (Playground(90, 40, fresh=fresh, labels=labels) for labels in (False, True))
+    for index in range(0, 90, 3):
+        one, two = plain.load(index), labelled.load(index)
+        assert (one.key, one.meta) == (two.key, two.meta)
+        assert list(two.arrays) == [*one.arrays, "labels"]
+        for name, array in one.arrays.items():
+            assert array.tobytes() == two.arrays[name].tobytes()
+
+
 def test_a_figure_is_where_its_mask_is_and_its_depth_too() -> None:
-    source = Playground(200, 64)
+    source = Playground(200, 64, labels=True)
     for index in range(60):
-        triple, labels = labelled(source, index)
+        sample = source.load(index)
+        labels = sample.arrays["labels"]
         background = source._backgrounds[source._scene(index).background]
         assert labels.dtype == np.uint8
-        assert np.array_equal(labels == FIGURE, triple.mask >= FOREGROUND)
+        assert np.array_equal(labels == FIGURE, sample.arrays["mask"] >= FOREGROUND)
         behind = source.depth_format.encode(background.depth)
-        assert (triple.depth <= behind)[labels == FIGURE].all()
-        assert np.array_equal(triple.depth[labels != FIGURE], behind[labels != FIGURE])
+        assert (sample.arrays["depth"] <= behind)[labels == FIGURE].all()
+        assert np.array_equal(sample.arrays["depth"][labels != FIGURE], behind[labels != FIGURE])
         assert np.array_equal(labels[labels != FIGURE], background.labels[labels != FIGURE])
 
 
 def test_every_class_occurs_and_only_where_it_belongs() -> None:
-    source, seen = Playground(500, 32, seed=3), np.zeros(len(CLASSES), np.int64)
+    source, seen = Playground(500, 32, seed=3, labels=True), np.zeros(len(CLASSES), np.int64)
     rooms_own = {"floor", "wall", "ceiling"}
     for index in range(500):
-        triple, labels = labelled(source, index)
+        sample = source.load(index)
+        labels = sample.arrays["labels"]
         counts = np.bincount(labels.ravel(), minlength=len(CLASSES))
         seen += counts
         names = {CLASSES[number] for number in np.flatnonzero(counts)} - {"box", "figure"}
         assert names <= (
-            rooms_own if triple.meta["scene"] == "room" else {"ground", "sky", "ridge"}
+            rooms_own if sample.meta["scene"] == "room" else {"ground", "sky", "ridge"}
         )
     share = dict(zip(CLASSES, seen / seen.sum(), strict=True))
     assert share.pop("box") > 0.01
@@ -173,12 +180,17 @@ def hard_edges(codes: np.ndarray) -> np.ndarray:
 @pytest.mark.usefixtures("flat_paint")
 @pytest.mark.parametrize("turned", [False, True], ids=["across", "down"])
 def test_edges_of_figures_are_aligned_in_picture_mask_depth_and_labels(turned: bool) -> None:
-    source = Playground(1000, 64, difficulty=0.0, seed=1)
+    source = Playground(1000, 64, difficulty=0.0, seed=1, labels=True)
     measures = {"picture": soft_edges, "mask": crossings, "depth": hard_edges}
     found: dict[str, list[np.ndarray]] = {name: [] for name in measures}
     for index in range(500):
-        triple, labels = labelled(source, index)
-        layers = {"picture": triple.overlay.sum(-1), "mask": triple.mask, "depth": triple.depth}
+        sample = source.load(index)
+        labels = sample.arrays["labels"]
+        layers = {
+            "picture": sample.arrays["overlay"].sum(-1),
+            "mask": sample.arrays["mask"],
+            "depth": sample.arrays["depth"],
+        }
         around = edges_of_figures(labels.T if turned else labels)
         for name, layer in layers.items():
             values = (layer.T if turned else layer)[around].astype(np.float64)

@@ -55,9 +55,9 @@ def test_scenes_are_drawn_as_they_always_were(
 ) -> None:
     """Means of red, green, blue, mask and depth. A processor may round a pixel otherwise; a change
     in what is drawn, or in the order of the draws, moves them by far more."""
-    triple = Playground(300, **options).load(index)
-    found = (*triple.overlay.mean((0, 1)), triple.mask.mean(), triple.depth.mean())
-    assert found == pytest.approx(means, abs=0.02)
+    arrays = Playground(300, **options).load(index).arrays
+    found = [*arrays["overlay"].mean((0, 1)), arrays["mask"].mean(), arrays["depth"].mean()]
+    assert found == pytest.approx(list(means), abs=0.02)
 
 
 def test_another_seed_gives_other_scenes() -> None:
@@ -76,6 +76,7 @@ def test_another_description_for_every_setting() -> None:
         Playground(30, 32, cutouts=7),
         Playground(30, 32, placements=21),
         Playground(30, 32, fresh=True),
+        Playground(30, 32, labels=True),
     ]
     texts = {json.dumps(source.description, sort_keys=True) for source in changed}
     assert len(texts) == len(changed)

@@ -18,10 +18,10 @@ from wdtrain.scenes.difficulty import Difficulty
 from wdtrain.scenes.figures import TALLEST, Figure, build_figure
 from wdtrain.scenes.finishing import cast_shadow, develop
 from wdtrain.scenes.keyed import generator
-from wdtrain.scenes.scene_classes import LABELS, label_map
 from wdtrain.scenes.pasting import Layer, Spot, paste, visible_fraction
 from wdtrain.scenes.product import Product, Scene, Shelf, shelf_places
 from wdtrain.scenes.rooms import Background, build_background
+from wdtrain.scenes.scene_classes import LABELS, label_map
 from wdtrain.triple import FOREGROUND
 
 LEAST_VISIBLE_SHARE = 0.6
@@ -35,8 +35,9 @@ class Playground:
     difficulty: 0 (plain) to 1 (hard). backgrounds, cutouts: how many there are; if not given, one
     background for ten triples (100 to 1,000) and one figure for fifty (100 to 400), so that a
     network meets enough rooms to learn what rooms are. Depth is metric, 0.5 to 20 m, exact up to
-    its 8 bits; what is farther, the sky too, has the largest code. labels: a fourth field, the class
-    of each pixel (`scene_classes.CLASSES`); the others stay what they are. Memory: up to 0.5 GiB of parts.
+    its 8 bits; what is farther, the sky too, has the largest code. labels: there is a fourth field,
+    the class of each pixel (`scene_classes.LABELS`); the others stay what they are. Memory: up to
+    0.5 GiB of parts.
     """
 
     def __init__(

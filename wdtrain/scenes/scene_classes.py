@@ -1,4 +1,4 @@
-"""What the playground draws, by name: the classes of its label maps, in the order of their ids."""
+"""What the playground draws, by name: the classes of its label maps, and the field they make."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from typing import Final
 
 import numpy as np
 
+from wdtrain.fields import ClassesField
 from wdtrain.triple import FOREGROUND
 
 CLASSES: Final = ("floor", "wall", "ceiling", "ground", "sky", "ridge", "box", "figure")
+"""In the order of their ids."""
+LABELS: Final = ClassesField("labels", classes=len(CLASSES), names=CLASSES, bits=8, ignore=255)
 
 
 def class_id(name: str) -> int:
