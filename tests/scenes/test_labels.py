@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from wdtrain.fields.mask import FOREGROUND
 from wdtrain.scenes import figures, playground, rooms
 from wdtrain.scenes.difficulty import Difficulty
 from wdtrain.scenes.figures import Figure
@@ -15,7 +16,6 @@ from wdtrain.scenes.playground import Playground
 from wdtrain.scenes.rooms import SKY_DEPTH_M, build_background
 from wdtrain.scenes.scene_classes import CLASSES, class_id
 from wdtrain.scenes.textures import Texture
-from wdtrain.triple import FOREGROUND
 
 FIGURE = class_id("figure")
 _REACH = 3

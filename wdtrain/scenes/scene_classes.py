@@ -7,11 +7,11 @@ from typing import Final
 import numpy as np
 
 from wdtrain.fields import ClassesField
-from wdtrain.triple import FOREGROUND
+from wdtrain.fields.mask import FOREGROUND
 
 CLASSES: Final = ("floor", "wall", "ceiling", "ground", "sky", "ridge", "box", "figure")
 """In the order of their ids."""
-LABELS: Final = ClassesField("labels", classes=len(CLASSES), names=CLASSES, bits=8, ignore=255)
+LABELS: Final = ClassesField("labels", names=CLASSES)
 
 
 def class_id(name: str) -> int:
