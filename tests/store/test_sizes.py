@@ -37,7 +37,7 @@ def test_a_picture_that_would_be_squeezed_is_rejected_by_its_shape(tmp_path: Pat
 
 
 def test_a_pair_is_taken_as_it_is(tmp_path: Path) -> None:
-    manifest = pack(Mixed(count=64), tmp_path / "set", size=(12, 12), processes=1)
+    manifest = pack(Mixed(count=64), tmp_path / "set", size=(12, 12), fit="stretch", processes=1)
     assert manifest.rejects["count"] == 0
     assert (manifest.height, manifest.width) == (12, 12)
 
@@ -54,5 +54,5 @@ def test_discs_stay_round(tmp_path: Path) -> None:
 
     manifest = pack(Disks(count=64, height=24, width=48), tmp_path / "set", processes=1)
     for batch in open_stream(manifest, split="train", batch_size=8, chunk=8, seed=0, size=16):
-        rows, columns = np.nonzero(batch.mask[0, 0].numpy() >= 128)
+        rows, columns = np.nonzero(batch["mask"][0, 0].numpy() >= 128)
         assert abs(int(np.ptp(rows)) - int(np.ptp(columns))) <= 1

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 
 from wdtrain.fields import labels, levels, resize
-from wdtrain.fields.base import Field, plane
+from wdtrain.fields.base import Field, Resizing, plane
 from wdtrain.fields.errors import AmbiguousError, FieldError
 from wdtrain.fields.labels import is_colour, is_number
 from wdtrain.fields.levels import Levels
@@ -28,6 +28,7 @@ _MAP: Final = re.compile(r"(?:\*|(-?\d{1,5})(?:-(\d{1,5}))?):(\d{1,5})")
 _MOST: Final = {8: 255, 16: 65_535}
 _MOST_NAME: Final = 80
 _MOST_CHOICES: Final = 8
+_IGNORED_GREY: Final = 192
 
 
 def _read_map(text: str) -> tuple[Range, ...]:
@@ -162,12 +163,26 @@ class ClassesField(Field):
         super().check(array)
         self._check_ids(array, self.name)
 
+    @property
+    def resizing(self) -> Resizing:
+        return Resizing("majority", unknown=self.ignore)
+
     def resize(self, array: np.ndarray, size: Size) -> np.ndarray:
         return resize.majority(array, size, ignore=self.ignore)
 
     def decode(self, array: np.ndarray) -> np.ndarray:
         """uint8 or uint16 [h, w] ids: what is stored."""
         return array
+
+    def preview(self, array: np.ndarray) -> np.ndarray:
+        """A colour for each class, far from those of its neighbours; what is ignored in grey."""
+        # PASCAL VOC's palette: the bits of the id, the lowest as the highest of red, green, blue.
+        rgb = np.zeros((*array.shape, 3), np.uint8)
+        for place in range(16):
+            is_set = (array.astype(np.uint16) >> place & 1).astype(np.uint8)
+            rgb[..., place % 3] |= is_set << (7 - place // 3)
+        rgb[array == self.ignore] = _IGNORED_GREY
+        return rgb
 
     # ------------------------------------------------------------------ a person's files
 
