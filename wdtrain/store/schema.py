@@ -146,7 +146,7 @@ def fields_of(document: Mapping[str, Any], head: Head) -> Declared:
         raise SchemaError("statistics", found, f"of each image: {', '.join(images) or 'of none'}")
     for name, sums in entries.statistics.items():
         check_sums(f"statistics.{name}", sums)
-    return Declared(fields, entries.statistics)
+    return Declared(fields, {name: entries.statistics[name] for name in images})
 
 
 def _field(place: str, entry: Texts, head: Head) -> Field:
