@@ -180,7 +180,7 @@ def check_facts(
         "shape": list(field.shape(*size)),
     }
     for key, value in told.items():
-        if type(value) is not type(facts[key]) or value != facts[key]:
+        if repr(value) != repr(facts[key]):  # 24.0 is not 24
             raise SchemaError(f"{place}.{key}", str(value), repr(facts[key]))
 
 
