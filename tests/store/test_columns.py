@@ -66,8 +66,9 @@ OWN: tuple[Field, ...] = (Packed("packed"), Normals("plain"), ImageField("seen")
 
 def block_in(manifest: Manifest, count: int = 3) -> BlockIndex:
     """A block of `arrays_of` 0, 1, ..."""
+    size = manifest.height, manifest.width
     samples = [
-        (f"s{seed}", members_of(manifest, arrays_of([*manifest.fields.values()], 24, 32, seed)))
+        (f"s{seed}", members_of(manifest, arrays_of([*manifest.fields.values()], *size, seed)))
         for seed in range(count)
     ]
     return parse_block(block_of(samples), manifest)
@@ -131,6 +132,17 @@ def test_many_rows_at_once_are_those_of_row_by_row(
         assert target.names[row].tobytes().rstrip(b"\0").decode() == (
             f"s{row}.{block.manifest.member_suffixes[0]}"
         )
+
+
+@needs_library
+@pytest.mark.parametrize("size", [(10, 17), (7, 11), (20, 34), (5, 40)])
+def test_pictures_of_odd_sizes_at_a_fraction(size: tuple[int, int]) -> None:
+    block = block_in(manifest_of(MANY, size=(21, 35)))
+    target = target_of(block.manifest, block.num_samples, size)
+    assert fill(block, target) == 1
+    for row in range(block.num_samples):
+        for name, expected in decode_row(block, row, size=size).items():
+            np.testing.assert_array_equal(target.arrays[name][row], expected)
 
 
 @needs_library
