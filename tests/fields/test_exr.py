@@ -126,7 +126,7 @@ def test_pythons_own_picture_is_read() -> None:
     if not paths:
         pytest.skip("the standard library's tests are not installed")
     data = bytearray(paths[0].read_bytes())
-    with pytest.raises(FieldError, match=r"^x has the channels A, B, G, R, and none of them"):
+    with pytest.raises(FieldError, match=r"^x has the channels 'A, B, G, R', and none of them"):
         levels.read(bytes(data), file="x")
     data[data.index(b"R\0\x01\0")] = ord("Z")
     found = levels.read(bytes(data), file="x").values
@@ -157,8 +157,8 @@ PLAIN = exr_of({"Z": DEPTH})
         (exr_of({"Z": DEPTH}, flags=0x1000), "of tiles, of deep data or of several parts"),
         (exr_of({"Z": DEPTH}, 4), "of compression PIZ; ZIP, ZIPS, RLE and none are read"),
         (exr_of({"Z": DEPTH}, 77), "of compression 77"),
-        (exr_of({"R": DEPTH, "G": DEPTH + 1, "B": DEPTH}), "has the channels B, G, R"),
-        (exr_of({"Z": DEPTH, "depth": DEPTH}), "has the channels Z, depth"),
+        (exr_of({"R": DEPTH, "G": DEPTH + 1, "B": DEPTH}), "has the channels 'B, G, R'"),
+        (exr_of({"Z": DEPTH, "depth": DEPTH}), "has the channels 'Z, depth'"),
         (exr_of({"Z": DEPTH}, display=bytes(16)), "cut out of a larger one"),
         (PLAIN[:200], "damaged"),
         (PLAIN[:-30], "is damaged"),

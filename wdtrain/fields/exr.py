@@ -16,10 +16,10 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from wdtrain.fields.errors import FieldError, check_pixels
+from wdtrain.fields.errors import FieldError, check_pixels, shown
 
 MAGIC: Final = b"v/1\x01"
-_TYPES: Final = {0: np.dtype("<u4"), 1: np.dtype("<f2"), 2: np.dtype("<f4")}
+_TYPES: Final[dict[int, np.dtype]] = {0: np.dtype("<u4"), 1: np.dtype("<f2"), 2: np.dtype("<f4")}
 _NONE, _RLE, _ZIPS, _ZIP = 0, 1, 2, 3
 _LINES: Final = {_NONE: 1, _RLE: 1, _ZIPS: 1, _ZIP: 16}
 """Of a block, by the compression."""
@@ -174,11 +174,10 @@ def _depth_of(header: _Header, lines: np.ndarray, file: str) -> np.ndarray:
     colours = [arrays[name] for name in ("R", "G", "B") if name in arrays]
     if len(arrays) == 1 or len(named) == 1:
         return arrays[named[0]] if named else next(iter(arrays.values()))
-    if len(colours) == 3 and all(
-        np.array_equal(colours[0], one, equal_nan=True) for one in colours
-    ):
+    is_grey = all(np.array_equal(colours[0], one, equal_nan=True) for one in colours)
+    if len(colours) == 3 and is_grey:
         return colours[0]
     raise FieldError(
-        f"{file} has the channels {', '.join(arrays)[:120]}, and none of them alone is called Z or "
+        f"{file} has the channels {shown(', '.join(arrays))}, and none of them alone is called Z or "
         f"depth; {_ADVICE}"
     )
