@@ -178,6 +178,6 @@ def _depth_of(header: _Header, lines: np.ndarray, file: str) -> np.ndarray:
     if len(colours) == 3 and is_grey:
         return colours[0]
     raise FieldError(
-        f"{file} has the channels {shown(', '.join(arrays))}, and none of them alone is called Z or "
-        f"depth; {_ADVICE}"
+        f"{file} has the channels {shown(', '.join(arrays))}, and none of them alone is called Z "
+        f"or depth; {_ADVICE}"
     )
