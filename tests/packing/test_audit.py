@@ -18,6 +18,7 @@ from wdtrain.commands import inspect_shards
 from wdtrain.packing.audit import Audit, audit
 from wdtrain.packing.likeness import Prints, find_alike
 from wdtrain.packing.pack import pack
+from wdtrain.sources.folder import FolderSource
 from wdtrain.store.manifest import Manifest
 from wdtrain.triple import Triple
 
@@ -165,7 +166,7 @@ def test_a_split_of_ones_own_that_shares_parts_proves_nothing(
     from tests.sources.test_division import divided
 
     source = divided(tmp_path / "in", train=30, val=10)
-    found = audited(source, tmp_path / "set")  # type: ignore[arg-type]
+    found = audited(FolderSource(source), tmp_path / "set")
     assert "the split is the source's own, so nothing was held out by packing" in found.notes
     assert "train and val share 10 backgrounds" in found.doubts
     assert found.verdict == "not known"
@@ -180,7 +181,7 @@ def test_a_split_of_ones_own_that_shares_nothing_is_proven(tmp_path: Path) -> No
         side = tmp_path / "in" / ("train" if index < 40 else "val")
         side.mkdir(parents=True, exist_ok=True)
         write_triple(side, Scenes(count=60, named=True).load(index))
-    found = audited(tmp_path / "in", tmp_path / "set")  # type: ignore[arg-type]
+    found = audited(FolderSource(tmp_path / "in"), tmp_path / "set")
     assert (found.verdict, found.doubts) == ("proven", [])
 
 

@@ -123,7 +123,7 @@ def test_every_file_is_accounted_for(drawn: list[tuple[str, str, str, str]]) -> 
             with suppress(FileExistsError, NotADirectoryError):
                 put(top / folder / f"{stem}{suffix}", kind)
         keys, counted = expected(top)
-        manifest = pack(top, Path(name) / "set", **ANYHOW)
+        manifest = pack(FolderSource(top), Path(name) / "set", **ANYHOW)
         packed = packed_keys(manifest)
     reasons = reasons_of(manifest)
     # Of two files with one key, the first is packed and the other rejected as a duplicate.

@@ -70,7 +70,7 @@ def test_a_killed_process_is_a_clear_error_and_packing_goes_on_after(
     assert not (tmp_path / "set" / "manifest.json").exists()
     with pytest.raises(ZeroDivisionError) as caught:
         pack(Troubled(count=200, trouble="defect"), tmp_path / "other", **SMALL)
-    assert "test_packing_processes.py" in caught.value.__notes__[0], "where it was"
+    assert "test_processes.py" in caught.value.__notes__[0], "where it was"
 
 
 def hold_every_lock() -> None:
@@ -135,9 +135,9 @@ def test_a_folder_is_read_ahead_while_it_is_packed(
 ) -> None:
     folder = write_folder(tmp_path / "folder", Disks(count=60))
     expected: list[int] = []
-    expect = FolderSource.expect
+    prefetch = FolderSource.prefetch
     monkeypatch.setattr(
-        FolderSource, "expect", lambda self, i: (expected.append(i), expect(self, i))
+        FolderSource, "prefetch", lambda self, i: (expected.append(i), prefetch(self, i))
     )
     pack(FolderSource(folder), tmp_path / "set", **SMALL | {"processes": 1})
     assert sorted(expected) == list(range(60))

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -170,5 +171,5 @@ def test_only_a_ray_that_was_started_here_is_stopped(
     monkeypatch.setattr(ray, "init", lambda **named: calls.append("init"))
     monkeypatch.setattr(ray, "shutdown", lambda: calls.append("shutdown"))
     with pytest.raises(StoreError, match="is not a folder"):
-        pack(FolderSource(tmp_path / "nothing"), tmp_path / "set", engine="ray")
+        pack(partial(FolderSource, tmp_path / "nothing"), tmp_path / "set", engine="ray")
     assert calls == ([] if was_there else ["init", "shutdown"])

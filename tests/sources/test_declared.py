@@ -39,7 +39,9 @@ def folder_of(
 
 def metres_of(where: Path, **options: Any) -> np.ndarray:
     """What a reader of the packed folder gets, in metres."""
-    manifest = pack(where, where / "out", processes=1, holdout=Holdout(samples=0.0), **options)
+    manifest = pack(
+        FolderSource(where), where / "out", processes=1, holdout=Holdout(samples=0.0), **options
+    )
     _, _, block = next(walk_blocks(manifest, manifest.split("train")))
     return manifest.depth.decode(decode_row(block, 0)[2])
 

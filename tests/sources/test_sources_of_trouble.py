@@ -50,7 +50,7 @@ def packed_with(
         (source / f"s{number}.mask.png").write_bytes(encode_png(mask))
         (source / f"s{number}.depth.png").write_bytes(encode_png(mask // 2 + 1))
     every = {"processes": 1, "holdout": Holdout(samples=0.0), **options}
-    manifest = pack(source, folder / "out", **every)
+    manifest = pack(FolderSource(source), folder / "out", **every)
     _, _, block = next(walk_blocks(manifest, manifest.split("train")))
     return bytes(block.members(0)[0]), decode_row(block, 0)
 
