@@ -21,10 +21,9 @@ from hypothesis import strategies as st
 
 from tests.disks import Disks, write_folder
 from wdtrain.disk.failures import StoreError
-from wdtrain.fields import announce
+from wdtrain.fields import Sample, announce
 from wdtrain.packing.pack import pack
 from wdtrain.sources.folder import FolderSource
-from wdtrain.triple import Triple
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 Read = Callable[[Path], dict[str, bytes]]
@@ -51,7 +50,7 @@ class Troubled(Disks):
 
     trouble: str = ""
 
-    def load(self, index: int) -> Triple:
+    def load(self, index: int) -> Sample:
         if index == 100 and self.trouble == "holding every lock":
             hold_every_lock()
         if index == 100 and self.trouble != "defect":

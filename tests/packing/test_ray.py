@@ -17,9 +17,9 @@ import pytest
 
 from tests.disks import Disks
 from wdtrain.disk.failures import StoreError
+from wdtrain.fields import Sample
 from wdtrain.packing.pack import pack
 from wdtrain.sources.folder import FolderSource
-from wdtrain.triple import Triple
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -40,7 +40,7 @@ class Deadly(Disks):
     def description(self) -> dict[str, Any]:
         return Disks(count=self.count).description
 
-    def load(self, index: int) -> Triple:
+    def load(self, index: int) -> Sample:
         if index == self.deadly and not Path(self.mark).exists():
             Path(self.mark).touch()
             os.kill(os.getpid(), signal.SIGKILL)
