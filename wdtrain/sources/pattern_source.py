@@ -7,7 +7,7 @@ loaded, and becomes its reject, with the declaration that would settle it where 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -57,11 +57,12 @@ class PatternSource:
         options: Sequence[FieldOption],
         *,
         lists: Mapping[str, Sequence[str]] | None = None,
-        parts: Parts | None = None,
+        parts: Callable[[Sequence[str]], Parts] | None = None,
     ) -> None:
         """Lists the folder. StoreError where a pattern finds nothing there.
 
-        lists: by split, the names that are of it; other names are passed over.
+        lists: by split, the names that are of it; other names are passed over. parts: what the
+        names tell of the parts of samples.
         """
         self._folder = Path(folder).absolute()
         self._prefix = os.fsencode(self._folder) + b"/"
@@ -82,7 +83,7 @@ class PatternSource:
             "patterns": {option.name: option.declared for option in options},
         }
         self._listed = None if lists is None else self._keep_listed(lists)
-        self._parts = parts
+        self._parts = parts(list(map(self.name, range(len(self))))) if parts else None
         self._room = key_room(self.fields)
         self._loaded = (-1, 0)
 
