@@ -81,17 +81,15 @@ class _ByTable:
 
     def of(self, name: str) -> str | None:
         last = name.rpartition("/")[2]
-        return next((self._groups[each] for each in (name, last) if each in self._groups), None) or (
-            self._without_endings.get(name) or self._without_endings.get(last)
-        )
+        return next(
+            (self._groups[each] for each in (name, last) if each in self._groups), None
+        ) or (self._without_endings.get(name) or self._without_endings.get(last))
 
     @property
     def _without_endings(self) -> dict[str, str]:
         if not hasattr(self, "_stems"):
             self._stems = {
-                each: group
-                for name, group in self._groups.items()
-                for each in _stems(name)
+                each: group for name, group in self._groups.items() for each in _stems(name)
             }
         return self._stems
 

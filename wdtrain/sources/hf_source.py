@@ -21,8 +21,8 @@ from wdtrain.fields.base import Value
 from wdtrain.fields.source import SPLITS
 from wdtrain.sources.division import FOLDERS, Division
 from wdtrain.sources.field_options import FieldOption
-from wdtrain.sources.pattern_source import completed, key_room, loaded
 from wdtrain.sources.names import key_of
+from wdtrain.sources.pattern_source import completed, key_room, loaded
 
 MARKS: Final = ("dataset_dict.json", "dataset_info.json", "state.json")
 """One of these lies in a folder that the library saved."""
@@ -61,22 +61,7 @@ class HuggingFaceSource:
 
     @cached_property
     def _tables(self) -> dict[str, Any]:
-        """By split, the tables; pictures stay the bytes that they are."""
-        try:
-            import datasets
-        except ImportError as error:
-            raise StoreError(
-                "a folder of the datasets library needs that library; install it (pip install "
-                "'wdtrain[hf]')"
-            ) from error
-        found = datasets.load_from_disk(self._folder)
-        tables = dict(found) if isinstance(found, datasets.DatasetDict) else {"": found}
-        for split, table in tables.items():
-            for column, kind in table.features.items():
-                if isinstance(kind, datasets.Image):
-                    table = table.cast_column(column, datasets.Image(decode=False))
-            tables[split] = table
-        return tables
+        return open_tables(Path(self._folder))
 
     def _check_columns(self, folder: str | Path) -> None:
         columns = next(iter(self._tables.values())).column_names
@@ -164,6 +149,25 @@ class HuggingFaceSource:
             raise completed(error, option) from error
 
 
+def open_tables(folder: Path) -> dict[str, Any]:
+    """By split ("" of a dataset without any), the tables; pictures stay the bytes that they are."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise StoreError(
+            "a folder of the datasets library needs that library; install it (pip install "
+            "'wdtrain[hf]')"
+        ) from error
+    found = datasets.load_from_disk(str(folder))
+    tables = dict(found) if isinstance(found, datasets.DatasetDict) else {"": found}
+    for split, table in tables.items():
+        for column, kind in table.features.items():
+            if isinstance(kind, datasets.Image):
+                table = table.cast_column(column, datasets.Image(decode=False))
+        tables[split] = table
+    return tables
+
+
 def _picture(cell: dict[str, Any], file: str) -> bytes:
     """The bytes of a cell of pictures: in the table, or in the file that it names."""
     if cell["bytes"] is not None:
@@ -173,3 +177,23 @@ def _picture(cell: dict[str, Any], file: str) -> bytes:
             return picture.read()
     except (OSError, TypeError) as error:
         raise FieldError(f"{file} names a file that cannot be read: {cell['path']}") from error
+
+
+def cells_of(folder: Path, most: int) -> dict[str, list[tuple[bytes | np.ndarray, str]]]:
+    """By column, the first cells that may be fields: pictures and arrays of two or three sides."""
+    table = next(iter(open_tables(folder).values()))
+    found: dict[str, list[tuple[bytes | np.ndarray, str]]] = {}
+    for row in range(min(most, len(table))):
+        for column, cell in table[row].items():
+            data = _contents(cell, f"{column} of row {row}")
+            if data is not None:
+                found.setdefault(column, []).append((data, f"{column} of row {row}"))
+    return found
+
+
+def _contents(cell: Any, file: str) -> bytes | np.ndarray | None:
+    if isinstance(cell, dict) and {"bytes", "path"} <= set(cell):
+        return _picture(cell, file)
+    if isinstance(cell, list) and cell and isinstance(cell[0], list):
+        return np.asarray(cell)
+    return None

@@ -46,7 +46,10 @@ LAYOUTS: Final = {
         "fg/KEY.jpg, mask/mask_KEY.jpg, depth/depth_KEY.jpg",
     ),
     "yolo-depth": Layout(
-        (f"image=image:images/{{split}}/{{key}}.{_PICTURE}", "depth=depth:depth/{split}/{key}.npy,unit=m"),
+        (
+            f"image=image:images/{{split}}/{{key}}.{_PICTURE}",
+            "depth=depth:depth/{split}/{key}.npy,unit=m",
+        ),
         ("images", "depth"),
         "images/SPLIT/KEY.jpg, depth/SPLIT/KEY.npy in metres",
     ),

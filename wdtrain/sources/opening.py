@@ -1,4 +1,4 @@
-"""Which source a person means: a folder, tars or a saved dataset, and how its files are declared."""
+"""Which source a person means: a folder, tars or a saved dataset, its files declared or not."""
 
 from __future__ import annotations
 

@@ -132,7 +132,9 @@ def _slots_of(files: Sequence[FieldFiles]) -> tuple[str, ...]:
     are."""
     needed = [each for each in files if not each.is_optional]
     if not needed:
-        raise StoreError("every field is optional, so nothing says what a sample is; one must not be")
+        raise StoreError(
+            "every field is optional, so nothing says what a sample is; one must not be"
+        )
     slots = max((each.pattern.slots for each in needed), key=len)
     for each in files:
         if strange := [slot for slot in each.pattern.slots if slot not in slots]:

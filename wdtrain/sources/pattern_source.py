@@ -44,7 +44,7 @@ class Parts(Protocol):
 
 def key_room(fields: Sequence[Field]) -> int:
     """How long a key of a sample with these fields may be."""
-    members = [field.member(form) for field in fields for form in ("image", "raw")]  # type: ignore[arg-type]
+    members = [field.member(form) for field in fields for form in ("image", "raw")]
     return LONGEST_NAME - max(len(f".{member}") for member in [*members, "overlay.jpeg"])
 
 
@@ -94,7 +94,7 @@ class PatternSource:
                 raise StoreError(
                     f"{folder} holds no file of the pattern {each.pattern.text!r} "
                     f"({each.option.name})"
-                    f"{there if self.passed_over.count else ''}; write the pattern as they are named"
+                    f"{there if self.passed_over.count else ''}; write it as they are named"
                 )
 
     def _keep_listed(self, lists: Mapping[str, Sequence[str]]) -> np.ndarray:
@@ -172,6 +172,11 @@ class PatternSource:
         name = self.name(index)
         meta = {"name": name, **(self._parts.of(name) if self._parts else {})}
         return Sample(self.key(index), arrays, meta)
+
+    def raw(self, index: int) -> list[bytes | None]:
+        """The bytes of the file of each field, None where there is none."""
+        values = self._values(index)
+        return [self._read(at, values)[1] for at in range(len(self._files))]
 
     def _missing(self, each: FieldFiles, path: bytes) -> FieldError:
         what, option = each.option.name, each.option

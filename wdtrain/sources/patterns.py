@@ -1,8 +1,8 @@
 """Which file is which part of a sample: `images/{split}/{key}.jpg|png`.
 
 `{key}` is one file name without its ending, `{split}` and every other `{word}` one folder or a part
-of a name; together they are the sample's name. `**/` is any folders, `*` any text that is no matter,
-`{left,right}` one of several texts, and endings stand behind `|`, in any case of letters.
+of a name; together they are the sample's name. `**/` is any folders, `*` any text that is no
+matter, `{left,right}` one of several texts, and endings stand behind `|`, in any case of letters.
 """
 
 from __future__ import annotations

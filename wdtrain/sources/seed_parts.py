@@ -1,4 +1,4 @@
-"""What the seed project's names tell of their parts: `bg12_fg7_3` is of background 12 and cut-out 7.
+"""What the seed project's names tell: `bg12_fg7_3` is of background 12 and cut-out 7.
 
 Only where a name has both numbers, and where these come again in other names: the running number of
 `fg_bg_17` is of no background, and nothing is made up.

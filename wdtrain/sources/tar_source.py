@@ -30,7 +30,8 @@ from wdtrain.remote.remote_files import Remote
 from wdtrain.remote.tar_stream import CompressedTar, TarStream, split_name
 from wdtrain.remote.urls import is_url, redacted
 from wdtrain.sourcefiles import PassedOver, content_of, read_json, signal_of
-from wdtrain.sources.field_options import FieldOption, kind_by_name
+from wdtrain.sources.families import ENDINGS
+from wdtrain.sources.field_options import FieldOption
 from wdtrain.sources.listing import as_array
 from wdtrain.sources.names import key_of, shown
 from wdtrain.sources.pattern_source import key_room, loaded
@@ -73,7 +74,9 @@ class _Index:
             if key != last:
                 self._begin(key, number)
                 last = key
-            self.digest.update(f"{member.name} {member.size} {member.start}\n".encode("utf-8", "surrogateescape"))
+            self.digest.update(
+                f"{member.name} {member.size} {member.start}\n".encode("utf-8", "surrogateescape")
+            )
             if ending not in self.endings:
                 self.others[ending] += 1
                 continue
@@ -173,6 +176,10 @@ class TarSource:
                 )
         return Sample(self.key(index), arrays, {**_meta(members[-1]), "name": key})
 
+    def raw(self, index: int) -> list[bytes | None]:
+        """The bytes of the member of each field, None where there is none."""
+        return self._members(index)[: len(self.fields)]
+
     def _members(self, index: int) -> list[bytes | None]:
         """The bytes of a sample's members, of the fields and of its JSON: one read."""
         start, count = self._span(index)
@@ -182,7 +189,9 @@ class TarSource:
         try:
             data = self._file(tar).read(start, count)
         except OSError as error:
-            raise FieldError(f"unreadable in {redacted(self._urls[tar])}: {error.strerror}") from error
+            raise FieldError(
+                f"unreadable in {redacted(self._urls[tar])}: {error.strerror}"
+            ) from error
         if len(data) < count:
             raise FieldError(f"{redacted(self._urls[tar])} was cut off since it was listed")
         found: list[bytes | None] = []
@@ -260,7 +269,11 @@ def _how_to_unpack(error: CompressedTar, text: str) -> str:
     fetch = f"curl -fL {shlex.quote(url)} | {_UNPACK[error.how]}"
     unpack = fetch if is_url(url) else f"{_UNPACK[error.how]} {shlex.quote(url)}"
     plain = os.path.basename(url.partition("?")[0])
-    plain = plain.rpartition(".tar")[0] + ".tar" if ".tar" in plain else f"{plain.rpartition('.')[0]}.tar"
+    plain = (
+        plain.rpartition(".tar")[0] + ".tar"
+        if ".tar" in plain
+        else f"{plain.rpartition('.')[0]}.tar"
+    )
     if not is_url(url):
         plain = os.path.join(os.path.dirname(url), plain)
     return f"{error}; unpack it, and pack from there: {unpack} > {shlex.quote(plain)}"
@@ -289,14 +302,18 @@ def _meta(data: bytes | None) -> dict[str, Any]:
     return found if isinstance(found, dict) else {META: found}
 
 
-def suggested_fields(text: str) -> list[FieldOption]:
-    """What the members of the first tar most likely are, by their endings and names."""
-    index = _Index([])
-    index.read(named_tars(text)[0], 0)
-    found = []
-    for ending in sorted(index.others):
-        stem, _, last = ending.rpartition(".")
-        if last in ("jpg", "jpeg", "png", "webp", "tif", "tiff", "npy", "npz", "exr", "pfm"):
-            name = (stem or ("image" if last in ("jpg", "jpeg", "webp") else last)).replace(".", "_")
-            found.append(FieldOption(name, kind_by_name(name), ending))
+def member_families(text: str, most: int) -> dict[str, list[tuple[bytes, str]]]:
+    """By ending, the first members of the first tar that may be fields, and their names."""
+    found: dict[str, list[tuple[bytes, str]]] = {}
+    url = named_tars(text)[0]
+    tar = TarStream(pieces_of(url), redacted(url))
+    for member in tar:
+        split = split_name(member.name)
+        if split is None or split[1].rpartition(".")[2] not in ENDINGS:
+            continue
+        kept = found.setdefault(split[1], [])
+        if len(kept) < most:
+            kept.append((b"".join(tar.payload()), member.name))
+        elif all(len(each) == most for each in found.values()):
+            break
     return found
