@@ -74,7 +74,8 @@ class FolderSource:
         if not len(self._names):
             raise StoreError(
                 f"{folder} holds no triples: no file in it is named KEY.overlay.jpg (with "
-                "KEY.mask.png and KEY.depth.png beside it)"
+                "KEY.mask.png and KEY.depth.png beside it); say with --field or --layout how its "
+                "files lie"
             )
         declared = declaration(self._folder)
         self.declares_depth = "depth" in declared
@@ -223,8 +224,9 @@ class FolderSource:
             is_deep = len(header) > _PNG_BITS_AT and header[_PNG_BITS_AT] == 16
             return DepthFormat(kind="relative", bits=16 if is_deep else 8)
         raise StoreError(
-            f"{self._folder} holds no depth: no KEY.depth.png lies beside its overlays; make the "
-            "depth first (tools/make-triples compose --depth lift does so for photos)"
+            f"{self._folder} holds no depth: no KEY.depth.png lies beside its overlays; declare "
+            "what there is with --field, or make the depth of photos (tools/make-triples compose "
+            "--depth lift)"
         )
 
     def _read_parts(self, has_json: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -51,7 +51,7 @@ class Pattern:
     def __post_init__(self) -> None:
         self._check()
 
-    @property
+    @cached_property
     def slots(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(part.slot for part in self._parts if part.slot))
 
@@ -121,13 +121,20 @@ class Pattern:
         found = self._regex.fullmatch(path)
         if found is None:
             return None
-        named = self._regex.groupindex
-        values = {slot: found[_group(slot).decode()] for slot in self.slots}
+        texts = found.groups()
+        told, free = self._places
+        values = {slot: texts[at] for slot, at in told}
         if FOLDERS in values:
             values[FOLDERS] = values[FOLDERS].rstrip(b"/")
-        taken = set(named.values())
-        free = [text for at, text in enumerate(found.groups(), 1) if at not in taken]
-        return Found(values, tuple(free))
+        return Found(values, tuple([texts[at] for at in free]))
+
+    @cached_property
+    def _places(self) -> tuple[list[tuple[str, int]], list[int]]:
+        """Which group of the regular expression is each slot, and which are no part of a name."""
+        named = self._regex.groupindex
+        told = [(slot, named[_group(slot).decode()] - 1) for slot in self.slots]
+        taken = {at for _, at in told}
+        return told, [at for at in range(self._regex.groups) if at not in taken]
 
     @property
     def num_open(self) -> int:

@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 
 from wdtrain.disk.failures import StoreError
-from wdtrain.fields import DepthField, FieldError, levels, npy
+from wdtrain.fields import DepthField, FieldError, Sample, levels, npy
 from wdtrain.fields.errors import AmbiguousError
 from wdtrain.fields.source import Source
 from wdtrain.sourcefiles import read_regular
@@ -33,6 +33,7 @@ FILES_READ: Final = 48
 """Of a field: spread over all there are."""
 _FEW_VALUES: Final = 32
 _MOST_ROUNDS: Final = 3
+_ORDER: Final = ("image", "mask", "classes", "depth", "")
 _PLENTY: Final = 64
 """More classes than this are the numbers of objects, or a depth."""
 
@@ -52,13 +53,15 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A field that may be: its name, where it lies, what it is by its words, and some contents."""
+    """A field that may be: its word or name, where it lies, what it is by its words, some contents,
+    and whether every picture has one."""
 
     name: str
     pattern: str
     kind: str
     contents: Contents
     is_complete: bool = True
+    is_named: bool = False
 
 
 def advice(
@@ -77,13 +80,26 @@ def advice(
     return suggested(text)
 
 
+def _check(source: Source, sample: Sample) -> None:
+    """FieldError for arrays that packing would reject, or that have not one size."""
+    sizes = set()
+    for each in source.fields:
+        value = sample.arrays.get(each.name)
+        if value is not None:
+            sizes.add(each.size_of(value))
+        if isinstance(value, np.ndarray):
+            each.check(value)
+    if len(sizes) > 1:
+        raise FieldError(f"{sample.key} is of several sizes")
+
+
 def _is_refused(source: Source) -> bool:
     """Whether no more than half of some samples can be loaded."""
     wrong = 0
     indices = _spread(len(source))
     for index in indices:
         try:
-            source.load(index)
+            _check(source, source.load(index))
         except FieldError:
             wrong += 1
     return 2 * wrong >= len(indices)
@@ -143,16 +159,9 @@ def _layout_of(folder: Path) -> str | None:
 
 
 def _try(source: Source) -> None:
-    """Some samples are loaded; FieldError for what cannot be, or has not one size."""
+    """Some samples are loaded; FieldError for what cannot be packed."""
     for index in _spread(len(source)):
-        sample = source.load(index)
-        sizes = {
-            each.size_of(sample.arrays[each.name])
-            for each in source.fields
-            if each.name in sample.arrays
-        }
-        if len(sizes) > 1:
-            raise FieldError(f"{sample.key} is of several sizes")
+        _check(source, source.load(index))
 
 
 def _spread(count: int, most: int = 9) -> list[int]:
@@ -173,7 +182,7 @@ def _in_folder(folder: Path) -> list[_Candidate]:
         kind = "image" if family is leading else KIND_OF.get(family.word, "")
         found.append(
             _Candidate(
-                _name_of(family, kind),
+                family.word,
                 family.pattern,
                 kind,
                 _contents(folder, list(family.paths.values())),
@@ -201,10 +210,12 @@ def _is_seen(data: bytes | np.ndarray) -> bool:
     return found.full == 255 and (not found.is_exact or len(np.unique(found.values)) > _FEW_VALUES)
 
 
-def _name_of(family: Family, kind: str) -> str:
+def _name_of(word: str, kind: str) -> str:
+    """What a field is called: the word of its files, where that is of its kind."""
     if kind == "image":
-        return "overlay" if family.word == "overlay" else "image"
-    return family.word if family.word in ("mask", "depth", "labels", "disparity") else ""
+        return "overlay" if word == "overlay" else "image"
+    word = word.removesuffix("s") if word in ("masks", "depths") else word
+    return word if KIND_OF.get(word) == kind else {"classes": "labels"}.get(kind, kind)
 
 
 def _contents(folder: Path, paths: Sequence[str], most: int = FILES_READ) -> Contents:
@@ -219,9 +230,8 @@ def _in_tars(text: str) -> list[_Candidate]:
         kind = KIND_OF.get(word, "")
         is_seen = kind in ("", "image") and all(_is_seen(data) for data, _ in contents[:3])
         kind = "image" if is_seen else kind
-        name = word if word in KIND_OF and kind != "image" else ("image" if is_seen else "")
-        found.append(_Candidate(name, ending, kind, list(contents)))
-    return sorted(found, key=lambda each: each.kind != "image")
+        found.append(_Candidate(word, ending, kind, list(contents)))
+    return found
 
 
 def _in_saved(folder: Path) -> list[_Candidate]:
@@ -229,8 +239,9 @@ def _in_saved(folder: Path) -> list[_Candidate]:
     for column, contents in cells_of(folder, FILES_READ).items():
         kind = KIND_OF.get(column.lower(), "")
         is_seen = kind in ("", "image") and all(_is_seen(data) for data, _ in contents[:3])
-        found.append(_Candidate(column, column, "image" if is_seen else kind, contents))
-    return sorted(found, key=lambda each: each.kind != "image")
+        kind = "image" if is_seen else kind
+        found.append(_Candidate(column, column, kind, contents, is_named=True))
+    return found
 
 
 # ---------------------------------------------------------------------------- what they mean
@@ -242,7 +253,7 @@ def _of_candidates(
     """The declarations with which all of a source's fields are read; None without a picture."""
     options: list[FieldOption] = []
     meanings: list[str] = []
-    for each in candidates:
+    for each in sorted(candidates, key=lambda each: _ORDER.index(each.kind)):
         if each.kind == "image" and any(option.kind == "image" for option in options):
             continue
         settled = next(_settled(each, {option.name for option in options}, meanings), None)
@@ -259,7 +270,7 @@ def _settled(each: _Candidate, taken: set[str], meanings: list[str]) -> Iterator
     """Declarations with which all contents are read, the likeliest first."""
     for kind in [each.kind] if each.kind else _kinds_by_look(each.contents):
         kind = _told_apart(kind, each)
-        name = each.name or {"classes": "labels"}.get(kind, kind)
+        name = each.name if each.is_named else _name_of(each.name, kind)
         while name in taken:
             name += "2"
         options = {"classes": str(_num_classes(each.contents))} if kind == "classes" else {}
@@ -281,7 +292,7 @@ def _kinds_by_look(contents: Contents) -> list[str]:
 
 def _told_apart(kind: str, each: _Candidate) -> str:
     """`gt`, `seg` and their like are masks where there are two values, else classes."""
-    if kind not in ("classes", "mask") or each.name == "mask":
+    if kind not in ("classes", "mask") or each.kind == "mask":
         return kind
     values: set[int] = set()
     for data, _ in each.contents:
