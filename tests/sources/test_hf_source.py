@@ -101,7 +101,7 @@ def test_an_empty_cell_is_a_reject(tmp_path: Path) -> None:
 
 
 def test_what_is_not_there_is_refused_with_what_is(saved: Path, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="no column 'picture' .* it has photo, annotation"):
+    with pytest.raises(StoreError, match=r"no column 'picture' .* it has photo, annotation"):
         source_of(saved, "image=image:picture")
-    with pytest.raises(StoreError, match="save it with dataset.save_to_disk"):
+    with pytest.raises(StoreError, match=r"save it with dataset\.save_to_disk"):
         source_of(tmp_path, "image=image:photo")

@@ -172,12 +172,12 @@ def test_one_file_may_be_of_many_samples(tmp_path: Path) -> None:
         for number in range(3):
             write(tmp_path / scene / f"{number}.png", photo(number))
     shared = "depth=depth:{scene}/depth.npy,unit=m"
-    with pytest.raises(FieldError, match="holds no {key}"):
+    with pytest.raises(FieldError, match=r"holds no \{key\}"):
         source_of(tmp_path, "image=image:{scene}/{key}.png", shared)
 
 
 def test_patterns_that_do_not_go_together_are_refused(folder: Path) -> None:
-    with pytest.raises(StoreError, match="tells files apart by {scene}"):
+    with pytest.raises(StoreError, match=r"tells files apart by \{scene\}"):
         source_of(
             folder, IMAGE, "mask=mask:masks/{key}.png", "d=depth:{scene}_{key}.npy,optional,unit=m"
         )

@@ -1,4 +1,4 @@
-"""Patterns: what they match is what they make, and what is wrong with one is said with a right one."""
+"""Patterns: what they match they make, and what is wrong with one is said with a right one."""
 
 from __future__ import annotations
 
