@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from wdtrain.sourcefiles import PassedOver
+from wdtrain.disk.sourcefiles import PassedOver
 from wdtrain.sources.division import FOLDERS
 from wdtrain.sources.listing import files_below
 

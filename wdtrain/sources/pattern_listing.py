@@ -18,7 +18,7 @@ import numpy as np
 import xxhash
 
 from wdtrain.disk.failures import StoreError
-from wdtrain.sourcefiles import PassedOver
+from wdtrain.disk.sourcefiles import PassedOver
 from wdtrain.sources.field_options import FieldOption
 from wdtrain.sources.listing import as_array, files_below, outside
 from wdtrain.sources.patterns import Found, Pattern, join_name

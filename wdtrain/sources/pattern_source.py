@@ -15,10 +15,10 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from wdtrain.disk.failures import StoreError
+from wdtrain.disk.sourcefiles import bytes_or_none, content_of, signal_of
 from wdtrain.fields import Field, FieldError, Sample
 from wdtrain.fields.base import Value
 from wdtrain.fields.source import SPLITS
-from wdtrain.sourcefiles import bytes_or_none, content_of, signal_of
 from wdtrain.sources.division import FOLDERS, Division, division_of
 from wdtrain.sources.field_options import FieldOption
 from wdtrain.sources.names import key_of, shown

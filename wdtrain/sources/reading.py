@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import Final
 
+from wdtrain.disk.sourcefiles import read_regular
 from wdtrain.fields import FieldError
-from wdtrain.sourcefiles import read_regular
 from wdtrain.sources.names import shown
 
 _CAN_ADVISE: Final = hasattr(os, "posix_fadvise")

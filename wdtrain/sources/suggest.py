@@ -17,10 +17,10 @@ from typing import Final
 import numpy as np
 
 from wdtrain.disk.failures import StoreError
+from wdtrain.disk.sourcefiles import read_regular
 from wdtrain.fields import DepthField, FieldError, Sample, levels, npy
 from wdtrain.fields.errors import AmbiguousError
 from wdtrain.fields.source import Source
-from wdtrain.sourcefiles import read_regular
 from wdtrain.sources.families import KIND_OF, Family, families_in, with_partner
 from wdtrain.sources.field_options import FieldOption
 from wdtrain.sources.hf_source import cells_of, is_saved
@@ -204,7 +204,7 @@ def _leading(folder: Path, families: Sequence[Family]) -> Family | None:
 
 def _is_seen(data: bytes | np.ndarray) -> bool:
     """Whether contents are a picture of many colours or greys."""
-    if isinstance(data, np.ndarray) or data.startswith((b"\x93NUMPY", b"PK\3\4")):
+    if isinstance(data, np.ndarray) or npy.is_npy(data):
         return False
     found = levels.read(data, file="picture")
     return found.full == 255 and (not found.is_exact or len(np.unique(found.values)) > _FEW_VALUES)
@@ -282,7 +282,7 @@ def _settled(each: _Candidate, taken: set[str], meanings: list[str]) -> Iterator
 def _kinds_by_look(contents: Contents) -> list[str]:
     """The kinds that contents without a telling name may be."""
     data = contents[0][0]
-    if isinstance(data, bytes) and not data.startswith((b"\x93NUMPY", b"PK\3\4")):
+    if isinstance(data, bytes) and not npy.is_npy(data):
         found = levels.read(data, file="picture")
         if found.full == 65535:
             return ["depth"]
@@ -304,7 +304,7 @@ def _told_apart(kind: str, each: _Candidate) -> str:
 
 def _values(data: bytes | np.ndarray) -> set[int]:
     """The numbers of a picture or array, colours as one."""
-    if isinstance(data, bytes) and not data.startswith((b"\x93NUMPY", b"PK\3\4")):
+    if isinstance(data, bytes) and not npy.is_npy(data):
         found = levels.read(data, file="picture")
         if found.values.ndim == 3:
             wide = found.values.astype(np.int64)
@@ -314,7 +314,7 @@ def _values(data: bytes | np.ndarray) -> set[int]:
 
 
 def _array(data: bytes | np.ndarray) -> np.ndarray:
-    return npy.read(data, file="array") if isinstance(data, bytes) else data
+    return npy.read_npy(data, file="array") if isinstance(data, bytes) else data
 
 
 def _num_classes(contents: Contents) -> int:
@@ -366,7 +366,7 @@ def _within_limits(option: FieldOption, contents: Contents) -> FieldOption:
 
 def _known(data: bytes | np.ndarray) -> np.ndarray:
     """The depths of contents that are any."""
-    if isinstance(data, bytes) and not data.startswith((b"\x93NUMPY", b"PK\3\4")):
+    if isinstance(data, bytes) and not npy.is_npy(data):
         values = levels.read(data, file="depth").values.astype(np.float64)
     else:
         values = _array(data).astype(np.float64)

@@ -22,14 +22,15 @@ import numpy as np
 import xxhash
 
 from wdtrain.disk.failures import StoreError
+from wdtrain.disk.sourcefiles import PassedOver, content_of, signal_of
 from wdtrain.fields import FieldError, Sample
 from wdtrain.fields.base import Value
+from wdtrain.fields.sample import decode_meta
 from wdtrain.remote.access import RandomFile, open_file, pieces_of
 from wdtrain.remote.braces import expand_braces
 from wdtrain.remote.remote_files import Remote
 from wdtrain.remote.tar_stream import CompressedTar, TarStream, split_name
 from wdtrain.remote.urls import is_url, redacted
-from wdtrain.sourcefiles import PassedOver, content_of, read_json, signal_of
 from wdtrain.sources.families import ENDINGS
 from wdtrain.sources.field_options import FieldOption
 from wdtrain.sources.listing import as_array
@@ -295,10 +296,7 @@ def _meta(data: bytes | None) -> dict[str, Any]:
     """What a sample's JSON says, where it is an object; another value under its own name."""
     if data is None:
         return {}
-    try:
-        found = read_json(data)
-    except ValueError as error:
-        raise FieldError(f"its JSON cannot be read: {error}") from error
+    found = decode_meta(b'{"json":%b}' % data)[META]  # others' JSON may be a list or a number
     return found if isinstance(found, dict) else {META: found}
 
 
