@@ -20,7 +20,7 @@ from wdtrain.scenes import parse_source
 from wdtrain.sources.field_options import parse_field
 from wdtrain.sources.grouping import GroupedSource
 from wdtrain.sources.layouts import LAYOUTS
-from wdtrain.sources.opening import LAYOUT_NAMES, open_source
+from wdtrain.sources.named_source import LAYOUT_NAMES, open_source
 from wdtrain.sources.suggest import Suggestion, advice
 
 SOURCE_HELP: Final = (

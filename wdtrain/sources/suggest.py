@@ -25,7 +25,7 @@ from wdtrain.sources.families import KIND_OF, Family, families_in, with_partner
 from wdtrain.sources.field_options import FieldOption
 from wdtrain.sources.hf_source import cells_of, is_saved
 from wdtrain.sources.layouts import LAYOUTS, open_layout
-from wdtrain.sources.opening import HF, open_source
+from wdtrain.sources.named_source import HF, open_source
 from wdtrain.sources.pattern_source import PatternSource
 from wdtrain.sources.tar_source import TAR_ENDINGS, TarSource, is_tar, member_families
 
