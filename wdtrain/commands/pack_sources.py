@@ -113,7 +113,8 @@ def advice_on(options: argparse.Namespace, arguments: Sequence[str]) -> list[str
         return []
     command = shlex.join([_program(), *_replaced(options.source, arguments, found)])
     assumed = f", if {'; '.join(found.meanings)}" if found.meanings else ""
-    return [f"This command packs it{assumed}:", f"  {command}"]
+    without = f", without {'; '.join(found.left_out)}" if found.left_out else ""
+    return [f"This command packs it{without}{assumed}:", f"  {command}"]
 
 
 def _program() -> str:

@@ -23,6 +23,7 @@ from wdtrain.fields.errors import AmbiguousError
 from wdtrain.fields.source import Source
 from wdtrain.sources.families import KIND_OF, Family, families_in, with_partner
 from wdtrain.sources.field_options import FieldOption
+from wdtrain.sources.folder import TRIPLES as TRIPLES_JSON
 from wdtrain.sources.hf_source import cells_of, is_saved
 from wdtrain.sources.layouts import LAYOUTS, open_layout
 from wdtrain.sources.named_source import HF, open_source
@@ -44,11 +45,13 @@ Contents = list[tuple[bytes | np.ndarray, str]]
 @dataclass(frozen=True)
 class Suggestion:
     """What works: the source as it is to be given, and what is to be said beside it. meanings: of
-    options that were chosen among several, what they mean."""
+    options that were chosen among several, what they mean. left_out: what lies there and cannot be
+    used, with the reason."""
 
     source: str
     arguments: list[str]
     meanings: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ def _with_answers(
         contents = [(each[at], option.pattern) for each in files]
         found: Contents = [(data, name) for data, name in contents if data is not None]
         candidate = _Candidate(option.name, option.pattern, option.kind, found)
-        settled = next(_answered(option, candidate, meanings), None)
+        settled = next(_answered(option, candidate, meanings, []), None)
         if settled is None:
             return None
         answered.append(settled)
@@ -135,7 +138,7 @@ def suggested(text: str) -> Suggestion | None:
         folder = Path(text)
         if is_tar(text) and not folder.is_dir():
             return _of_candidates(text, [], _in_tars(text))
-        if not folder.is_dir():
+        if not folder.is_dir() or (folder / TRIPLES_JSON).exists():  # it says what it holds
             return None
         if is_saved(folder):
             return _of_candidates(text, ["--layout", HF], _in_saved(folder))
@@ -253,21 +256,29 @@ def _of_candidates(
     """The declarations with which all of a source's fields are read; None without a picture."""
     options: list[FieldOption] = []
     meanings: list[str] = []
+    left_out: list[str] = []
     for each in sorted(candidates, key=lambda each: _ORDER.index(each.kind)):
         if each.kind == "image" and any(option.kind == "image" for option in options):
             continue
-        settled = next(_settled(each, {option.name for option in options}, meanings), None)
-        if settled is not None:
-            options.append(settled)
+        wrong: list[str] = []
+        taken = {option.name for option in options}
+        try:
+            options.append(next(_settled(each, taken, meanings, wrong)))
+        except (StopIteration, FieldError) as error:
+            reason = wrong[0] if wrong else str(error)
+            left_out.append(f"{each.pattern} ({reason})")
     if not options or options[0].kind != "image":
         return None
     _try(open_source(text, options, arguments[1] if arguments else None))
     told = [word for option in options for word in ("--field", str(option))]
-    return Suggestion(text, [*arguments, *told], meanings)
+    return Suggestion(text, [*arguments, *told], meanings, left_out)
 
 
-def _settled(each: _Candidate, taken: set[str], meanings: list[str]) -> Iterator[FieldOption]:
-    """Declarations with which all contents are read, the likeliest first."""
+def _settled(
+    each: _Candidate, taken: set[str], meanings: list[str], wrong: list[str]
+) -> Iterator[FieldOption]:
+    """Declarations with which all contents are read, the likeliest first. wrong: why others are
+    not."""
     for kind in [each.kind] if each.kind else _kinds_by_look(each.contents):
         kind = _told_apart(kind, each)
         name = each.name if each.is_named else _name_of(each.name, kind)
@@ -276,7 +287,7 @@ def _settled(each: _Candidate, taken: set[str], meanings: list[str]) -> Iterator
         options = {"classes": str(_num_classes(each.contents))} if kind == "classes" else {}
         if not each.is_complete and kind != "image":
             options["optional"] = ""
-        yield from _answered(FieldOption(name, kind, each.pattern, options), each, meanings)
+        yield from _answered(FieldOption(name, kind, each.pattern, options), each, meanings, wrong)
 
 
 def _kinds_by_look(contents: Contents) -> list[str]:
@@ -327,7 +338,11 @@ def _num_classes(contents: Contents) -> int:
 
 
 def _answered(
-    option: FieldOption, each: _Candidate, meanings: list[str], rounds: int = 0
+    option: FieldOption,
+    each: _Candidate,
+    meanings: list[str],
+    wrong: list[str],
+    rounds: int = 0,
 ) -> Iterator[FieldOption]:
     """The option with answers to what its contents leave open, each in turn."""
     try:
@@ -340,11 +355,12 @@ def _answered(
         for choice, meaning in error.choices.items():
             with contextlib.suppress(FieldError):
                 better = _within_limits(option.with_options(choice), each.contents)
-                for found in _answered(better, each, meanings, rounds + 1):
+                for found in _answered(better, each, meanings, wrong, rounds + 1):
                     meanings.append(f"{option.name}: {choice} ({meaning})")
                     yield found
         return
-    except FieldError:
+    except FieldError as error:
+        wrong.append(str(error))
         return
     yield option
 
