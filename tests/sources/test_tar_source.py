@@ -144,3 +144,11 @@ def test_tars_that_changed_are_seen(tars: Path) -> None:
     assert source.signal(1) != seen[0]
     assert source.content(1) != seen[1]
     assert source.content(3) == source_of(path, IMAGE).content(3)
+
+
+def test_the_order_is_that_of_the_members(tmp_path: Path) -> None:
+    numbers = [7, 2, 9, 4]
+    write_tar(tmp_path / "d.tar", [each for n in numbers for each in shard([n])])
+    source = source_of(tmp_path / "d.tar", IMAGE, MASK)
+    assert [source.load(index).meta["number"] for index in range(4)] == numbers
+    assert [source.key(index) for index in range(4)] == [f"{n:06d}" for n in numbers]
