@@ -20,7 +20,7 @@ import numpy as np
 
 from wdtrain.fields import npy
 from wdtrain.fields.errors import FieldError, check_pixels
-from wdtrain.fields.png import decode_png, encode_png, png_shape
+from wdtrain.fields.png import decode_png, encode_png, encode_stored_png, png_shape
 from wdtrain.fields.resize import Size
 
 Encoding = Literal["image", "raw"]
@@ -88,6 +88,11 @@ class Field(ABC):
         """This field where pictures are padded, so that `blank` means unknown."""
         return self
 
+    def cleared(self, array: np.ndarray) -> np.ndarray:
+        """A stored array of the field as it was before `padded`: no value in it means unknown that
+        was not meant so."""
+        return array
+
     def shape(self, height: int, width: int) -> tuple[int, ...]:
         """Of the stored array."""
         return (height, width) if self.channels == 1 else (height, width, self.channels)
@@ -115,7 +120,7 @@ class Field(ABC):
         """The bytes of a member. stored: PNGs inside zstd (`encode_png`). quality: of JPEGs."""
         if self.codec(encoding) == "npy":
             return npy.encode_npy(array)
-        return encode_png(array, stored=stored)
+        return encode_stored_png(array) if stored else encode_png(array)
 
     def stored_shape(self, data: bytes | memoryview, encoding: Encoding) -> Size:
         """(height, width) of a member, from its header: nothing is decoded or made room for."""
@@ -197,6 +202,12 @@ class Field(ABC):
     @abstractmethod
     def decode(self, array: np.ndarray) -> np.ndarray:
         """What a person means by a stored array: metres, class ids, alpha, colours."""
+
+    def preview(self, array: np.ndarray) -> np.ndarray:
+        """uint8 [h, w, 3] RGB of a stored array, for a person's eye: values in grey, or three
+        channels as colours."""
+        values = array if array.dtype == np.uint8 else (array >> 8).astype(np.uint8)
+        return values if array.ndim == 3 else np.repeat(values[..., None], 3, 2)
 
     # ------------------------------------------------------------------ the declaration
 

@@ -28,6 +28,7 @@ _MAP: Final = re.compile(r"(?:\*|(-?\d{1,5})(?:-(\d{1,5}))?):(\d{1,5})")
 _MOST: Final = {8: 255, 16: 65_535}
 _MOST_NAME: Final = 80
 _MOST_CHOICES: Final = 8
+_IGNORED_GREY: Final = 192
 
 
 def _read_map(text: str) -> tuple[Range, ...]:
@@ -172,6 +173,16 @@ class ClassesField(Field):
     def decode(self, array: np.ndarray) -> np.ndarray:
         """uint8 or uint16 [h, w] ids: what is stored."""
         return array
+
+    def preview(self, array: np.ndarray) -> np.ndarray:
+        """A colour for each class, far from those of its neighbours; what is ignored in grey."""
+        # PASCAL VOC's palette: the bits of the id, the lowest as the highest of red, green, blue.
+        rgb = np.zeros((*array.shape, 3), np.uint8)
+        for place in range(16):
+            is_set = (array.astype(np.uint16) >> place & 1).astype(np.uint8)
+            rgb[..., place % 3] |= is_set << (7 - place // 3)
+        rgb[array == self.ignore] = _IGNORED_GREY
+        return rgb
 
     # ------------------------------------------------------------------ a person's files
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal, Self, get_args
 
+import cv2
 import numpy as np
 
 from wdtrain.fields import labels, levels, resize
@@ -28,6 +29,7 @@ PER_METRE: Final = {"mm": 1000.0, "cm": 100.0, "m": 1.0}
 _FORMAT: Final = DepthFormat(bits=16)
 _FORMAT_OPTIONS: Final = {"format": "kind", "near": "near_m", "far": "far_m", "bits": "bits"}
 _MOST_BEYOND: Final = 0.5
+_UNKNOWN_GREY: Final = 128
 _MOST_UNIT: Final = 1 + 1e-3
 """A relative depth that exceeds 1 by rounding is taken for 1."""
 
@@ -119,6 +121,14 @@ class DepthField(Field):
     def decode(self, array: np.ndarray) -> np.ndarray:
         """float32 [h, w] in metres (logarithmic formats) or unit values 0..1; unknown is NaN."""
         return self.format.decode(array)
+
+    def preview(self, array: np.ndarray) -> np.ndarray:
+        """Near bright, far dark; what is unknown in grey."""
+        unit = np.clip(self.format.to_unit(array.astype(np.float32)), 0, 1)
+        near = unit if self.format.larger_is_nearer else 1 - unit
+        bgr = cv2.applyColorMap((near * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
+        bgr[array == 0] = _UNKNOWN_GREY
+        return np.ascontiguousarray(bgr[..., ::-1])
 
     # ------------------------------------------------------------------ a person's files
 

@@ -31,6 +31,7 @@ ANY: Final = "any"
 
 _FULL: Final = 255
 _HIGHEST_LABEL: Final = 40
+_UNKNOWN_COLOUR: Final = (160, 40, 40)
 _MOST_CHOICES: Final = 3
 
 
@@ -105,7 +106,10 @@ class MaskField(Field):
         return UNKNOWN if self.has_unknown else 0
 
     def padded(self) -> Self:
-        return replace(self, partly=True)
+        return self if self.has_unknown else replace(self, partly=True)
+
+    def cleared(self, array: np.ndarray) -> np.ndarray:
+        return np.where(array == UNKNOWN, 0, array).astype(np.uint8)
 
     def check(self, array: np.ndarray) -> None:
         """Also for values that are no alpha: all are below foreground, and not all are 0."""
@@ -130,6 +134,13 @@ class MaskField(Field):
     def decode(self, array: np.ndarray) -> np.ndarray:
         """uint8 [h, w] alpha: what is stored, 1 being unknown where `has_unknown`."""
         return array
+
+    def preview(self, array: np.ndarray) -> np.ndarray:
+        """Alpha in grey; what is unknown in red."""
+        rgb = super().preview(array)
+        if self.has_unknown:
+            rgb[array == UNKNOWN] = _UNKNOWN_COLOUR
+        return rgb
 
     # ------------------------------------------------------------------ a person's files
 
