@@ -8,6 +8,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from textwrap import indent
 from typing import Any, Final
 
 from rich.console import Console
@@ -19,6 +20,7 @@ from wdtrain.commands.contact_sheet import contact_sheet
 from wdtrain.commands.inspect_augment import add_augment
 from wdtrain.commands.inspect_order import add_order
 from wdtrain.commands.pack_shards import long_work
+from wdtrain.commands.read_elsewhere import programs
 from wdtrain.disk.failures import StoreError
 from wdtrain.fields import Field
 from wdtrain.packing.audit import audit
@@ -114,6 +116,9 @@ def show(manifest: Manifest, options: argparse.Namespace) -> int:
             console.print(f"{image} {name} (train, red green blue): {numbers}")
     console.print(_splits_table(manifest))
     _print_rejects(console, manifest)
+    for title, program in programs(manifest, next(iter(manifest.splits))).items():
+        console.print(f"\nread with {title}, and no code of ours:", markup=False)
+        console.print(indent(program, "    "), markup=False, highlight=False)
     return 0
 
 
