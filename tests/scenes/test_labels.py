@@ -214,7 +214,7 @@ def test_labels_come_back_from_a_dataset_as_they_were_drawn(tmp_path: Path) -> N
     assert manifest.fields["labels"] == LABELS
     drawn = {source.key(index): source.load(index).arrays["labels"] for index in range(60)}
     for split in manifest.splits:
-        for batch in open_stream(tmp_path / "set", split=split, batch_size=8, seed=0):
+        for batch in open_stream(tmp_path / "set", split=split, batch_size=32, seed=0):
             for key, labels in zip(batch.keys, batch.fields["labels"].numpy(), strict=True):
                 assert np.array_equal(labels[0], drawn.pop(key))
     assert not drawn
