@@ -24,6 +24,7 @@ from wdtrain.remote.urls import redacted
 from wdtrain.resize import network_size
 from wdtrain.store.manifest import Manifest
 from wdtrain.stream import Batch, Cursor, Order, advice, fullest_share, open_stream
+from wdtrain.targets import Target
 
 EVALUATION_BLOCKS = 2
 """Blocks a lane that are held where a split is read once: to be scored, it need not be shuffled,
@@ -41,6 +42,7 @@ class Run:
     accelerator: Accelerator
     collective: ranks.Collective
     tasks: learn.TaskSet
+    foreground: Target | None
     view: learn.View
     baselines: Baselines
     cursor: Cursor
@@ -63,8 +65,13 @@ class Run:
     @property
     def training_view(self) -> learn.View:
         recipe = self.recipe
-        augmentation = learn.Augmentation(seed=recipe.run.seed, **recipe.augment.model_dump())
-        return self.view.augmented(augmentation)
+        return self.view.augmented(learn.augmentation_of(recipe.augment, seed=recipe.run.seed))
+
+    def fields_of(self, more: Set[str] = frozenset()) -> list[str]:
+        """The fields that the tasks see and learn, and some more, in the dataset's order: no others
+        are read."""
+        wanted = {name for task in self.tasks for name in (task.input, task.target.name)} | more
+        return [name for name in self.manifest.fields if name in wanted]
 
     def is_due(self, every_steps: int) -> bool:
         """Whether something is done after this step that is done so often, and at the end."""
@@ -78,6 +85,7 @@ class Run:
         how |= {"rank": group.rank, "world": group.world, "batch_size": batch_size}
         how["size"] = self.size
         how["pin_memory"] = self.accelerator.device.type == "cuda"
+        how["fields"] = self.fields_of()
         stream = open_stream(self.manifest, split=split, **{**how, **more})
         return ranks.StopTogether(stream, group, asked)
 
@@ -85,8 +93,10 @@ class Run:
         """This rank's batches of a split, for an evaluation: hardly shuffled, so that little is
         held beside what training holds, and the first few read no more than they need."""
         least = EVALUATION_BLOCKS * self.order.least_bytes
-        shuffle_bytes = min(self.order.shuffle_bytes, least)
-        return self.stream(split, self.recipe.evaluation_batch, shuffle_bytes=shuffle_bytes)
+        how = {"shuffle_bytes": min(self.order.shuffle_bytes, least)}
+        divided = {self.foreground.name} if self.foreground else set()
+        how["fields"] = self.fields_of(divided)
+        return self.stream(split, self.recipe.evaluation_batch, **how)
 
     def answers(
         self, split: str, limit: int | None = None, keys: Set[str] | None = None
@@ -188,16 +198,27 @@ def open_run(recipe: Recipe) -> Run:
     steps, device = recipe.total_steps(order.samples), accelerator.device
     weights = {name: load_weights(t.weights) for name, t in recipe.tasks.items() if t.weights}
     size = network_size((manifest.height, manifest.width), data.size)
-    common = {**recipe.build_arguments(), "device": device, "weights": weights, "size": size}
-    tasks = learn.build_tasks(recipe.task_arguments(steps), **common)
+    learned = learn.learned_by(recipe, manifest.fields)
+    tasks = learn.build_tasks(
+        recipe, learned, total_steps=steps, device=device, size=size, weights=weights
+    )
     ranks.register_tasks(accelerator, tasks)
     tasks.open()  # zeros are summed
     # Before `fit` looks at what memory is left.
     ranks.set_up(device, tasks.gradient_buffer.flat, collective)
-    mean, std = manifest.overlay_mean, manifest.overlay_std
-    view = learn.plain_view(mean, std, manifest.depth, recipe.precision)
-    rest = (Baselines(manifest.depth), Cursor.at(order, 0), steps)
-    return Run(recipe, manifest, order, accelerator, collective, tasks, view, *rest)
+    return Run(
+        recipe=recipe,
+        manifest=manifest,
+        order=order,
+        accelerator=accelerator,
+        collective=collective,
+        tasks=tasks,
+        foreground=learn.foreground_for(recipe, learned, manifest.fields),
+        view=learn.plain_view(manifest, {one.input for one in learned.values()}, recipe.precision),
+        baselines=Baselines(),
+        cursor=Cursor.at(order, 0),
+        total_steps=steps,
+    )
 
 
 @dataclass(frozen=True)
@@ -214,7 +235,7 @@ def command_line(arguments: list[str]) -> Asked:
     parser = argparse.ArgumentParser(
         prog="wdtrain/train.py",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Train the networks of a recipe on one stream of triples. Started again by the "
+        description="Train the networks of a recipe on one stream of samples. Started again by the "
         "same command, a run goes on from its newest whole checkpoint.",
         epilog=f"fields of a recipe, with their defaults:\n{help_text()}\n\n{_EXAMPLES}",
     )

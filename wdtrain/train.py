@@ -87,10 +87,10 @@ def validate_while_training(run: Run, record: RunRecord) -> float:
 
 def validate(run: Run, record: RunRecord, *, limit: int | None) -> list[SplitScores]:
     """Every split scored, the leading one first, of `limit` samples or so; None: all, finally."""
-    targets, found = {task.name: task.target for task in run.tasks}, []
+    tasks, found = {task.name: task for task in run.tasks}, []
     with record.phase("validating"):
         for split in check_splits(run.recipe.evaluate.splits, run.manifest.splits):
-            scores = SplitScores(split, targets, run.manifest.depth)
+            scores = SplitScores(split, tasks, run.foreground)
             for batch, answers in run.answers(split, limit):
                 scores.update(answers, batch, run.baselines)
             scores.reduce(run.collective.total)
@@ -107,7 +107,8 @@ def save(run: Run, record: RunRecord, skill: float | None) -> None:
     plan = {name: choice.as_dict() for name, choice in run.choices.items()}
     looked = {"validated": run.validated, "plan": plan}
     recipe = {"recipe": run.recipe.numeric_keys(), "config": run.recipe_text}
-    about = {**recipe, "view": run.view.as_dict(), "side": min(run.size)}
+    learned = {task.name: learn.learned_dict(task) for task in run.tasks}
+    about = {**recipe, "view": run.view.as_dict(), "learned": learned, "side": min(run.size)}
     record.save(run.tasks.steps, weights, {**state, **looked, **about}, metric=skill)
 
 
@@ -139,8 +140,7 @@ def go(run: Run) -> int:
             record.warn(first, run.advice())
             with record.phase("fitting the baselines"):
                 training = run.evaluation_stream(recipe.data.train_split)
-                targets = {str(task.target) for task in run.tasks}
-                run.baselines.fit(training, run.collective.total, targets)
+                run.baselines.fit(training, run.collective.total, run.tasks)
             train(run, record)
             finish(run, record)
         except ranks.RunStopped:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -22,18 +22,19 @@ from wdtrain.commands.pack_shards import long_work
 from wdtrain.commands.trust import add_trust, load_run_recipe
 from wdtrain.config import AugmentSettings, DataSettings, Recipe, RunSettings, load_recipe
 from wdtrain.disk.failures import StoreError
+from wdtrain.fields import ImageField
 from wdtrain.record.outputs import OVERWRITE_HELP, Outputs
-from wdtrain.record.picture_grid import colour_depth, colour_mask, png_of
+from wdtrain.record.picture_grid import png_of
 from wdtrain.remote.urls import redacted
 from wdtrain.resize import network_size
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.samples import BlockIndex, decode_row, parse_block
 from wdtrain.store.shards import ShardReader
 
-if TYPE_CHECKING:  # the networks' room brings torch along, which the other actions do without
+if TYPE_CHECKING:  # these rooms bring torch along, which the other actions do without
     from wdtrain.learn.augment import Augmentation, Drawn
     from wdtrain.learn.view import View
-    from wdtrain.targets.truth import TrainingInput
+    from wdtrain.targets import Target, Truth
 
 EXAMPLES: Final = """\
 examples:
@@ -42,7 +43,8 @@ examples:
   inspect-shards augment shards/mine playground-000000017 --epoch 0,1,2 --zoom 1.0 --seed 7
 
 `inspect-shards order` prints the keys of a step. The picture has a column for what is stored and
-one for each epoch; its rows are the overlay, the mask, the depth, and which pixels are trained on.
+one for each epoch; its rows are the dataset's images, what may be learned of them (masks, classes,
+depth), and which pixels are trained on.
 For each epoch a line says what was drawn: zoom; angle, clockwise; shift, to the right and down, as
 a share of the room that the magnified picture leaves, and in pixels; whether it was mirrored; the
 gains of red, green and blue. A GPU's pixels may differ from these in their last bits.
@@ -58,22 +60,27 @@ _NEAR_KEYS: Final = 3
 
 
 class Sample(NamedTuple):
-    """As read: overlay uint8 [h, w, 3], mask uint8 [h, w], depth uint8 or uint16 codes [h, w]."""
+    """As read: each field as it is stored, [h, w] or [h, w, 3]."""
 
     key: str
-    overlay: np.ndarray
-    mask: np.ndarray
-    depth: np.ndarray
+    fields: dict[str, np.ndarray]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        height, width, *_ = next(iter(self.fields.values())).shape
+        return height, width
 
 
 @dataclass(frozen=True)
 class ShownSample:
-    """A sample in an epoch: what was drawn, and what networks of each target got (n = 1)."""
+    """A sample in an epoch: what was drawn, and what networks got (n = 1): its images, uint8
+    [h, w, 3], and the truth of each field that may be learned."""
 
     epoch: int
     drawn: Drawn
-    mask: TrainingInput
-    depth: TrainingInput
+    images: dict[str, np.ndarray]
+    truths: dict[str, Truth]
 
 
 # ---------------------------------------------------------------------------- what is asked
@@ -132,18 +139,27 @@ def show_augment(options: argparse.Namespace) -> int:
     epochs = _epochs(options.epoch, None if options.run_folder is None else recipe, manifest)
     if options.run_folder is not None:
         _check_run(options.run_folder, data, manifest)
-    mean, std = manifest.overlay_mean, manifest.overlay_std
-    view = plain_view(mean, std, manifest.depth, "fp32").augmented(_augmentation(options, recipe))
+    images = [name for name, field in manifest.fields.items() if isinstance(field, ImageField)]
+    view = plain_view(manifest, images, "fp32").augmented(_augmentation(options, recipe))
+    targets = _targets(manifest, recipe)
     sample = find_sample(manifest, split, options.key, size=data.size)
-    sights = [see(sample, epoch, view) for epoch in epochs]
-    picture = sheet(sample, sights, view)
+    sights = [see(sample, epoch, view, targets) for epoch in epochs]
+    picture = sheet(sample, sights, view, targets)
     out.write(options.out.name, png_of(picture))
     for sight in sights:
-        print(
-            f"epoch {sight.epoch}: {', '.join(augmentation_words(sight.drawn, sample.mask.shape))}"
-        )
+        print(f"epoch {sight.epoch}: {', '.join(augmentation_words(sight.drawn, sample.size))}")
     print(f"wrote {options.out} ({picture.shape[1]} x {picture.shape[0]})")
     return 0
+
+
+def _targets(manifest: Manifest, recipe: Recipe | None) -> dict[str, Target]:
+    """What may be learned of the dataset, by field."""
+    from wdtrain.targets import TARGETS, target_of
+
+    own = {} if recipe is None else recipe.targets
+    fields = manifest.fields.values()
+    known = [field for field in fields if field.kind in TARGETS or field.kind in own]
+    return {field.name: target_of(field, own) for field in known}
 
 
 def _recipe(options: argparse.Namespace) -> Recipe | None:
@@ -218,7 +234,7 @@ def find_sample(
     with long_work(f"looking for {key}") as progress:
         for block in _blocks(manifest, split, damaged):
             if key in block.keys:
-                return Sample(key, *decode_row(block, block.keys.index(key), size=read_at))
+                return Sample(key, decode_row(block, block.keys.index(key), size=read_at))
             near = heapq.nlargest(_NEAR_KEYS, [*near, *block.keys], lambda one: _likeness(one, key))
             progress(done := done + block.num_samples, total)
     others = [name for name in manifest.splits if name != split]
@@ -254,30 +270,30 @@ def _shared(one: str, other: str) -> int:
 # ---------------------------------------------------------------------------- what is seen
 
 
-def see(sample: Sample, epoch: int, view: View) -> ShownSample:
+def see(sample: Sample, epoch: int, view: View, targets: Mapping[str, Target]) -> ShownSample:
     """What training makes of the sample in this epoch, on the CPU."""
     import torch
 
-    from wdtrain.learn.rows import Rows
-
-    arrays = (sample.overlay.transpose(2, 0, 1), sample.mask[None], sample.depth[None])
-    overlay, mask, depth = (torch.from_numpy(np.array(array))[None] for array in arrays)
-    rows = Rows(
-        overlay=overlay,
-        mask=mask,
-        depth=depth,
-        keys=[sample.key],
-        epochs=[epoch],
-        groups=[1],
-        group_ids=[0],
-    )
     assert view.augmentation is not None, "there is nothing to show without augmentation"
-    return ShownSample(
-        epoch,
-        view.augmentation.draw(rows.keys, rows.epochs),
-        view.prepare(overlay, mask, "mask", rows),
-        view.prepare(overlay, depth, "depth", rows),
-    )
+    stored = {
+        name: torch.from_numpy(np.array(np.atleast_3d(array).transpose(2, 0, 1)))[None]
+        for name, array in sample.fields.items()
+    }
+    images, truths = {}, {}
+    for name, normalisation in view.normalisations.items():
+        seen = view.augmentation.see(
+            stored[name], keys=[sample.key], epochs=[epoch], normalisation=normalisation
+        )
+        images[name] = _undone(seen.picture[0].permute(1, 2, 0).numpy(), view, name)
+        truths = {name: seen.truth(stored[name], target) for name, target in targets.items()}
+    return ShownSample(epoch, view.augmentation.draw([sample.key], [epoch]), images, truths)
+
+
+def _undone(picture: np.ndarray, view: View, image: str) -> np.ndarray:
+    """uint8 of a normalised picture [h, w, 3]."""
+    one = view.normalisations[image]
+    unit = picture * np.array(one.std, np.float32) + np.array(one.mean, np.float32)
+    return np.rint(unit.clip(0, 1) * 255).astype(np.uint8)
 
 
 def augmentation_words(drawn: Drawn, size: tuple[int, ...]) -> list[str]:
@@ -295,9 +311,10 @@ def augmentation_words(drawn: Drawn, size: tuple[int, ...]) -> list[str]:
 
 # ---------------------------------------------------------------------------- the picture
 
-ROWS: Final = ("overlay", "mask", "depth", "valid")
-BOTH, MASK_ALONE, NEITHER = (198, 226, 203), (240, 180, 70), (64, 64, 72)
-"""Colours of a pixel that is trained on by both targets, by the mask's alone, by neither."""
+VALID: Final = "valid"
+"""The last row."""
+ALL, SOME, NONE = (198, 226, 203), (240, 180, 70), (64, 64, 72)
+"""Colours of a pixel that is trained on by all targets, by some, by none."""
 _TILE_PX: Final = 200
 _GAP_PX: Final = 10
 _LINE_PX: Final = 17
@@ -307,71 +324,84 @@ _OUTLINES: Final = ((232, 60, 60), (40, 120, 240), (30, 170, 80), (240, 150, 20)
 
 
 class Column(NamedTuple):
-    """A column of the picture: uint8 [h, w, 3] tiles in the order of `ROWS`, and what it says."""
+    """A column of the picture: uint8 [h, w, 3] tiles by the names of rows, and what it says."""
 
     title: str
     lines: list[str]
-    tiles: list[np.ndarray]
+    tiles: dict[str, np.ndarray]
     colour: tuple[int, int, int] = _INK
 
 
-def stored_tiles(sample: Sample, view: View) -> list[np.ndarray]:
-    """The tiles of a sample as it is stored: alpha from black to white, unknown depth grey."""
-    known = sample.depth > 0
-    unit = np.where(known, view.depth_format.to_unit(sample.depth.astype(np.float32)), np.nan)
-    valid = _valid(np.ones_like(known), known)
-    return [sample.overlay, colour_mask(sample.mask / 255), colour_depth(unit), valid]
+def stored_tiles(
+    sample: Sample, view: View, targets: Mapping[str, Target]
+) -> dict[str, np.ndarray]:
+    """The tiles of a sample as it is stored; what is not known of it is grey."""
+    import torch
+
+    images = {name: sample.fields[name] for name in view.normalisations}
+    truths = {
+        name: target.truth(
+            torch.from_numpy(np.array(np.atleast_3d(sample.fields[name]).transpose(2, 0, 1)))[None]
+        )
+        for name, target in targets.items()
+    }
+    return _tiles(images, truths, targets)
 
 
-def seen_tiles(seen: ShownSample, view: View) -> list[np.ndarray]:
-    """The tiles of what networks got: the overlay with its normalisation undone; what is not
-    trained on is grey."""
-    mean, std = (np.array(v, np.float32) for v in (view.normalisation.mean, view.normalisation.std))
-    overlay = seen.mask.picture[0].permute(1, 2, 0).numpy() * std + mean
-    mask_valid, depth_valid = (one.valid[0, 0].numpy() > 0 for one in (seen.mask, seen.depth))
-    mask = np.where(mask_valid, seen.mask.target[0, 0].numpy(), np.nan)
-    depth = np.where(depth_valid, seen.depth.target[0, 0].numpy(), np.nan)
-    rgb = np.rint(overlay.clip(0, 1) * 255).astype(np.uint8)
-    return [rgb, colour_mask(mask), colour_depth(depth), _valid(mask_valid, depth_valid)]
+def seen_tiles(seen: ShownSample, targets: Mapping[str, Target]) -> dict[str, np.ndarray]:
+    """The tiles of what networks got: images with their normalisation undone; what is not trained
+    on is grey."""
+    return _tiles(seen.images, seen.truths, targets)
 
 
-def _valid(mask: np.ndarray, depth: np.ndarray) -> np.ndarray:
-    colours = np.array((NEITHER, MASK_ALONE, BOTH), np.uint8)
-    tile: np.ndarray = colours[mask.astype(int) + (mask & depth)]
-    return tile
+def _tiles(
+    images: Mapping[str, np.ndarray], truths: Mapping[str, Truth], targets: Mapping[str, Target]
+) -> dict[str, np.ndarray]:
+    tiles, valid = dict(images), []
+    for name, target in targets.items():
+        known = truths[name].known[0, 0].numpy()
+        tiles[name] = target.colour(truths[name].wanted[0].numpy(), known)
+        valid.append(known)
+    if valid:
+        colours = np.array((NONE, SOME, ALL), np.uint8)
+        tiles[VALID] = colours[np.any(valid, 0).astype(int) + np.all(valid, 0)]
+    return tiles
 
 
-def sheet(sample: Sample, sights: list[ShownSample], view: View) -> np.ndarray:
+def sheet(
+    sample: Sample, sights: list[ShownSample], view: View, targets: Mapping[str, Target]
+) -> np.ndarray:
     """uint8 [height, width, 3]: a column as stored and one for each epoch, under what was drawn.
 
-    Pixels are magnified by a whole factor. The outlines in the stored overlay are what the epoch of
-    that colour saw of it.
+    Pixels are magnified by a whole factor. The outlines in the first stored image are what the
+    epoch of that colour saw of it.
     """
-    height, width = sample.mask.shape
+    height, width = sample.size
     factor = max(1, -(-_TILE_PX // width))
-    columns = [Column("as stored", [f"{height} x {width}"], stored_tiles(sample, view))]
+    columns = [Column("as stored", [f"{height} x {width}"], stored_tiles(sample, view, targets))]
     for index, one in enumerate(sights):
-        lines, tiles = augmentation_words(one.drawn, (height, width)), seen_tiles(one, view)
+        lines, tiles = augmentation_words(one.drawn, (height, width)), seen_tiles(one, targets)
         columns.append(
             Column(f"epoch {one.epoch}", lines, tiles, _OUTLINES[index % len(_OUTLINES)])
         )
+    rows = list(columns[0].tiles)
     step_x, step_y = width * factor + _GAP_PX, height * factor + _GAP_PX
     top = 2 * _GAP_PX + _LINE_PX * (3 + max(len(column.lines) for column in columns))
-    size = (_LABELS_PX + step_x * len(columns), top + step_y * len(ROWS) + 2 * _LINE_PX + _GAP_PX)
+    size = (_LABELS_PX + step_x * len(columns), top + step_y * len(rows) + 2 * _LINE_PX + _GAP_PX)
     canvas = Image.new("RGB", size, _PAPER)
     draw = ImageDraw.Draw(canvas)
     draw.text((_GAP_PX, _GAP_PX), sample.key, _INK, _font(16))
     for index, column in enumerate(columns):
         left = _LABELS_PX + index * step_x
         _write_head(draw, column, left, _GAP_PX + 2 * _LINE_PX)
-        for row, tile in enumerate(column.tiles):
+        for row, tile in enumerate(column.tiles.values()):
             large = Image.fromarray(tile.repeat(factor, 0).repeat(factor, 1))
             if index == row == 0:
                 _draw_outlines(large, columns[1:], sights)
             canvas.paste(large, (left, top + row * step_y))
-    for row, name in enumerate(ROWS):
+    for row, name in enumerate(rows):
         draw.text((_GAP_PX, top + row * step_y + height * factor // 2 - 8), name, _INK, _font(13))
-    _write_legend(draw, top + step_y * len(ROWS))
+    _write_legend(draw, top + step_y * len(rows))
     return np.asarray(canvas)
 
 
@@ -401,9 +431,9 @@ def _write_legend(draw: ImageDraw.ImageDraw, top: int) -> None:
     """What the colours mean, in two lines."""
     left: float = _LABELS_PX
     for colour, text in (
-        (BOTH, "trained on: mask and depth"),
-        (MASK_ALONE, "mask alone"),
-        (NEITHER, "neither"),
+        (ALL, "trained on: all fields"),
+        (SOME, "some"),
+        (NONE, "none"),
     ):
         draw.rectangle((left, top + 2, left + 11, top + 13), colour, _FAINT)
         draw.text((left + 17, top), text, _FAINT, _font(12))
