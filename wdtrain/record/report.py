@@ -149,7 +149,7 @@ def _facts(results: Mapping[str, Any]) -> str:
 
 def _task(name: str, results: Mapping[str, Any]) -> str:
     task = results["tasks"][name]
-    columns, broken_down = task["columns"], task.get("breakdown")
+    columns, broken_down = task.get("columns", []), task.get("breakdown")
     by_split = {split: _metrics(results, split, name) for split in results["splits"]}
     lines = [f"## {name}: {task['network']}, {task['parameters']:,} parameters"]
     lines.append(_metric_table("split", by_split, columns, task["metric"]))
