@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,17 +12,18 @@ from pathlib import Path
 import pytest
 
 from tests.mutants.mutant import read_mutants
+from wdtrain.fields import KINDS
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "wdtrain"
 STANDS_ON = {
-    "settings": set(),
+    "settings": {"fields"},
     "config": {"settings"},
     "disk": set(),
     "remote": {"disk"},
     "fields": {"disk"},
     "networks": {"settings"},
-    "ranks": {"disk"},
+    "ranks": {"disk", "settings"},
     "store": {"fields", "remote"},
     "packing": {"store"},
     "scenes": {"fields"},
@@ -34,7 +36,6 @@ STANDS_ON = {
 }
 """What each room is built on; it may import that, and what that stands on in its turn."""
 ROOMS = set(STANDS_ON) - {"settings", "config"}
-SHARED = {"triple", "pictures", "resize", "sourcefiles"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -65,9 +66,7 @@ def imports_of(path: Path) -> Iterator[tuple[str, int]]:
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_each_room_imports_only_what_it_may(path: Path) -> None:
     room = room_of(path)
-    if room == "__init__":
-        room = "triple"
-    allowed = foundations(room) | {room, *SHARED}
+    allowed = foundations(room) | {room}
     for name, line in imports_of(path):
         if name.startswith("wdtrain."):
             assert name.split(".")[1] in allowed, f"{path}:{line} imports {name}"
@@ -111,13 +110,12 @@ def test_rooms_of_data_do_not_bring_torch_along() -> None:
     assert result.returncode == 0, result.stderr
 
 
-def test_the_package_holds_only_rooms_and_seven_modules() -> None:
+def test_the_package_holds_only_rooms_and_four_modules() -> None:
     # `accelerate launch wdtrain/train.py` puts this folder first on the import path, so a module
     # named like one of the standard library would shadow it.
     files = {path.name for path in PACKAGE.glob("*.py")}
     folders = {path.name for path in PACKAGE.iterdir() if path.is_dir()} - {"__pycache__"}
-    shared = {f"{name}.py" for name in SHARED}
-    assert files == {"__init__.py", "config.py", "job.py", "settings.py", "train.py", *shared}
+    assert files == {"__init__.py", "config.py", "job.py", "settings.py", "train.py"}
     assert folders == ROOMS | {"commands"}
     assert not folders & set(sys.stdlib_module_names)
 
@@ -172,8 +170,17 @@ def test_each_mutant_can_be_made_and_names_a_test_that_exists() -> None:
 
 
 def test_each_room_says_what_it_owns_and_no_two_files_have_one_name() -> None:
+    """But for a kind of field: it is one file in `fields`, and one of that name in `targets`."""
     for room in ROOMS | {"commands"}:
         assert ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text())), room
-    rooms = [path for path in MODULES if path.parent != PACKAGE]
-    names = [path.name for path in rooms if path.name != "__init__.py"]
+    rooms = [path for path in MODULES if path.parent != PACKAGE and path.name != "__init__.py"]
+    kinds = {"base.py", *(f"{kind}.py" for kind in KINDS)}
+    names = [path.name for path in rooms if path.parent.name != "targets" or path.name not in kinds]
     assert sorted(names) == sorted(set(names))
+
+
+def test_no_file_beside_fields_targets_and_scenes_asks_which_kind_a_field_is() -> None:
+    asking = re.compile(r"""[!=]= ["'](mask|classes|depth)["']""")
+    for path in MODULES:
+        if room_of(path) not in ("fields", "targets", "scenes"):
+            assert not asking.search(path.read_text()), path

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from wdtrain.fields import DepthFormat
 from wdtrain.targets.depth import DepthSums
 from wdtrain.targets.mask import MaskSums
 from wdtrain.targets.sums import boundary_band, dilate, fixed, is_foreground
-from wdtrain.triple import DepthFormat
 
 
 def random_mask(seed: int, size: int = 17) -> torch.Tensor:

@@ -33,6 +33,7 @@ from wdtrain.commands.predict_inputs import (
 )
 from wdtrain.commands.trust import add_trust, load_run_recipe
 from wdtrain.config import Recipe
+from wdtrain.fields.resize import STRIDE, size_for
 from wdtrain.learn.build import Learned, learned_from, load_state
 from wdtrain.learn.evaluate import predict
 from wdtrain.learn.inputs import Normalisation
@@ -42,7 +43,6 @@ from wdtrain.ranks.devices import default_device, exact_float32
 from wdtrain.record.checkpoint import Checkpoints, SavedCheckpoint, load_weights
 from wdtrain.record.outputs import OVERWRITE_HELP, Outputs
 from wdtrain.record.picture_grid import png_of
-from wdtrain.resize import STRIDE, size_for
 
 MOST_INPUT_PIXELS = 2**24
 """Of a picture as networks see it: a strip of 5,000 x 1 would become one of 320,000 x 64."""

@@ -16,12 +16,11 @@ import numpy as np
 
 from wdtrain.fields import labels, levels, resize
 from wdtrain.fields.base import Field, Resizing, plane
+from wdtrain.fields.depth_format import DepthFormat
 from wdtrain.fields.errors import AmbiguousError, FieldError
 from wdtrain.fields.resize import Size
-from wdtrain.triple import DepthFormat
 
 Unit = Literal["m", "cm", "mm", "relative", "inverse", "codes"]
-__all__ = ["DepthField", "DepthFormat", "Unit"]
 
 UNITS: Final = get_args(Unit)
 PER_METRE: Final = {"mm": 1000.0, "cm": 100.0, "m": 1.0}

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
 
-from wdtrain.triple import TripleError as FieldError
-from wdtrain.triple import check_pixels, decoding
+MOST_PIXELS: Final = 1 << 28
+"""A picture may have so many; it is judged by its head, before anything is decoded."""
+_SHOWN_ERROR: Final = 120
 
-__all__ = ["AmbiguousError", "FieldError", "check_pixels", "decoding"]
+
+class FieldError(ValueError):
+    """A declaration, a file or a sample that cannot be used: what was found, why it cannot work,
+    and what to do."""
 
 
 class AmbiguousError(FieldError):
@@ -31,3 +37,26 @@ class AmbiguousError(FieldError):
 
 def _again(found: str, choices: dict[str, str], name: str, kind: str) -> AmbiguousError:
     return AmbiguousError(found, choices, name=name, kind=kind)
+
+
+@contextmanager
+def decoding(name: str) -> Iterator[None]:
+    """Whatever a decoder throws inside is a FieldError that names the picture."""
+    try:
+        yield
+    except FieldError:
+        raise
+    except Exception as error:
+        line = " ".join(str(error).split())[:_SHOWN_ERROR] or type(error).__name__
+        raise FieldError(f"{name} cannot be decoded ({line})") from error
+
+
+def check_pixels(height: int, width: int, *, name: str) -> None:
+    """FieldError for a picture without pixels, or of more than are read here."""
+    if height < 1 or width < 1:
+        raise FieldError(f"{name} is {width} x {height} pixels; it holds no picture")
+    if height * width > MOST_PIXELS:
+        raise FieldError(
+            f"{name} is {width:,} x {height:,} pixels; pictures of up to {MOST_PIXELS:,} are read; "
+            "make it smaller"
+        )

@@ -14,10 +14,10 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 
-from wdtrain import pictures
-from wdtrain.fields import jpeg, levels, resize
+from wdtrain.fields import levels, pictures, resize
 from wdtrain.fields.base import Codec, Encoding, Field, Resizing, Value, flag
 from wdtrain.fields.errors import AmbiguousError, FieldError, check_pixels
+from wdtrain.fields.jpeg import decode_jpeg, decode_jpeg_scaled, encode_jpeg, jpeg_shape
 from wdtrain.fields.resize import Size
 
 _COLOUR: Final = re.compile(r"#[0-9a-f]{6}")
@@ -62,12 +62,12 @@ class ImageField(Field):
         self, array: np.ndarray, encoding: Encoding, *, stored: bool = False, quality: int = 90
     ) -> bytes:
         if self.codec(encoding) == "jpeg":
-            return jpeg.encode(array, quality)
+            return encode_jpeg(array, quality)
         return super().encode(array, encoding, stored=stored)
 
     def stored_shape(self, data: bytes | memoryview, encoding: Encoding) -> Size:
         if self.codec(encoding) == "jpeg":
-            return jpeg.shape(data)
+            return jpeg_shape(data, name=self.name)
         return super().stored_shape(data, encoding)
 
     def decode_member(
@@ -76,8 +76,8 @@ class ImageField(Field):
         if self.codec(encoding) != "jpeg":
             return super().decode_member(data, encoding, size=size)
         if size is None:
-            return jpeg.decode(data, name=self.name)
-        rgb, eighths = jpeg.decode_scaled(data, size)
+            return decode_jpeg(data, name=self.name)
+        rgb, eighths = decode_jpeg_scaled(data, size, name=self.name)
         return resize.area(rgb, size, eighths=eighths)
 
     @property
@@ -95,18 +95,19 @@ class ImageField(Field):
     def pixels_of(self, value: Value, size: Size | None = None) -> tuple[np.ndarray, Size | None]:
         if not isinstance(value, bytes):
             return value, None
-        head = pictures.look(value, name=self.name)
+        head = pictures.read_picture_header(value, name=self.name)
         if size is None or head.turn != 1 or head.channels > self.channels:
             return self.from_picture(value, file=self.name), None
-        return jpeg.decode_scaled(pictures.plain_jpeg(value), size)
+        plain = pictures.plain_jpeg(value, name=self.name)
+        return decode_jpeg_scaled(plain, size, name=self.name)
 
     def as_it_lies(self, value: Value, size: Size) -> bytes | None:
         """A JPEG of this size that needs no turn, less its EXIF and what lies behind its end."""
         if not isinstance(value, bytes) or self.lossless:
             return None
-        head = pictures.look(value, name=self.name)
+        head = pictures.read_picture_header(value, name=self.name)
         fits = head.shown == size and head.turn == 1 and head.channels == self.channels
-        return pictures.plain_jpeg(value) if fits else None
+        return pictures.plain_jpeg(value, name=self.name) if fits else None
 
     def from_array(self, array: np.ndarray, *, file: str) -> np.ndarray:
         if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in _SHAPES:
@@ -154,7 +155,10 @@ class ImageField(Field):
 
     def load(self, data: bytes, *, file: str) -> Value:
         """A JPEG's bytes as they lie, but of inks; else as `read`."""
-        if data.startswith(b"\xff\xd8") and pictures.look(data, name=file).channels <= 3:
+        if (
+            data.startswith(b"\xff\xd8")
+            and pictures.read_picture_header(data, name=file).channels <= 3
+        ):
             return data
         return self.read(data, file=file)
 

@@ -20,7 +20,7 @@ import numpy as np
 import simplejpeg
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, TiffImagePlugin, WebPImagePlugin
 
-from wdtrain import pictures
+from wdtrain.fields import pictures
 from wdtrain.fields.errors import FieldError, check_pixels, decoding
 
 _GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGBA = 0, 2, 3, 4, 6
@@ -99,7 +99,7 @@ def read(data: bytes, *, file: str) -> Levels:
         raise FieldError(
             f"{file} is an OpenEXR file, which is not read here; save its channel as .npy (float32)"
         )
-    header = pictures.look(data, name=file)
+    header = pictures.read_picture_header(data, name=file)
     if header.kind == "PNG":
         return _turned(_read_png(data, file), header.turn)
     if header.kind == "JPEG":
@@ -112,8 +112,8 @@ def read(data: bytes, *, file: str) -> Levels:
 def _turned(found: Levels, turn: int) -> Levels:
     if turn == 1:
         return found
-    alpha = None if found.alpha is None else pictures._turned(found.alpha, turn)
-    return found._replace(values=pictures._turned(found.values, turn), alpha=alpha)
+    alpha = None if found.alpha is None else pictures.turned(found.alpha, turn)
+    return found._replace(values=pictures.turned(found.values, turn), alpha=alpha)
 
 
 # ---------------------------------------------------------------------------- PNG

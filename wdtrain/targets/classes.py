@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from wdtrain.fields import ClassesField, Field
-from wdtrain.fields.png import encode
+from wdtrain.fields.png import encode_png
 from wdtrain.targets.base import Baseline, Breakdown, LossFunction, MetricSums, Target, Truth, Warp
 from wdtrain.targets.colouring import FALSE_ALARM, HIT, greyed, palette, tinted
 from wdtrain.targets.losses import cross_entropy, cross_entropy_dice, focal
@@ -106,7 +106,7 @@ class ClassesTarget(Target):
 
     def encode(self, prediction: np.ndarray) -> bytes:
         """Ids."""
-        return encode(prediction[0].astype(self.field.dtype))
+        return encode_png(prediction[0].astype(self.field.dtype))
 
 
 class ClassesSums(MetricSums):

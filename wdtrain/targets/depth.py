@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from wdtrain.fields import DepthField, DepthFormat, Field
-from wdtrain.fields.png import encode
+from wdtrain.fields.png import encode_png
 from wdtrain.targets.base import Baseline, Breakdown, LossFunction, MetricSums, Target, Truth, Warp
 from wdtrain.targets.colouring import coloured
 from wdtrain.targets.losses import bce_of_logits, bce_of_unit, l1, smooth_l1
@@ -127,7 +127,7 @@ class DepthTarget(Target):
     def encode(self, prediction: np.ndarray) -> bytes:
         """Codes of 16 bits; 0 is never written."""
         most = replace(self.format, bits=16).max_code - 1
-        return encode((1 + np.rint(np.clip(prediction[0], 0, 1) * most)).astype(np.uint16))
+        return encode_png((1 + np.rint(np.clip(prediction[0], 0, 1) * most)).astype(np.uint16))
 
 
 def zoomed(unit: Tensor, log_zoom: Tensor, depth_format: DepthFormat) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from wdtrain.fields import Field, MaskField
 from wdtrain.fields.mask import FOREGROUND, UNKNOWN
-from wdtrain.fields.png import encode
+from wdtrain.fields.png import encode_png
 from wdtrain.targets.base import LossFunction, MetricSums, Target, Truth, Warp
 from wdtrain.targets.colour_threshold import ColourHistogram
 from wdtrain.targets.colouring import FALSE_ALARM, HIT, MISS, greyed, tinted
@@ -103,7 +103,7 @@ class MaskTarget(Target):
 
     def encode(self, prediction: np.ndarray) -> bytes:
         """Probability, 0..255."""
-        return encode(np.rint(np.clip(prediction[0], 0, 1) * 255).astype(np.uint8))
+        return encode_png(np.rint(np.clip(prediction[0], 0, 1) * 255).astype(np.uint8))
 
 
 class MaskSums(MetricSums):
