@@ -410,12 +410,13 @@ def test_a_rank_without_rows_takes_part():
 def test_the_context_is_closed_after_a_step_even_when_it_fails():
     task = mask_task()
     tasks = TaskSet([task])
-    one_step(tasks, make_rows(4))
+    rows = make_rows(4)
+    one_step(tasks, rows)
     assert task.context.groups is None
     with pytest.raises(ValueError, match="Target size"):
         train_step(
             tasks,
-            Rows(**{**vars(make_rows(4)), "mask": torch.zeros(4, 1, 5, 5, dtype=torch.uint8)}),
+            replace(rows, fields={**rows.fields, "mask": rows["mask"][..., :5, :5]}),
             device=CPU,
             view=make_view(augmented=False),
             collective=Alone(),
@@ -425,8 +426,8 @@ def test_the_context_is_closed_after_a_step_even_when_it_fails():
 
 def test_state_restores_exactly():
     def fresh():
-        schedule = {"name": "warmup-cosine", "total_steps": 9, "warmup_steps": 3}
-        return TaskSet([mask_task(schedule=schedule)])
+        schedule = {"name": "warmup-cosine", "warmup_steps": 3}
+        return TaskSet([mask_task(schedule=schedule, total_steps=9)])
 
     whole, resumed = fresh(), fresh()
     for seed in range(6):

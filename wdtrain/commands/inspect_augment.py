@@ -293,7 +293,7 @@ def _undone(picture: np.ndarray, view: View, image: str) -> np.ndarray:
     """uint8 of a normalised picture [h, w, 3]."""
     one = view.normalisations[image]
     unit = picture * np.array(one.std, np.float32) + np.array(one.mean, np.float32)
-    return np.rint(unit.clip(0, 1) * 255).astype(np.uint8)
+    return np.asarray(np.rint(unit.clip(0, 1) * 255), np.uint8)
 
 
 def augmentation_words(drawn: Drawn, size: tuple[int, ...]) -> list[str]:

@@ -48,13 +48,13 @@ def stream_of(
     rank: int = 0,
     world: int = 1,
     size: tuple[int, int] | None = None,
+    fields: Sequence[str] | None = None,
     cursor: Cursor | None = None,
     epochs: int | None = 1,
     shuffle_bytes: int | None = None,
     damaged: dict[str, str] | None = None,
     pin_memory: bool = False,
     give_up: Callable[[], bool] | None = None,
-    fields: Sequence[str] | None = None,
 ) -> Stream:
     """A stream as `open_stream` makes it. size, shuffle_bytes: in place of the recipe's."""
     return open_stream(
@@ -68,6 +68,7 @@ def stream_of(
         cursor=cursor,
         epochs=epochs,
         size=size or data.size,
+        fields=fields,
         lanes=data.lanes,
         chunk=data.chunk,
         shuffle_bytes=shuffle_bytes or parse_bytes(data.shuffle_bytes),
@@ -75,5 +76,4 @@ def stream_of(
         damaged=damaged,
         pin_memory=pin_memory,
         give_up=give_up,
-        fields=fields,
     )
