@@ -32,6 +32,8 @@ from wdtrain.store.samples import BlockIndex, decode_row, parse_block
 from wdtrain.store.shards import ShardReader
 
 if TYPE_CHECKING:  # these rooms bring torch along, which the other actions do without
+    from torch import Tensor
+
     from wdtrain.learn.augment import Augmentation, Drawn
     from wdtrain.learn.view import View
     from wdtrain.targets import Target, Truth
@@ -74,12 +76,12 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class ShownSample:
-    """A sample in an epoch: what was drawn, and what networks got (n = 1): its images, uint8
-    [h, w, 3], and the truth of each field that may be learned."""
+    """A sample in an epoch: what was drawn, and what networks got (n = 1): its images, normalised
+    [1, 3, h, w], and the truth of each field that may be learned."""
 
     epoch: int
     drawn: Drawn
-    images: dict[str, np.ndarray]
+    images: dict[str, Tensor]
     truths: dict[str, Truth]
 
 
@@ -272,27 +274,33 @@ def _shared(one: str, other: str) -> int:
 
 def see(sample: Sample, epoch: int, view: View, targets: Mapping[str, Target]) -> ShownSample:
     """What training makes of the sample in this epoch, on the CPU."""
-    import torch
-
     assert view.augmentation is not None, "there is nothing to show without augmentation"
-    stored = {
-        name: torch.from_numpy(np.array(np.atleast_3d(array).transpose(2, 0, 1)))[None]
-        for name, array in sample.fields.items()
-    }
+    stored = _stored(sample)
     images, truths = {}, {}
-    for name, normalisation in view.normalisations.items():
+    for image, normalisation in view.normalisations.items():
         seen = view.augmentation.see(
-            stored[name], keys=[sample.key], epochs=[epoch], normalisation=normalisation
+            stored[image], keys=[sample.key], epochs=[epoch], normalisation=normalisation
         )
-        images[name] = _undone(seen.picture[0].permute(1, 2, 0).numpy(), view, name)
+        images[image] = seen.picture
         truths = {name: seen.truth(stored[name], target) for name, target in targets.items()}
     return ShownSample(epoch, view.augmentation.draw([sample.key], [epoch]), images, truths)
 
 
-def _undone(picture: np.ndarray, view: View, image: str) -> np.ndarray:
-    """uint8 of a normalised picture [h, w, 3]."""
+def _stored(sample: Sample) -> dict[str, Tensor]:
+    """As a batch of one has it: [1, channels, h, w]."""
+    import torch
+
+    return {
+        name: torch.from_numpy(np.array(np.atleast_3d(array).transpose(2, 0, 1)))[None]
+        for name, array in sample.fields.items()
+    }
+
+
+def _undone(picture: Tensor, view: View, image: str) -> np.ndarray:
+    """uint8 [h, w, 3] of a normalised picture [1, 3, h, w]."""
     one = view.normalisations[image]
-    unit = picture * np.array(one.std, np.float32) + np.array(one.mean, np.float32)
+    mean, std = (np.array(values, np.float32) for values in (one.mean, one.std))
+    unit = picture[0].permute(1, 2, 0).numpy() * std + mean
     return np.asarray(np.rint(unit.clip(0, 1) * 255), np.uint8)
 
 
@@ -336,22 +344,18 @@ def stored_tiles(
     sample: Sample, view: View, targets: Mapping[str, Target]
 ) -> dict[str, np.ndarray]:
     """The tiles of a sample as it is stored; what is not known of it is grey."""
-    import torch
-
-    images = {name: sample.fields[name] for name in view.normalisations}
-    truths = {
-        name: target.truth(
-            torch.from_numpy(np.array(np.atleast_3d(sample.fields[name]).transpose(2, 0, 1)))[None]
-        )
-        for name, target in targets.items()
-    }
+    images, stored = {name: sample.fields[name] for name in view.normalisations}, _stored(sample)
+    truths = {name: target.truth(stored[name]) for name, target in targets.items()}
     return _tiles(images, truths, targets)
 
 
-def seen_tiles(seen: ShownSample, targets: Mapping[str, Target]) -> dict[str, np.ndarray]:
+def seen_tiles(
+    seen: ShownSample, view: View, targets: Mapping[str, Target]
+) -> dict[str, np.ndarray]:
     """The tiles of what networks got: images with their normalisation undone; what is not trained
     on is grey."""
-    return _tiles(seen.images, seen.truths, targets)
+    images = {name: _undone(picture, view, name) for name, picture in seen.images.items()}
+    return _tiles(images, seen.truths, targets)
 
 
 def _tiles(
@@ -380,7 +384,8 @@ def sheet(
     factor = max(1, -(-_TILE_PX // width))
     columns = [Column("as stored", [f"{height} x {width}"], stored_tiles(sample, view, targets))]
     for index, one in enumerate(sights):
-        lines, tiles = augmentation_words(one.drawn, (height, width)), seen_tiles(one, targets)
+        lines = augmentation_words(one.drawn, (height, width))
+        tiles = seen_tiles(one, view, targets)
         columns.append(
             Column(f"epoch {one.epoch}", lines, tiles, _OUTLINES[index % len(_OUTLINES)])
         )
