@@ -17,18 +17,18 @@ from torch import Tensor
 from tests.learn.cases import depth_task, mask_task, one_step
 from tests.noise import NoiseSource
 from wdtrain.commands import inspect_shards
-from wdtrain.commands.inspect_augment import (
+from wdtrain.commands.augment_picture import (
     ALL,
     NONE,
     SOME,
     VALID,
     ShownSample,
     augmentation_words,
-    find_sample,
     see,
     seen_tiles,
     stored_tiles,
 )
+from wdtrain.commands.inspect_augment import find_sample
 from wdtrain.config import Recipe, load_recipe
 from wdtrain.disk.failures import StoreError
 from wdtrain.learn import Augmentation, TaskSet, augmentation_of, plain_view, rows_of
