@@ -72,6 +72,7 @@ def test_no_tool_runs_what_a_run_folder_names(run, capsys, command, case):
     [
         ("tasks.mask.loss", "tasks: {mask: {network: seed-mask, loss: 'hostile:Net'}}"),
         ("tasks.mask.loss", "tasks: {mask: {network: seed-mask, loss: {name: 'hostile:Net'}}}"),
+        (r"augment.image\[1\]", "augment: {image: [{name: RandomHue}, {name: 'hostile:Net'}]}"),
         ("targets.mask", "targets: {mask: 'hostile:Net'}"),
         ("data.kinds.mask", "data: {url: data, chunk: 4, kinds: {mask: 'hostile:Net'}}"),
     ],

@@ -108,6 +108,18 @@ class StepSettings(Section):
     )
 
 
+class IntensitySettings(Section):
+    """A change of colours by its name; every other key is an option of it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
+
+    name: str = Field(description="one of Kornia's intensity augmentations, or package.module:name")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
 class AugmentSettings(Section):
     zoom: float = Field(0.5, ge=0, le=9, description="magnified by up to 1 + zoom; 0: off")
     rotation_deg: float = Field(5.0, ge=0, le=180, description="turned by up to this; 0: off")
@@ -117,6 +129,10 @@ class AugmentSettings(Section):
     flip: float = Field(0.5, ge=0, le=1, description="share of pictures mirrored; 0: off")
     colour: float = Field(
         0.2, ge=0, le=1, description="each channel times 1 - colour .. 1 + colour; 0: off"
+    )
+    image: list[IntensitySettings] = Field(
+        [],
+        description="Kornia's intensity augmentations in turn: [{name: RandomHue, p: 0.3}]",
     )
 
 

@@ -21,16 +21,32 @@ if TYPE_CHECKING:  # these rooms bring torch along, which the other actions do w
 
 
 class Sample(NamedTuple):
-    """As read: each field as it is stored, [h, w] or [h, w, 3]."""
+    """As read: each field as it is stored, [h, w] or [h, w, 3]; place: shard, block and row."""
 
     key: str
     fields: dict[str, np.ndarray]
+    place: tuple[int, int, int] = (0, 0, 0)
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) in pixels."""
         height, width, *_ = next(iter(self.fields.values())).shape
         return height, width
+
+
+class Place(NamedTuple):
+    """Where a sample stands in an epoch: which row of a norm group of so many, that begins at the
+    position `group_id`."""
+
+    epoch: int
+    row: int
+    rows: int
+    group_id: int
+
+    @classmethod
+    def alone(cls, epoch: int) -> Place:
+        """Where nothing is drawn by group."""
+        return cls(epoch, 0, 1, 0)
 
 
 @dataclass(frozen=True)
@@ -47,18 +63,30 @@ class ShownSample:
 # ---------------------------------------------------------------------------- what is seen
 
 
-def see(sample: Sample, epoch: int, view: View, targets: Mapping[str, Target]) -> ShownSample:
-    """What training makes of the sample in this epoch, on the CPU."""
+def see(sample: Sample, place: Place, view: View, targets: Mapping[str, Target]) -> ShownSample:
+    """What training makes of the sample in an epoch, on the CPU. Its group is filled with itself:
+    what is drawn for a group goes by rows."""
+    from wdtrain.learn.intensity import GroupRows
+
     assert view.augmentation is not None, "there is nothing to show without augmentation"
     stored = _stored(sample)
-    images, truths = {}, {}
+    images: dict[str, Tensor] = {}
+    truths: dict[str, Truth] = {}
     for image, normalisation in view.normalisations.items():
         seen = view.augmentation.see(
-            stored[image], keys=[sample.key], epochs=[epoch], normalisation=normalisation
+            stored[image].expand(place.rows, -1, -1, -1),
+            keys=[sample.key] * place.rows,
+            epochs=[place.epoch] * place.rows,
+            normalisation=normalisation,
+            groups=[GroupRows(place.rows, place.epoch, place.group_id)],
         )
-        images[image] = seen.picture
-        truths = {name: seen.truth(stored[name], target) for name, target in targets.items()}
-    return ShownSample(epoch, view.augmentation.draw([sample.key], [epoch]), images, truths)
+        own = slice(place.row, place.row + 1)
+        images[image] = seen.picture[own]
+        for name, target in targets.items():
+            repeated = stored[name].expand(place.rows, -1, -1, -1)
+            truths[name] = seen.truth(repeated, target)[own]
+    drawn = view.augmentation.draw([sample.key], [place.epoch])
+    return ShownSample(place.epoch, drawn, images, truths)
 
 
 def _stored(sample: Sample) -> dict[str, Tensor]:

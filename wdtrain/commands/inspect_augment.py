@@ -10,10 +10,13 @@ from __future__ import annotations
 import argparse
 import heapq
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from wdtrain.commands.augment_picture import Sample, augmentation_words, see, sheet
+import numpy as np
+
+from wdtrain.commands.augment_picture import Place, Sample, augmentation_words, see, sheet
 from wdtrain.commands.inspect_order import check_cursor, manifest_of
 from wdtrain.commands.pack_shards import long_work
 from wdtrain.commands.trust import add_trust, load_run_recipe
@@ -30,6 +33,7 @@ from wdtrain.store.shards import ShardReader
 
 if TYPE_CHECKING:  # these rooms bring torch along, which the other actions do without
     from wdtrain.learn.augment import Augmentation
+    from wdtrain.stream import Order
     from wdtrain.targets import Target
 
 EXAMPLES: Final = """\
@@ -49,7 +53,7 @@ A dataset has no index of its keys: blocks are read, inflated and their headers 
 sample is found, half the split on average (20,000 samples of 64 x 64: some tenths of a second), and
 all of it for a key that it does not hold. No other sample is decoded.
 """
-_AMOUNTS: Final = tuple(AugmentSettings.model_fields)
+_AMOUNTS: Final = tuple(name for name in AugmentSettings.model_fields if name != "image")
 _GIVEN: Final = ("split", "seed", *_AMOUNTS)
 """Options that stand in a run's recipe."""
 _NEAR_KEYS: Final = 3
@@ -94,6 +98,7 @@ def add_augment(actions: Any) -> None:
 def show_augment(options: argparse.Namespace) -> int:
     """Writes the picture and prints what was drawn."""
     from wdtrain.learn.view import plain_view
+    from wdtrain.stream import order_of
 
     recipe = _recipe(options)
     *target, options.key = options.words
@@ -115,7 +120,11 @@ def show_augment(options: argparse.Namespace) -> int:
     view = plain_view(manifest, images, "fp32").augmented(_augmentation(options, recipe))
     targets = _targets(manifest, recipe)
     sample = find_sample(manifest, split, options.key, size=data.size)
-    sights = [see(sample, epoch, view, targets) for epoch in epochs]
+    places = [Place.alone(epoch) for epoch in epochs]
+    if recipe is not None and recipe.augment.image:
+        order = order_of(data, manifest, split)
+        places = [find_place(order, epoch, sample, recipe) for epoch in epochs]
+    sights = [see(sample, place, view, targets) for place in places]
     picture = sheet(sample, sights, view, targets)
     out.write(options.out.name, png_of(picture))
     for sight in sights:
@@ -179,13 +188,13 @@ def _check_run(folder: Path, data: DataSettings, manifest: Manifest) -> None:
 
 
 def _augmentation(options: argparse.Namespace, recipe: Recipe | None) -> Augmentation:
-    from wdtrain.learn.augment import Augmentation
+    from wdtrain.learn.augment import augmentation_of
 
     asked = AugmentSettings() if recipe is None else recipe.augment
     seed = RunSettings.model_fields["seed"].default if recipe is None else recipe.run.seed
     given = {name: getattr(options, name) for name in ("seed", *_AMOUNTS)}
     given = {name: value for name, value in given.items() if value is not None}
-    return Augmentation(**{"seed": seed, **asked.model_dump(), **given})
+    return replace(augmentation_of(asked, seed=seed), **given)
 
 
 # ---------------------------------------------------------------------------- the sample
@@ -204,9 +213,10 @@ def find_sample(
     damaged: list[str] = []
     total, done = manifest.split(split).samples, 0
     with long_work(f"looking for {key}") as progress:
-        for block in _blocks(manifest, split, damaged):
+        for at, block in _blocks(manifest, split, damaged):
             if key in block.keys:
-                return Sample(key, decode_row(block, block.keys.index(key), size=read_at))
+                row = block.keys.index(key)
+                return Sample(key, decode_row(block, row, size=read_at), (*at, row))
             near = heapq.nlargest(_NEAR_KEYS, [*near, *block.keys], lambda one: _likeness(one, key))
             progress(done := done + block.num_samples, total)
     others = [name for name in manifest.splits if name != split]
@@ -218,13 +228,47 @@ def find_sample(
     )
 
 
-def _blocks(manifest: Manifest, split: str, damaged: list[str]) -> Iterator[BlockIndex]:
-    """The blocks of a split that are whole; of the others `damaged` learns what is wrong."""
-    for shard in manifest.split(split).shards:
+def find_place(order: Order, epoch: int, sample: Sample, recipe: Recipe) -> Place:
+    """Where a sample stands in an epoch: found by going through it. Where damaged samples were left
+    out, those after them in a chunk stood further ahead."""
+    begin = epoch * order.samples
+    for piece in order.pieces(begin, begin + order.samples):
+        at = piece.position
+        for fragment in order.fragments(piece):
+            blocks, rows = order.samples_of(fragment)
+            where = np.stack([*order.shard_block(blocks), rows], 1)
+            found = np.flatnonzero((where == sample.place).all(1))
+            if len(found):
+                return _place_of(order, at + int(found[0]), recipe)
+            at += len(rows)
+    raise AssertionError("an epoch holds every sample")
+
+
+def _place_of(order: Order, position: int, recipe: Recipe) -> Place:
+    """The epoch and norm group of a position, and which of the group's rows it is: what of a chunk
+    is in one batch is cut into groups."""
+    epoch, batch_size = position // order.samples, recipe.train.batch_size
+    batch = position // batch_size * batch_size
+    piece = next(
+        piece
+        for piece in order.pieces(batch, batch + batch_size)
+        if piece.position <= position < piece.position + piece.rows
+    )
+    row = (position - piece.position) % recipe.norm_group
+    rows = min(recipe.norm_group, piece.position + piece.rows - (position - row))
+    return Place(epoch=epoch, row=row, rows=rows, group_id=position - row)
+
+
+def _blocks(
+    manifest: Manifest, split: str, damaged: list[str]
+) -> Iterator[tuple[tuple[int, int], BlockIndex]]:
+    """The blocks of a split that are whole, each with the numbers of its shard and of itself; of
+    the others `damaged` learns what is wrong."""
+    for at, shard in enumerate(manifest.split(split).shards):
         with ShardReader(manifest.shard_url(shard), shard, manifest) as reader:
             for number in range(reader.num_blocks):
                 try:
-                    yield parse_block(reader.read_block(number), manifest)
+                    yield (at, number), parse_block(reader.read_block(number), manifest)
                 except StoreError as error:
                     damaged.append(str(error))
 

@@ -50,6 +50,9 @@ def _imports(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield f"tasks.{name}.network", task.network
         if ":" in task.loss_settings.name:
             yield f"tasks.{name}.loss", task.loss_settings.name
+    for number, change in enumerate(recipe.augment.image):
+        if ":" in change.name:
+            yield f"augment.image[{number}]", change.name
     yield from ((f"targets.{kind}", path) for kind, path in recipe.targets.items())
     yield from ((f"data.kinds.{kind}", path) for kind, path in recipe.data.kinds.items())
 

@@ -23,6 +23,12 @@ from torch import Tensor
 
 from wdtrain.config import AugmentSettings
 from wdtrain.learn.inputs import Normalisation, unit_picture
+from wdtrain.learn.intensity import (
+    GroupRows,
+    Intensity,
+    build_intensities,
+    change_intensities,
+)
 from wdtrain.targets import Target, Truth
 
 
@@ -47,7 +53,8 @@ class Augmentation:
 
     zoom: magnified by up to 1 + zoom; rotation_deg: turned by up to this either way; crop: share
     (0..1) of the room inside the magnified picture that the crop may use; flip: probability of a
-    mirror image; colour: each channel of an image multiplied by 1 - colour .. 1 + colour.
+    mirror image; colour: each channel of an image multiplied by 1 - colour .. 1 + colour; image:
+    further changes of colours, drawn by norm group (`intensity.py`).
     """
 
     seed: int
@@ -56,6 +63,7 @@ class Augmentation:
     crop: float = 1.0
     flip: float = 0.5
     colour: float = 0.2
+    image: tuple[Intensity, ...] = ()
 
     def __post_init__(self) -> None:
         limits = {"zoom": 9, "rotation_deg": 180, "crop": 1, "flip": 1, "colour": 1}
@@ -89,14 +97,19 @@ class Augmentation:
         keys: Sequence[str],
         epochs: Sequence[int],
         normalisation: Normalisation,
+        groups: Sequence[GroupRows] = (),
     ) -> AugmentedBatch:
-        """A uint8 image [n, 3, h, w] -> what networks of any target get to see of it."""
+        """A uint8 image [n, 3, h, w] -> what networks of any target get to see of it; groups: the
+        norm groups that the rows are of, which `image` is drawn by."""
         drawn = self.draw(keys, epochs)
         picture, warp = unit_picture(stored), None
         if self.warps:
             warp = Warp(drawn, stored.shape[2:], stored.device)
             picture = warp.bilinear(picture)
-        return AugmentedBatch(normalisation(self._colour(picture, drawn)), warp)
+        picture = self._colour(picture, drawn)
+        if self.image and picture.device.type != "meta":  # an estimate leaves these out
+            picture = change_intensities(self.image, picture, groups, seed=self.seed)
+        return AugmentedBatch(normalisation(picture), warp)
 
     def _colour(self, picture: Tensor, drawn: Drawn) -> Tensor:
         if not self.colour:
@@ -115,6 +128,7 @@ def augmentation_of(settings: AugmentSettings, *, seed: int) -> Augmentation:
         crop=settings.crop,
         flip=settings.flip,
         colour=settings.colour,
+        image=build_intensities(settings.image),
     )
 
 

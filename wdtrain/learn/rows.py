@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from wdtrain.learn.groups import groups_of_chunks
+from wdtrain.learn.intensity import GroupRows
 
 Copy = Callable[[Tensor, torch.device], Tensor]
 
@@ -76,6 +77,11 @@ class Rows:
     @property
     def group_epochs(self) -> list[int]:
         return [self.epochs[start] for start in self._starts[:-1]]
+
+    @property
+    def group_rows(self) -> list[GroupRows]:
+        """The groups as what is drawn by group knows them."""
+        return list(map(GroupRows, self.groups, self.group_epochs, self.group_ids))
 
 
 class StoredBatch(Protocol):

@@ -123,6 +123,7 @@ class View:
             keys=rows.keys,
             epochs=rows.epochs,
             normalisation=self.normalisations[image],
+            groups=rows.group_rows,
         )
 
 
