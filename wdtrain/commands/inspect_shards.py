@@ -4,12 +4,14 @@ order it is read (`inspect_order.py`), and what networks saw of a sample (`inspe
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from wdtrain.commands import Output, run_command
@@ -18,13 +20,13 @@ from wdtrain.commands.inspect_augment import add_augment
 from wdtrain.commands.inspect_order import add_order
 from wdtrain.commands.pack_shards import long_work
 from wdtrain.disk.failures import StoreError
+from wdtrain.fields import Field
 from wdtrain.packing.audit import audit
 from wdtrain.packing.verify import verify
 from wdtrain.record.outputs import OVERWRITE_HELP, Outputs
 from wdtrain.record.picture_grid import png_of
 from wdtrain.remote.urls import redacted
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.version1 import depth_of
 
 EXAMPLES: Final = """\
 examples:
@@ -66,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     for name, act, text in (
-        ("show", show, "what the manifest says: splits, sizes, depth, rejects"),
+        ("show", show, "what the manifest says: fields, splits, sizes, rejects"),
         ("verify", verify_all, "read every block, check every checksum, decode every sample"),
         (
             "audit",
@@ -100,24 +102,43 @@ def _grid_options(action: argparse.ArgumentParser) -> None:
 def show(manifest: Manifest, options: argparse.Namespace) -> int:
     """Prints the manifest for a person."""
     console = Output(soft_wrap=True)
-    depth = depth_of(manifest.fields)
-    limits = f" {depth.near_m:g} to {depth.far_m:g} m" if depth.is_logarithmic else ""
     console.print(
-        f"[bold]{redacted(manifest.url)}[/]: {manifest.samples:,} triples of {manifest.height} x "
+        f"[bold]{redacted(manifest.url)}[/]: {manifest.samples:,} samples of {manifest.height} x "
         f"{manifest.width}, {manifest.encoding}, {manifest.compression}, "
         f"{manifest.samples_per_block} a block, digest {manifest.digest[:12]}"
     )
-    console.print(f"depth: {depth.kind}{limits}, {depth.bits} bits")
-    for name, values in zip(("mean", "std"), manifest.mean_and_std(manifest.image), strict=True):
-        numbers = " ".join(f"{value:.4f}" for value in values)
-        console.print(f"overlay {name} (train, red green blue): {numbers}")
+    console.print(_fields_table(manifest))
+    for image in manifest.sums:
+        for name, values in zip(("mean", "std"), manifest.mean_and_std(image), strict=True):
+            numbers = " ".join(f"{value:.4f}" for value in values)
+            console.print(f"{image} {name} (train, red green blue): {numbers}")
     console.print(_splits_table(manifest))
     _print_rejects(console, manifest)
     return 0
 
 
+def _fields_table(manifest: Manifest) -> Table:
+    table = Table("field", "kind", "member", "dtype", "declared")
+    for name, field in manifest.fields.items():
+        facts = (field.kind, f"KEY.{field.member(manifest.encoding)}", str(field.dtype))
+        table.add_row(name, *facts, escape(_declared(field)))
+    return table
+
+
+def _declared(field: Field) -> str:
+    """What of a declaration is not as it would be without one; what codes mean, always."""
+    told: dict[str, Any] = {}
+    for one in dataclasses.fields(field):
+        value = getattr(field, one.name)
+        if hasattr(value, "as_dict"):
+            told |= value.as_dict()
+        elif one.name != "name" and value != one.default:
+            told[one.name] = value
+    return " ".join(f"{name}={value}" for name, value in told.items())
+
+
 def _splits_table(manifest: Manifest) -> Table:
-    table = Table("split", "samples", "shards", "bytes", "bytes a triple")
+    table = Table("split", "samples", "shards", "bytes", "bytes a sample")
     for column in table.columns[1:]:
         column.justify = "right"
     for name, split in manifest.splits.items():
