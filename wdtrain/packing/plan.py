@@ -23,7 +23,7 @@ from wdtrain.fields.resize import Size, size_for
 from wdtrain.fields.source import SPLITS, Grouped, Source
 from wdtrain.packing.fit import FITS, misfit
 from wdtrain.packing.options import PackingOptions
-from wdtrain.packing.probing import Probe, check_probes, commonest, probe
+from wdtrain.packing.probing import Probe, anywhere, check_probes, commonest, spread
 from wdtrain.packing.splits import Deal, Holdout, Kept, different_parts, make_splitter
 from wdtrain.store.limits import max_key
 from wdtrain.store.manifest import canonical
@@ -227,11 +227,11 @@ def own_split(source: Source, splits: str) -> Kept | None:
 def make_plan(source: Source, options: PackingOptions) -> Plan:
     """The plan of packing a source; StoreError for options that cannot be met."""
     _check(source, options)
-    probes = probe(source)
+    probes = spread(source)
     height, width = _size(probes, options.size)
     is_resized = options.size is not None or options.fit is not None
     check_probes(
-        probes,
+        probes if options.fit is not None else [*probes, *anywhere(source)],
         partial(misfit, size=(height, width), is_resized=is_resized, fit=options.fit),
         samples=len(source),
         max_rejects=options.max_rejects,
