@@ -1,0 +1,299 @@
+"""One pass over somebody else's tars: which samples there are, and where their members lie.
+
+Owns the reading of each tar from its beginning to its end, once, and the judgement of each sample:
+found, or rejected with a reason. What was found is written to a file of records as it comes, so
+memory does not grow with the tars. The first samples are decoded, so that what a declaration leaves
+open is asked before hours of reading; of the others only the heads are looked at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Final, NamedTuple
+
+import numpy as np
+import xxhash
+
+from wdtrain.disk.failures import StoreError
+from wdtrain.fields import Field, FieldError, pictures
+from wdtrain.fields.errors import AmbiguousError, decoding
+from wdtrain.fields.npy import is_npy, read_npy_header
+from wdtrain.fields.resize import Size
+from wdtrain.packing.duplicates import key_hash
+from wdtrain.remote.access import pieces_of
+from wdtrain.remote.remote_files import Remote
+from wdtrain.remote.tar_stream import TarMember, TarStream, split_name
+from wdtrain.store.foreign import foreign_pixels
+from wdtrain.store.foreign_index import MAX_MEMBER, sample_checksum
+
+_PROBED: Final = 8
+"""Samples that are decoded whole; so many failures before the first success are a question."""
+_TOLD_REJECTS: Final = 10_000
+_TOLD_ENDINGS: Final = 12
+_AT_ONCE: Final = 1 << 12
+"""Records that are held before they are written."""
+
+
+class ForeignField(NamedTuple):
+    """A field, and on which endings its members end (in small letters): any of them, once."""
+
+    field: Field
+    endings: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.field.name}={self.field.kind}:{'|'.join(self.endings)}"
+
+
+class ScannedTar(NamedTuple):
+    """A tar that was read: its bytes, their SHA-256 (hex), and its rows in the records."""
+
+    num_bytes: int
+    sha256: str
+    first: int
+    stop: int
+
+
+def scan_layout(num_fields: int) -> np.dtype:
+    """A sample that was found. key_at, key_bytes: in the file of keys; group: 63 bits of its
+    group's name, -1 for none; shard: number of its tar; split: for whoever divides them."""
+    return np.dtype(
+        [
+            ("key_hash", "<u8"),
+            ("xxh64", "<u8"),
+            ("key_at", "<u8"),
+            ("key_bytes", "<u2"),
+            ("group", "<i8"),
+            ("shard", "<u4"),
+            ("height", "<u4"),
+            ("width", "<u4"),
+            ("split", "i1"),
+            ("starts", "<u8", (num_fields,)),
+            ("sizes", "<u4", (num_fields,)),
+        ]
+    )
+
+
+@dataclass
+class Rejected:
+    """How many samples were left out, how many of each kind of reason, and the first with why."""
+
+    count: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
+    first: list[dict[str, str]] = field(default_factory=list)
+
+    def add(self, key: str, reason: str) -> None:
+        self.count += 1
+        self.kinds[re.split(r"[:;(]", reason)[0].strip()[:80]] += 1
+        if len(self.first) < _TOLD_REJECTS:
+            self.first.append({"key": key, "reason": reason})
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"count": self.count, "reasons": dict(self.kinds), "list": self.first}
+
+
+@dataclass
+class _Sample:
+    """The members of one sample as they come: by column the place, and the bytes."""
+
+    name: str
+    places: dict[int, TarMember] = field(default_factory=dict)
+    data: dict[int, bytes] = field(default_factory=dict)
+    endings: list[str] = field(default_factory=list)
+    problem: str = ""
+
+
+class Scan:
+    """The samples of several tars, written to `records` and `keys` as they are found.
+
+    key_of: the key of a sample's name. group: which part of the name is its group.
+    """
+
+    def __init__(
+        self,
+        fields: Sequence[ForeignField],
+        records: Path,
+        keys: Path,
+        *,
+        key_of: Callable[[str], str],
+        group: re.Pattern[str] | None,
+    ) -> None:
+        self._fields, self._key_of, self._group = fields, key_of, group
+        self._columns = {
+            ending: column for column, each in enumerate(fields) for ending in each.endings
+        }
+        self.layout = scan_layout(len(fields))
+        self._records: BinaryIO = records.open("wb")
+        self._keys: BinaryIO = keys.open("wb")
+        self._held: list[tuple[Any, ...]] = []
+        self.found, self.rejected = 0, Rejected()
+        self._key_at = self._decoded = 0
+        self._endings: Counter[str] = Counter()
+
+    def tar(self, number: int, url: str, name: str, remote: Remote | None) -> ScannedTar:
+        """Reads a tar to its end. StoreError, which names it, for one that cannot be read, or in
+        which no sample can be used."""
+        first, seen = self.found, self.found + self.rejected.count
+        digest, num_bytes = hashlib.sha256(), 0
+
+        def hashed() -> Iterator[bytes]:
+            nonlocal num_bytes
+            for piece in pieces_of(url, remote):
+                digest.update(piece)
+                num_bytes += len(piece)
+                yield piece
+
+        stream = TarStream(hashed(), name)
+        for sample in self._samples(stream):
+            self._add(sample, number)
+        stream.drain()
+        if self.found == 0 and self.rejected.count > 0:
+            raise StoreError(self._nothing(name))
+        if self.found + self.rejected.count == seen and not self._endings:
+            raise StoreError(
+                f"{name} holds no file that is named as in a WebDataset (KEY.ENDING), so there is "
+                "nothing to index in it; give other tars"
+            )
+        return ScannedTar(num_bytes, digest.hexdigest(), first, self.found)
+
+    def close(self) -> None:
+        """All that was found is in the files."""
+        self._flush()
+        self._records.close()
+        self._keys.close()
+
+    def _samples(self, stream: TarStream) -> Iterator[_Sample]:
+        """Members that follow one another and share a key are a sample, as in WebDataset."""
+        sample: _Sample | None = None
+        for member in stream:
+            named = split_name(member.name)
+            if named is None:
+                continue
+            key, ending = named
+            if sample is None or sample.name != key:
+                if sample is not None:
+                    yield sample
+                sample = _Sample(key)
+            sample.endings.append(ending)
+            self._endings[ending] += 1
+            column = self._columns.get(ending)
+            if column is not None:
+                self._take(sample, column, member, stream)
+        if sample is not None:
+            yield sample
+
+    def _take(self, sample: _Sample, column: int, member: TarMember, stream: TarStream) -> None:
+        name = self._fields[column].field.name
+        if column in sample.places:
+            sample.problem = f"more than one {name}: keep one of {', '.join(sample.endings)}"
+        elif not 0 < member.size <= MAX_MEMBER:
+            sample.problem = (
+                f"{name} of a size that cannot be: {member.size:,} bytes; from 1 to "
+                f"{MAX_MEMBER:,} can be indexed"
+            )
+        else:
+            sample.places[column] = member
+            sample.data[column] = b"".join(stream.payload())
+
+    def _add(self, sample: _Sample, number: int) -> None:
+        key = self._key_of(sample.name)
+        try:
+            if sample.problem:
+                raise FieldError(sample.problem)
+            height, width = self._checked(sample)
+        except AmbiguousError as error:
+            raise StoreError(str(error)) from error
+        except FieldError as error:
+            if self._decoded < _PROBED <= self.rejected.count and not self.found:
+                raise StoreError(f"{error} (and so it is with the first {_PROBED})") from error
+            self.rejected.add(key, str(error))
+            return
+        coded = key.encode()
+        columns = range(len(self._fields))
+        starts = np.array([sample.places[at].start if at in sample.places else 0 for at in columns])
+        sizes = np.array([sample.places[at].size if at in sample.places else 0 for at in columns])
+        in_tar = sorted(sample.data, key=lambda at: sample.places[at].start)
+        checksum = sample_checksum(coded, starts, sizes, (sample.data[at] for at in in_tar))
+        place = (self._key_at, len(coded), self._group_of(sample.name), number, height, width, 0)
+        self._held.append((key_hash(key), checksum, *place, starts, sizes))
+        self._keys.write(coded)
+        self._key_at += len(coded)
+        self.found += 1
+        if len(self._held) >= _AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._records.write(np.array(self._held, self.layout).tobytes())
+        self._held.clear()
+
+    def _checked(self, sample: _Sample) -> Size:
+        """(height, width) of a sample whose members are all there and of one size; FieldError."""
+        sizes: dict[str, Size] = {}
+        for column, each in enumerate(self._fields):
+            name = each.field.name
+            data = sample.data.get(column)
+            if data is None:
+                if not each.field.optional:
+                    wanted, found = " or ".join(each.endings), ", ".join(sample.endings[:8])
+                    raise FieldError(f"missing {name}: no member ends on {wanted}, only on {found}")
+                continue
+            file = f"{sample.places[column].name}"
+            with decoding(file):
+                if self._decoded < _PROBED:
+                    foreign_pixels(each.field, each.field.load(data, file=file))
+                sizes[name] = member_size(each.field, data, file)
+        if len(set(sizes.values())) != 1:
+            told = ", ".join(
+                f"{name} {height} x {width}" for name, (height, width) in sizes.items()
+            )
+            raise FieldError(f"members of different sizes: {told or 'none is there'}")
+        self._decoded += 1
+        return next(iter(sizes.values()))
+
+    def _group_of(self, name: str) -> int:
+        """63 bits of the group that a sample's name tells, -1 where it tells none."""
+        found = None if self._group is None else self._group.search(name)
+        if found is None:
+            return -1
+        text = found[1] if found.re.groups else found[0]
+        return -1 if text is None else xxhash.xxh3_64_intdigest(_bytes(text)) >> 1
+
+    def _nothing(self, name: str) -> str:
+        kinds = ", ".join(
+            f"{count:,} x {kind}" for kind, count in self.rejected.kinds.most_common(4)
+        )
+        first = self.rejected.first[0]
+        there = ", ".join(ending for ending, _ in self._endings.most_common(_TOLD_ENDINGS))
+        wanted = " ".join(f"--field '{each}'" for each in self._fields)
+        return (
+            f"no sample of {name} can be used ({kinds}; the first is {first['key']}: "
+            f"{first['reason']}); its members end on {there}; {wanted} was asked for: name the "
+            "endings that they have, or declare with ,optional a field that samples may lack"
+        )
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def member_size(of: Field, data: bytes, file: str) -> Size:
+    """(height, width) of a person's file as it is shown, from its head where that says it."""
+    if is_npy(data):
+        header = read_npy_header(data)
+        if header is not None and (len(header[0]) == 2 or header[0][2:] in ((1,), (3,), (4,))):
+            return header[0][0], header[0][1]
+    else:
+        try:
+            return pictures.read_picture_header(data, name=file).shown
+        except FieldError:
+            pass  # of a kind whose head nobody reads: EXR, PFM
+    return of.size_of(of.load(data, file=file))
+
+
+def told_kinds(rejected: Rejected) -> Iterable[str]:
+    """The reasons and their counts, the most common first."""
+    return (f"{count:,} x {kind}" for kind, count in rejected.kinds.most_common(4))
