@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,13 @@ from typing import Any
 import numpy as np
 from findings import add_options, keeper
 
+from wdtrain.fields import DepthFormat, Sample, triple_of
 from wdtrain.packing.pack import pack, usable_cores
 from wdtrain.packing.verify import verify
 from wdtrain.scenes.playground import Playground
 from wdtrain.store.manifest import FORMAT, MANIFEST_NAME, VERSION, Manifest, digest_of
 from wdtrain.stream import Cursor, Order, open_stream
-from wdtrain.triple import DepthFormat, Triple, encode_overlay
+from wdtrain.triple import encode_overlay
 
 SIZE = 64
 BATCH = 256
@@ -55,7 +57,7 @@ class Repeated:
 
     def __init__(self, count: int, distinct: int = 4096) -> None:
         self.count, self.distinct = count, min(count, distinct)
-        self.depth_format = DepthFormat()
+        self.fields = triple_of(DepthFormat())
         self.description = {"name": "repeated", "count": count, "distinct": self.distinct}
 
     def __len__(self) -> int:
@@ -68,12 +70,12 @@ class Repeated:
     def key(self, index: int) -> str:
         return f"repeated-{index:09d}"
 
-    def load(self, index: int) -> Triple:
+    def load(self, index: int) -> Sample:
         like = self._made[index % self.distinct]
-        return Triple(self.key(index), like.overlay, like.mask, like.depth, like.meta)
+        return replace(like, key=self.key(index))
 
     @cached_property
-    def _made(self) -> list[Triple]:
+    def _made(self) -> list[Sample]:
         source = Playground(self.distinct, SIZE, difficulty=0.3)
         return [_as_jpeg(source.load(index)) for index in range(self.distinct)]
 
@@ -82,10 +84,10 @@ class Repeated:
         return self.__dict__
 
 
-def _as_jpeg(made: Triple) -> Triple:
-    overlay = made.overlay
+def _as_jpeg(made: Sample) -> Sample:
+    overlay = made.arrays["overlay"]
     assert isinstance(overlay, np.ndarray)
-    return Triple(made.key, encode_overlay(overlay), made.mask, made.depth, made.meta)
+    return replace(made, arrays={**made.arrays, "overlay": encode_overlay(overlay)})
 
 
 # ---------------------------------------------------------------------------- in a child

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from wdtrain import triple
-from wdtrain.triple import DepthFormat, Triple, TripleError
+from wdtrain.fields import DepthFormat, Field, FieldError, Sample, triple_of
 
 FORMS = [
     (encoding, compression) for encoding in ("image", "raw") for compression in ("zstd:3", "none")
@@ -37,6 +37,10 @@ class Disks:
         return DepthFormat(bits=self.bits)
 
     @property
+    def fields(self) -> tuple[Field, ...]:
+        return triple_of(self.depth_format)
+
+    @property
     def description(self) -> dict[str, Any]:
         return {"kind": "disks", **{k: repr(v) for k, v in vars(self).items()}}
 
@@ -52,9 +56,9 @@ class Disks:
     def key(self, index: int) -> str:
         return f"disk-{self.twins.get(index, index):06d}"
 
-    def load(self, index: int) -> Triple:
+    def load(self, index: int) -> Sample:
         if index in self.broken:
-            raise TripleError("broken: on purpose")
+            raise FieldError("broken: on purpose")
         background, cutout = (int(part[0]) for part in self.parts(np.array([index], np.int64)))
         rng = np.random.default_rng(index)
         y, x = np.mgrid[: self.height, : self.width].astype(np.float32)
@@ -64,11 +68,13 @@ class Disks:
         overlay += rng.integers(0, 9, overlay.shape)
         depth = np.where(inside, 2.0, 4.0 + y / 4)
         rgb = np.clip(overlay, 0, 255).astype(np.uint8)
-        return Triple(
+        return Sample(
             key=self.key(index),
-            overlay=triple.encode_overlay(rgb, 95) if self.as_jpeg else rgb,
-            mask=(inside * 255).astype(np.uint8),
-            depth=self.depth_format.encode(depth),
+            arrays={
+                "overlay": triple.encode_overlay(rgb, 95) if self.as_jpeg else rgb,
+                "mask": (inside * 255).astype(np.uint8),
+                "depth": self.depth_format.encode(depth),
+            },
             meta={
                 "background": f"bg-{background}",
                 "cutout": f"fg-{cutout}",
@@ -88,11 +94,12 @@ def write_folder(folder: Path, source: Disks, *, declare: bool = True) -> Path:
     return folder
 
 
-def write_triple(folder: Path, sample: Triple) -> None:
+def write_triple(folder: Path, sample: Sample) -> None:
     """KEY.overlay.jpg, KEY.mask.png, KEY.depth.png, KEY.json."""
-    overlay = sample.overlay
+    overlay, mask, depth = sample.arrays.values()
     jpeg = overlay if isinstance(overlay, bytes) else triple.encode_overlay(overlay)
     (folder / f"{sample.key}.overlay.jpg").write_bytes(jpeg)
-    (folder / f"{sample.key}.mask.png").write_bytes(triple.encode_png(sample.mask))
-    (folder / f"{sample.key}.depth.png").write_bytes(triple.encode_png(sample.depth))
+    for name, array in (("mask", mask), ("depth", depth)):
+        assert isinstance(array, np.ndarray)
+        (folder / f"{sample.key}.{name}.png").write_bytes(triple.encode_png(array))
     (folder / f"{sample.key}.json").write_text(json.dumps(sample.meta))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from wdtrain.triple import DepthFormat, Triple
+from wdtrain.fields import DepthFormat, Sample, triple_of
 
 
 class NoiseSource:
@@ -18,6 +18,7 @@ class NoiseSource:
     def __init__(self, count: int, size: int = 24, *, backgrounds: int = 12, bits: int = 8) -> None:
         self.count, self.size, self.backgrounds = count, size, backgrounds
         self.depth_format = DepthFormat(bits=bits)
+        self.fields = triple_of(self.depth_format)
         self.description: dict[str, Any] = {"name": "noise", "count": count, "size": size}
 
     def __len__(self) -> int:
@@ -32,7 +33,7 @@ class NoiseSource:
     def index_of(self, key: str) -> int:
         return int(key[1:])
 
-    def load(self, index: int) -> Triple:
+    def load(self, index: int) -> Sample:
         random = np.random.default_rng(index)
         grid = np.arange(self.size)
         ramp = random.integers(0, 120, 3) + (grid[:, None, None] + grid[None, :, None]) * 2
@@ -44,4 +45,5 @@ class NoiseSource:
         depth = random.integers(0, self.depth_format.max_code, mask.shape).astype(dtype)
         background, cutout = (int(part) for part in self.parts(np.int64(index)))  # type: ignore[arg-type]
         meta = {"background": f"bg-{background:03d}", "cutout": f"fg-{cutout:03d}"}
-        return Triple(self.key(index), ramp.astype(np.uint8), mask, depth, meta)
+        arrays = {"overlay": ramp.astype(np.uint8), "mask": mask, "depth": depth}
+        return Sample(self.key(index), arrays, meta)

@@ -80,7 +80,7 @@ def test_memory_is_a_share_or_a_size() -> None:
         assert "memory: " in refusal(f"memory={memory}")
     shares = {"0.5": 0.5, "1": 1.0, ".9": 0.9, "0.00005": 5e-5, "5e-05": 5e-5}
     for memory, wanted in {**shares, "8GiB": 8 << 30, "512MiB": 512 << 20}.items():
-        found = load_recipe(PLAYGROUND, [f"memory={memory}"]).launch_arguments()["memory"]
+        found = load_recipe(PLAYGROUND, [f"memory={memory}"]).memory_limit
         assert (found, type(found)) == (wanted, type(wanted))
 
 

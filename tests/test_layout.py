@@ -26,7 +26,7 @@ STANDS_ON = {
     "packing": {"store"},
     "scenes": {"fields"},
     "sources": {"fields"},
-    "stream": {"store"},
+    "stream": {"store", "config"},
     "targets": {"fields"},
     "learn": {"targets", "networks", "ranks"},
     "memory": {"learn"},

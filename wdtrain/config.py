@@ -69,23 +69,6 @@ class DataSettings(Section):
         "20GiB", description="how large that folder may grow: bytes, '20GiB' or '512MiB'"
     )
 
-    def stream_arguments(self) -> dict[str, Any]:
-        """What a stream over this data is opened with, whatever its split."""
-        how = self.model_dump(exclude={"url", "train_split", "cache", "cache_bytes"})
-        return {**how, "shuffle_bytes": parse_bytes(self.shuffle_bytes)}
-
-    def order_arguments(self) -> dict[str, Any]:
-        """What the order of a split is made with, beside dataset and split."""
-        how = self.stream_arguments()
-        return {name: how[name] for name in ("seed", "lanes", "chunk", "shuffle_bytes")}
-
-    def manifest_arguments(self) -> dict[str, Any]:
-        """What the dataset's manifest is loaded with: where it is, and how it is reached."""
-        return {
-            "url": self.url,
-            "access": {"cache_folder": self.cache, "cache_bytes": parse_bytes(self.cache_bytes)},
-        }
-
 
 class RunSettings(Section):
     folder: str = Field(description="the run folder: logs, checkpoints and report go here")
@@ -306,36 +289,16 @@ class Recipe(Section):
         """Steps between validations: as given, or an epoch's."""
         return self.evaluate.every_steps or -(-samples // self.train.batch_size)
 
-    def launch_arguments(self) -> dict[str, Any]:
-        """What the accelerator is started with."""
-        own: dict[str, Any] = {"precision": self.precision, "cpu_threads": self.cpu_threads}
-        own["memory"] = parse_memory(self.memory)
-        run = {"folder": self.run.folder, "timeout_seconds": self.run.timeout_seconds}
-        return {**own, **run, "trackers": self.log.trackers}
-
-    def plan_arguments(self) -> dict[str, Any]:
-        """What the recipe says of the plan that a run begins with."""
-        return {
-            "title": self.run.folder,
-            "batch_size": self.train.batch_size,
-            "networks": {name: task.network for name, task in self.tasks.items()},
-        }
+    @property
+    def memory_limit(self) -> float | int:
+        """What may be used of a GPU: a share, or bytes."""
+        return parse_memory(self.memory)
 
     def planned_by(self) -> dict[str, Any]:
         """The keys that a micro-batch depends on, beside the device, flat, with their values."""
         wanted = r"(tasks\.[^.]+\.(target|network|options|loss|optimizer\.name)|augment|step|"
         wanted += r"compile|precision|channels_last|data\.chunk)\b"
         return {key: value for key, value in self.numeric_keys().items() if re.match(wanted, key)}
-
-    def record_arguments(self) -> dict[str, Any]:
-        """How the run is kept and shown."""
-        return {
-            "folder": self.run.folder,
-            "console": self.log.console,
-            "keep": self.checkpoint.keep,
-            "log_every_steps": self.log.every_steps,
-            "plain_seconds": self.log.plain_seconds,
-        }
 
     def build_arguments(self) -> dict[str, Any]:
         """What all tasks are built with alike."""

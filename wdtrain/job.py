@@ -9,21 +9,31 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
-from typing import Any
 
 from accelerate import Accelerator
 
 from wdtrain import learn, memory, ranks
 from wdtrain.config import Recipe, help_text, load_recipe
+from wdtrain.disk.durable import described
 from wdtrain.memory.planner import Choice
 from wdtrain.record.checkpoint import load_weights
 from wdtrain.record.plan_cache import KeptPlan, device_facts
-from wdtrain.record.run_plan import RunPlan, plan_run, plan_text
+from wdtrain.record.run import RunRecord
+from wdtrain.record.run_plan import RunPlan, plan_tasks, plan_text
 from wdtrain.record.scores import Baselines, check_splits
-from wdtrain.remote.urls import redacted
+from wdtrain.remote.urls import redacted, without_secrets
 from wdtrain.resize import network_size
 from wdtrain.store.manifest import Manifest
-from wdtrain.stream import Batch, Cursor, Order, advice, fullest_share, open_stream
+from wdtrain.stream import (
+    Batch,
+    Cursor,
+    Order,
+    advice,
+    fullest_share,
+    load_dataset,
+    order_of,
+    stream_of,
+)
 
 EVALUATION_BLOCKS = 2
 """Blocks a lane that are held where a split is read once: to be scored, it need not be shuffled,
@@ -66,20 +76,51 @@ class Run:
         augmentation = learn.Augmentation(seed=recipe.run.seed, **recipe.augment.model_dump())
         return self.view.augmented(augmentation)
 
+    def open_record(self) -> RunRecord:
+        """The record of the run, kept and shown as its recipe says."""
+        recipe = self.recipe
+        return RunRecord(
+            self.accelerator,
+            self.collective,
+            folder=recipe.run.folder,
+            console=recipe.log.console,
+            keep=recipe.checkpoint.keep,
+            log_every_steps=recipe.log.every_steps,
+            plain_seconds=recipe.log.plain_seconds,
+            tell=lambda error: error_text(error, recipe.data.url),
+        )
+
     def is_due(self, every_steps: int) -> bool:
         """Whether something is done after this step that is done so often, and at the end."""
         steps = self.tasks.steps
         return steps > 0 and (steps == self.total_steps or steps % every_steps == 0)
 
-    def stream(self, split: str, batch_size: int, **more: Any) -> ranks.StopTogether[Batch]:
+    def stream(
+        self,
+        split: str,
+        batch_size: int,
+        *,
+        cursor: Cursor | None = None,
+        epochs: int | None = 1,
+        shuffle_bytes: int | None = None,
+    ) -> ranks.StopTogether[Batch]:
         """This rank's batches of a split, as the recipe reads it, until a rank is asked to stop."""
-        group, asked = self.collective, self.stop.asked
-        how = {**self.recipe.data.stream_arguments(), "damaged": self.damaged, "give_up": asked}
-        how |= {"rank": group.rank, "world": group.world, "batch_size": batch_size}
-        how["size"] = self.size
-        how["pin_memory"] = self.accelerator.device.type == "cuda"
-        stream = open_stream(self.manifest, split=split, **{**how, **more})
-        return ranks.StopTogether(stream, group, asked)
+        stream = stream_of(
+            self.recipe.data,
+            self.manifest,
+            split,
+            batch_size,
+            rank=self.collective.rank,
+            world=self.collective.world,
+            size=self.size,
+            cursor=cursor,
+            epochs=epochs,
+            shuffle_bytes=shuffle_bytes,
+            damaged=self.damaged,
+            pin_memory=self.accelerator.device.type == "cuda",
+            give_up=self.stop.asked,
+        )
+        return ranks.StopTogether(stream, self.collective, self.stop.asked)
 
     def evaluation_stream(self, split: str) -> ranks.StopTogether[Batch]:
         """This rank's batches of a split, for an evaluation: hardly shuffled, so that little is
@@ -97,38 +138,47 @@ class Run:
 
     def plan(self, first_step: int = 0) -> RunPlan:
         """What is going to be done, by the micro-batches as they are now."""
-        facts = {
-            "device": str(self.accelerator.device),
-            "ranks": self.collective.world,
-            "samples": self.order.samples,
-            "steps": self.total_steps,
-            "first_step": first_step,
-        }
-        return plan_run(self.tasks, {**self.recipe.plan_arguments(), **facts})
-
-    @property
-    def dealt(self) -> dict[str, int]:
-        """How samples are dealt to ranks."""
-        return {"lanes": self.recipe.data.lanes, "chunk": self.recipe.data.chunk}
+        recipe = self.recipe
+        networks = {name: task.network for name, task in recipe.tasks.items()}
+        return RunPlan(
+            title=recipe.run.folder,
+            device=str(self.accelerator.device),
+            batch_size=recipe.train.batch_size,
+            ranks=self.collective.world,
+            steps=self.total_steps,
+            samples=self.order.samples,
+            tasks=plan_tasks(self.tasks, networks),
+            first_step=first_step,
+        )
 
     def advice(self) -> str:
         """What would give every rank work in every step; "" where that is so."""
-        group = self.recipe.step.norm_group
+        recipe, world = self.recipe, self.collective.world
         return advice(
-            self.recipe.train.batch_size, self.collective.world, norm_group=group, **self.dealt
+            recipe.train.batch_size,
+            world,
+            norm_group=recipe.step.norm_group,
+            lanes=recipe.data.lanes,
+            chunk=recipe.data.chunk,
         )
 
     @property
     def fitting(self) -> memory.Fitting:
         """What micro-batches are fitted to: pictures, device, and the fullest rank's share."""
-        batch_size, world = self.recipe.train.batch_size, self.collective.world
-        height, width = self.size
+        recipe, (height, width) = self.recipe, self.size
+        share = fullest_share(
+            recipe.train.batch_size,
+            self.collective.world,
+            samples=self.order.samples,
+            lanes=recipe.data.lanes,
+            chunk=recipe.data.chunk,
+        )
         return memory.Fitting(
             tasks=self.tasks,
             view=self.training_view,
             height=height,
             width=width,
-            share=fullest_share(batch_size, world, samples=self.order.samples, **self.dealt),
+            share=share,
             device=self.accelerator.device,
             collective=self.collective,
             asked=self.stop.asked,
@@ -164,7 +214,7 @@ class Run:
         balance = self.order.balance(self.recipe.train.batch_size, self.collective.world)
         text = plan_text(self.plan(), balance=balance, advice=self.advice())
         if on is not None:
-            more = memory.estimate_lines(self.fitting, on, self.recipe.launch_arguments()["memory"])
+            more = memory.estimate_lines(self.fitting, on, self.recipe.memory_limit)
         else:
             more = memory.explain_choices(self.choices) if self.choices else [_NOT_MEASURED]
         return "\n".join([text, *more])
@@ -176,14 +226,27 @@ _NOT_MEASURED = (
 )
 
 
+def error_text(error: BaseException, url: str) -> str:
+    """An error for a person, without what is secret in the dataset's URL, or in any other."""
+    return without_secrets(described(error), url)
+
+
 def open_run(recipe: Recipe) -> Run:
     """Data, device and networks are checked and ready; nothing is written yet."""
-    manifest, data = Manifest.load(**recipe.data.manifest_arguments()), recipe.data
+    data = recipe.data
+    manifest = load_dataset(data)
     splits = check_splits(recipe.evaluate.splits, manifest.splits)
     manifest.check_shards(data.train_split, *splits)
-    accelerator = ranks.start_accelerator(**recipe.launch_arguments())
+    accelerator = ranks.start_accelerator(
+        precision=recipe.precision,
+        trackers=recipe.log.trackers,
+        folder=recipe.run.folder,
+        cpu_threads=recipe.cpu_threads,
+        memory=recipe.memory_limit,
+        timeout_seconds=recipe.run.timeout_seconds,
+    )
     collective = ranks.open_collective(recipe.run.timeout_seconds)
-    order = Order(manifest, data.train_split, **data.order_arguments())
+    order = order_of(data, manifest)
     order.check_batch(recipe.train.batch_size, collective.world)
     steps, device = recipe.total_steps(order.samples), accelerator.device
     weights = {name: load_weights(t.weights) for name, t in recipe.tasks.items() if t.weights}

@@ -17,13 +17,11 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 sys.path.append(str(Path.cwd()))  # networks of the user's own are found from where they stand
 
 from wdtrain import learn, ranks
-from wdtrain.disk.durable import described
-from wdtrain.job import Run, command_line, open_run
+from wdtrain.job import Run, command_line, error_text, open_run
 from wdtrain.record.gallery import Gallery
 from wdtrain.record.outlet import speak_without_waiting
 from wdtrain.record.run import RunRecord
 from wdtrain.record.scores import SplitScores, check_splits
-from wdtrain.remote.urls import without_secrets
 from wdtrain.stream import Cursor
 
 COLLECT_EVERY_STEPS = 50
@@ -49,10 +47,10 @@ def resume(run: Run, record: RunRecord) -> int:
 def train(run: Run, record: RunRecord) -> None:
     """Steps until the end, each followed by what is due after it."""
     recipe, samples = run.recipe, run.order.samples
-    batch_size, where = recipe.train.batch_size, {"cursor": run.cursor, "epochs": None}
-    batches = iter(run.stream(recipe.data.train_split, batch_size, **where))
-    context = {"device": run.accelerator.device, "collective": run.collective}
-    context |= {"view": run.training_view, "stop_asked": run.stop.asked}
+    stream = run.stream(
+        recipe.data.train_split, recipe.train.batch_size, cursor=run.cursor, epochs=None
+    )
+    batches, view = iter(stream), run.training_view
     with ranks.no_sudden_collection() as collect:
         while True:
             step = run.tasks.steps
@@ -68,7 +66,14 @@ def train(run: Run, record: RunRecord) -> None:
                 return
             batch = next(batches)
             rows = learn.rows_of(batch, recipe.norm_group)
-            result = learn.train_step(run.tasks, rows, **context)
+            result = learn.train_step(
+                run.tasks,
+                rows,
+                device=run.accelerator.device,
+                collective=run.collective,
+                view=view,
+                stop_asked=run.stop.asked,
+            )
             if result.stop:
                 raise ranks.RunStopped
             run.cursor = batch.cursor
@@ -126,8 +131,7 @@ def finish(run: Run, record: RunRecord) -> None:
 def go(run: Run) -> int:
     """The run to its end, or until it is asked to stop; the exit code."""
     recipe = run.recipe
-    kept = {**recipe.record_arguments(), "tell": lambda error: error_text(error, recipe.data.url)}
-    with RunRecord(run.accelerator, run.collective, **kept) as record:
+    with run.open_record() as record:
         first = resume(run, record)
         if record.is_finished(first, run.total_steps):
             return 0
@@ -160,11 +164,6 @@ def show_plan(run: Run, on: str | None) -> int:
     except ranks.RunStopped:
         return run.stop.exit_code
     return 0
-
-
-def error_text(error: BaseException, url: str) -> str:
-    """An error for a person, without what is secret in the dataset's URL, or in any other."""
-    return without_secrets(described(error), url)
 
 
 def main() -> int:

@@ -16,7 +16,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import cv2
@@ -185,22 +185,6 @@ class DepthFormat:
             "far_m": self.far_m,
             "bits": self.bits,
         }
-
-
-@dataclass(frozen=True)
-class Triple:
-    """One overlay with its mask and depth, decoded, or with the overlay still as JPEG bytes.
-
-    overlay: uint8 [h, w, 3] RGB, or the bytes of a JPEG; mask: uint8 [h, w] alpha;
-    depth: uint8 or uint16 [h, w] codes; meta: what is kept in the sample's JSON, with
-    `background` and `cutout` naming its parts where the source knows them.
-    """
-
-    key: str
-    overlay: np.ndarray | bytes
-    mask: np.ndarray
-    depth: np.ndarray
-    meta: dict[str, Any] = field(default_factory=dict)
 
 
 # ---------------------------------------------------------------------------- overlay: JPEG

@@ -35,7 +35,7 @@ from wdtrain.learn.view import View
 from wdtrain.packing.pack import pack
 from wdtrain.record.checkpoint import Checkpoints
 from wdtrain.store.manifest import Manifest
-from wdtrain.stream import Cursor, Order, open_stream
+from wdtrain.stream import Cursor, Order, stream_of
 from wdtrain.targets.truth import TargetName, TrainingInput
 
 SIDE = 32
@@ -101,8 +101,7 @@ def what_steps_were_given(manifest: Manifest, recipe: Recipe) -> Given:
     watched = Watched(**{name: getattr(view, name) for name in View.__dataclass_fields__})
     object.__setattr__(watched, "given", {})
     tasks = TaskSet([task(precision="fp32") for task in (mask_task, depth_task)])
-    how = {**recipe.data.stream_arguments(), "threads": 1, "epochs": 2}
-    stream = open_stream(manifest, split="train", batch_size=recipe.train.batch_size, **how)
+    stream = stream_of(recipe.data, manifest, "train", recipe.train.batch_size, epochs=2)
     for _, batch in zip(range(3), stream, strict=False):
         one_step(tasks, rows_of(batch, recipe.norm_group), view=watched)
     return watched.given

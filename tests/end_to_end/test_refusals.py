@@ -10,9 +10,9 @@ import pytest
 
 from tests.end_to_end.runs import Runs
 from tests.noise import NoiseSource
+from wdtrain.fields import Sample
 from wdtrain.packing.pack import pack
 from wdtrain.scenes import parse_source
-from wdtrain.triple import Triple
 
 REFUSALS = [
     (["train.batchsize=3"], "train.batchsize is not a field", "did you mean train.batch_size?"),
@@ -108,9 +108,10 @@ def test_resume_never_refuses_a_run_that_is_there(runs: Runs, reference: Runs) -
 
 def test_data_without_depth_is_refused_for_a_depth_network(runs: Runs, tmp_path: Path) -> None:
     class Flat(NoiseSource):
-        def load(self, index: int) -> Triple:
-            triple = super().load(index)
-            return Triple(triple.key, triple.overlay, triple.mask, triple.depth * 0, triple.meta)
+        def load(self, index: int) -> Sample:
+            sample = super().load(index)
+            arrays = {**sample.arrays, "depth": 0 * sample.arrays["depth"]}
+            return Sample(sample.key, arrays, sample.meta)
 
     pack(Flat(200, size=16), tmp_path / "flat", processes=1)
     code, output = runs.run("flat_run", f"data.url={tmp_path / 'flat'}")

@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 
 from tests.end_to_end.runs import Runs
 from tests.noise import NoiseSource
+from wdtrain.fields import Sample
 from wdtrain.packing.pack import pack
 from wdtrain.record.checkpoint import Checkpoints
 from wdtrain.record.runlog import write_status
-from wdtrain.triple import Triple
 
 GROUPS = ("best", "median", "worst")
 
@@ -210,9 +210,10 @@ def test_predicts_pictures_of_any_size(reference: Runs, tmp_path: Path) -> None:
 class SomeDepth(NoiseSource):
     """Only each sixth sample has a depth."""
 
-    def load(self, index: int) -> Triple:
-        triple = super().load(index)
-        return triple if index % 6 == 0 else replace(triple, depth=0 * triple.depth)
+    def load(self, index: int) -> Sample:
+        sample = super().load(index)
+        depth = sample.arrays["depth"] * (index % 6 == 0)
+        return replace(sample, arrays={**sample.arrays, "depth": depth})
 
 
 def test_steps_that_a_task_cannot_learn_from_are_counted(tmp_path: Path, runs: Runs) -> None:

@@ -112,6 +112,6 @@ def test_float32_is_not_rounded_to_tf32(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.name)
 def test_one_place_turns_a_device_into_one_with_an_index(path: Path) -> None:
-    if path == PACKAGE / "learn" / "devices.py":
+    if path == PACKAGE / "ranks" / "devices.py":
         return
     assert not re.search(r"""current_device\(|device\(\s*["']cuda["']""", path.read_text())

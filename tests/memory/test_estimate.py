@@ -277,6 +277,9 @@ def test_a_smaller_group_takes_its_share_of_a_larger_one():
     known = estimate(make_task(network("seed-mask")), most=8)
     smaller = estimate(make_task(network("seed-mask"), norm_group=2), most=2)
     assert known.pass_bytes(2) == pytest.approx(smaller.pass_bytes(2), rel=0.02)
+    # Also where two groups take so much more than one that the line through them begins below 0.
+    steep = replace(known, passes=((4, 400), (8, 1200)))
+    assert [steep.pass_bytes(samples) for samples in (1, 2, 3, 4)] == [100, 200, 300, 400]
 
 
 def needed(footprints: dict[str, Footprint], name: str, samples: int) -> int:

@@ -18,7 +18,9 @@ import ast
 import compileall
 import contextlib
 import ctypes
+import gc
 import importlib
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -120,6 +122,10 @@ def import_packages_of_others() -> None:
         if name.split(".")[0] not in (*OWN, *THREADED):
             with contextlib.suppress(ImportError):  # a test that needs it says so
                 importlib.import_module(name)
+    for plugin in importlib.metadata.entry_points(group="pytest11"):
+        plugin.load()
+    gc.collect()
+    gc.freeze()  # no collection of a fork looks at them again, which would copy their pages
     threads = len(os.listdir("/proc/self/task"))
     if threads > 1:
         raise SystemExit(f"an import started {threads - 1} threads, so nothing can be forked")
@@ -203,14 +209,14 @@ def in_a_fork(work: Any) -> int:
 
 
 def end_descendants() -> None:
-    """Kills what this process and those below it have left running."""
+    """Kills what those below this process have left running and does not end by itself at once."""
     import psutil
 
-    for _ in range(100):
+    for turn in range(200):
         left = psutil.Process().children(recursive=True)
         if not left:
             return
-        for process in left:
+        for process in left if turn > 25 else ():
             with contextlib.suppress(psutil.Error):
                 process.kill()
         with contextlib.suppress(ChildProcessError):
@@ -222,6 +228,7 @@ def end_descendants() -> None:
 def supervise(job: Job, unbroken: Path, folder: Path) -> int:
     """Runs a job below this process, which ends all that it leaves running, and tells how it ended
     in folder/ended.json."""
+    parent = os.getppid()
     os.setsid()
     ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
     output = os.open(folder / "output", os.O_WRONLY | os.O_CREAT)
@@ -237,7 +244,7 @@ def supervise(job: Job, unbroken: Path, folder: Path) -> int:
     end = time.monotonic() + job.seconds
     process = in_a_fork(lambda: run_pytest(job, folder))
     code = None
-    while code is None and time.monotonic() < end:
+    while code is None and time.monotonic() < end and os.getppid() == parent:
         done, status = os.waitpid(process, os.WNOHANG)
         if done:
             code = os.waitstatus_to_exitcode(status)
@@ -245,6 +252,8 @@ def supervise(job: Job, unbroken: Path, folder: Path) -> int:
             time.sleep(0.02)
     end_descendants()
     (folder / "ended.json").write_text(json.dumps(code))
+    if os.getppid() != parent:  # interrupted: nobody waits for an answer
+        shutil.rmtree(folder)
     return 0
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from tests.store.test_filling import target_of
 from wdtrain import triple
+from wdtrain.fields import DepthFormat, Sample, triple_of
 from wdtrain.packing.plan import Settings
 from wdtrain.packing.prepare import prepare
 from wdtrain.packing.splits import Holdout
@@ -17,7 +18,6 @@ from wdtrain.store import tar
 from wdtrain.store.filling import Filler, MemberPlaces, WindowSlice
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.samples import decode_row, parse_block
-from wdtrain.triple import DepthFormat, Triple
 
 Packed = Callable[..., Manifest]
 
@@ -36,7 +36,7 @@ FORMATS = ("jpeg packed", "png packed", "jpeg read", "raw read")
 class Edges:
     """Steps at 64 places of a side, both ways round: a source of triples."""
 
-    depth_format = DepthFormat()
+    fields = triple_of(DepthFormat())
 
     def __init__(self, side: int, *, across: bool, as_jpeg: bool) -> None:
         places = range(max(1, side // 2 - 32), min(side, side // 2 + 32))
@@ -49,7 +49,7 @@ class Edges:
     def key(self, index: int) -> str:
         return f"edge-{index}"
 
-    def load(self, index: int) -> Triple:
+    def load(self, index: int) -> Sample:
         place, turned = self.steps[index]
         mask = np.zeros((SHORTER, self.side), np.uint8)
         mask[:, place:] = 255
@@ -58,7 +58,7 @@ class Edges:
         depth = np.where(mask > 0, NEAR, FAR).astype(np.uint8)
         overlay = np.repeat(mask[..., None], 3, 2) // 2 + 60
         jpeg = triple.encode_overlay(overlay, quality=98) if self.as_jpeg else overlay
-        return Triple(self.key(index), jpeg, mask, depth)
+        return Sample(self.key(index), {"overlay": jpeg, "mask": mask, "depth": depth})
 
     def shifts(self, arrays: list[tuple[np.ndarray, ...]], new: int) -> np.ndarray:
         """[3, n] by how many new pixels each edge of pictures, masks and depths has moved."""
@@ -95,12 +95,12 @@ def read_at(
     for index in range(len(source)):
         sample = source.load(index)
         if manifest.encoding == "raw":
-            arrays = (sample.overlay, sample.mask, sample.depth)
+            arrays = sample.arrays.values()
             members = [triple.encode_npy(np.asarray(array)) for array in arrays]
             names = triple.RAW_MEMBERS.values()
         else:
-            pngs = [triple.encode_png(one, stored=True) for one in (sample.mask, sample.depth)]
-            members, names = [sample.overlay, *pngs], triple.IMAGE_MEMBERS.values()
+            pngs = [triple.encode_png(one, stored=True) for one in list(sample.arrays.values())[1:]]
+            members, names = [sample.arrays["overlay"], *pngs], triple.IMAGE_MEMBERS.values()
         for name, member in zip(names, [*members, b"{}"], strict=True):
             data += tar.member(f"{sample.key}.{name}".encode(), member)
     block = parse_block(data, manifest)

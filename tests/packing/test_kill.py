@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.disks import Disks
-from wdtrain.triple import Triple
+from wdtrain.fields import Sample
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 COMMAND = """
@@ -39,7 +39,7 @@ class Stuck(Disks):
 
     mark: str = ""
 
-    def load(self, index: int) -> Triple:
+    def load(self, index: int) -> Sample:
         if index == 100:
             Path(self.mark).touch()
             time.sleep(60)

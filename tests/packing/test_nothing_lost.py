@@ -45,9 +45,9 @@ def contents_of(suffix: str, kind: str) -> bytes:
     if kind in ("empty", "garbage"):
         return b"" if kind == "empty" else b"\x89PNG nonsense"
     sample = Disks(count=1).load(0)
-    pixels: Any = sample.overlay[..., ::-1]  # type: ignore[index]
+    pixels: Any = sample.arrays["overlay"][..., ::-1]  # type: ignore[index]
     if ".mask" in suffix.lower() or ".depth" in suffix.lower():
-        pixels = sample.mask if "mask" in suffix.lower() else sample.depth
+        pixels = sample.arrays["mask"] if "mask" in suffix.lower() else sample.arrays["depth"]
     ending = suffix.lower().rpartition(".")[2]
     if ending == "json":
         return b'{"name": NaN}'
@@ -123,7 +123,7 @@ def test_every_file_is_accounted_for(drawn: list[tuple[str, str, str, str]]) -> 
             with suppress(FileExistsError, NotADirectoryError):
                 put(top / folder / f"{stem}{suffix}", kind)
         keys, counted = expected(top)
-        manifest = pack(top, Path(name) / "set", **ANYHOW)
+        manifest = pack(FolderSource(top), Path(name) / "set", **ANYHOW)
         packed = packed_keys(manifest)
     reasons = reasons_of(manifest)
     # Of two files with one key, the first is packed and the other rejected as a duplicate.
@@ -205,7 +205,7 @@ def test_two_files_for_one_part_are_a_reject_that_names_both(folder: Path, tmp_p
 def test_endings_of_the_same_formats_are_read(folder: Path, tmp_path: Path, ending: str) -> None:
     from PIL import Image
 
-    rgb = Disks(count=12).load(4).overlay
+    rgb = Disks(count=12).load(4).arrays["overlay"]
     (folder / "disk-000004.overlay.jpg").unlink()
     Image.fromarray(rgb).save(folder / f"disk-000004.overlay.{ending}", lossless=True, quality=95)
     for name in ("mask.png", "depth.png", "json"):
@@ -214,8 +214,8 @@ def test_endings_of_the_same_formats_are_read(folder: Path, tmp_path: Path, endi
     sample = source.load(4)
     assert sample.meta["background"] == "bg-4"
     assert source.parts(np.array([4]))[0][0] > 0
-    if isinstance(sample.overlay, np.ndarray):
-        np.testing.assert_array_equal(sample.overlay, rgb)
+    if isinstance(sample.arrays["overlay"], np.ndarray):
+        np.testing.assert_array_equal(sample.arrays["overlay"], rgb)
     manifest = pack(FolderSource(folder), tmp_path / "set", **ANYHOW)
     assert (manifest.samples, manifest.rejects["count"]) == (12, 0)
 

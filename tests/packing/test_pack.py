@@ -238,7 +238,7 @@ def test_duplicate_keys_keep_the_first_of_the_source(tmp_path: Path) -> None:
     for _, _, block in walk_blocks(manifest, manifest.split("train")):
         if "disk-000003" in block.keys:
             mask = decode_row(block, block.keys.index("disk-000003"))[1]
-            np.testing.assert_array_equal(mask, source.load(3).mask)
+            np.testing.assert_array_equal(mask, source.load(3).arrays["mask"])
 
 
 def test_duplicates_are_found_in_any_number_of_passes(
@@ -336,7 +336,7 @@ def test_what_an_older_wdtrain_packed_is_packed_already(tmp_path: Path) -> None:
 
 def test_a_folder_that_an_older_wdtrain_packed_is_refused_in_true_words(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "in", Disks(count=40))
-    pack(source, tmp_path / "set", processes=1)
+    pack(FolderSource(source), tmp_path / "set", processes=1)
     as_before(tmp_path / "set", listing="0" * 32)
     with pytest.raises(StoreError, match="or of an older wdtrain, which told folders in other"):
-        pack(source, tmp_path / "set", processes=1)
+        pack(FolderSource(source), tmp_path / "set", processes=1)

@@ -208,12 +208,12 @@ def test_what_is_read_back_is_what_was_put_in(case: Case) -> None:
         assert (depth.dtype, depth.shape) == (source.depth_format.dtype, mask.shape)
         if case.settings["size"] is not None:
             continue
-        assert np.array_equal(mask, given.mask)
-        assert np.array_equal(depth, given.depth)
+        assert np.array_equal(mask, given.arrays["mask"])
+        assert np.array_equal(depth, given.arrays["depth"])
         if source.as_jpeg and not is_raw:
-            assert sample["overlay.jpg"] == given.overlay
+            assert sample["overlay.jpg"] == given.arrays["overlay"]
         elif is_raw:
-            rgb = given.overlay
+            rgb = given.arrays["overlay"]
             assert np.array_equal(overlay, decode_overlay(rgb) if source.as_jpeg else rgb)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.disks import Disks
 from wdtrain import triple
+from wdtrain.fields import Sample
 from wdtrain.packing.pack import pack
 from wdtrain.packing.verify import walk_blocks
 from wdtrain.store.samples import decode_row
@@ -24,7 +25,7 @@ def test_jpegs_that_need_no_resize_pass_byte_for_byte(tmp_path: Path) -> None:
     for _, _, block in walk_blocks(manifest, manifest.split("train")):
         for row, key in enumerate(block.keys):
             stored = bytes(block.members(row)[0])
-            assert stored == source.load(int(key.removeprefix("disk-"))).overlay
+            assert stored == source.load(int(key.removeprefix("disk-"))).arrays["overlay"]
 
 
 @pytest.mark.parametrize("as_jpeg", [False, True])
@@ -35,11 +36,11 @@ def test_size_resizes_as_triples_are_resized(tmp_path: Path, encoding: str, as_j
     assert (manifest.height, manifest.width) == (12, 20)
     for _, _, block in walk_blocks(manifest, manifest.split("train")):
         sample = source.load(int(block.keys[0].removeprefix("disk-")))
-        overlay, eighths = sample.overlay, None
+        (overlay, mask, depth), eighths = sample.arrays.values(), None
         if isinstance(overlay, bytes):
             overlay, eighths = triple.decode_scaled(overlay, (12, 20))
         sized = triple.resize_triple_arrays(
-            overlay, sample.mask, sample.depth, height=12, width=20, eighths=eighths
+            overlay, mask, depth, height=12, width=20, eighths=eighths
         )
         if encoding == "image":
             sized = (triple.decode_overlay(triple.encode_overlay(sized[0])), *sized[1:])
@@ -54,7 +55,7 @@ def test_sixteen_bit_depth_is_kept(tmp_path: Path) -> None:
         assert manifest.fields["depth"]["dtype"] == "uint16"
         _, _, block = next(walk_blocks(manifest, manifest.split("train")))
         sample = source.load(int(block.keys[0].removeprefix("disk-")))
-        np.testing.assert_array_equal(decode_row(block, 0)[2], sample.depth)
+        np.testing.assert_array_equal(decode_row(block, 0)[2], sample.arrays["depth"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,27 +67,26 @@ class Odd(Disks):
     def key(self, index: int) -> str:
         return self.odd if index == 5 and self.odd.startswith("key") else super().key(index)
 
-    def load(self, index: int) -> triple.Triple:
+    def load(self, index: int) -> Sample:
         sample = super().load(index)
         if index != 5:
             return sample
         if self.odd == "size":
-            return dataclasses.replace(super().load(index), **_arrays(Disks(height=30), index))
+            return dataclasses.replace(sample, arrays=Disks(height=30).load(index).arrays)
         if self.odd == "mask size":
-            return dataclasses.replace(sample, mask=sample.mask[1:])
+            return changed(sample, mask=sample.arrays["mask"][1:])
         if self.odd == "empty":
-            return dataclasses.replace(sample, mask=sample.mask // 3)
+            return changed(sample, mask=sample.arrays["mask"] // 3)
         if self.odd == "dtype":
-            return dataclasses.replace(sample, depth=sample.depth.astype(np.uint16))
+            return changed(sample, depth=sample.arrays["depth"].astype(np.uint16))
         if self.odd == "truncated":
-            assert isinstance(sample.overlay, bytes)
-            return dataclasses.replace(sample, overlay=sample.overlay[:-40])
+            assert isinstance(sample.arrays["overlay"], bytes)
+            return changed(sample, overlay=sample.arrays["overlay"][:-40])
         return sample
 
 
-def _arrays(source: Disks, index: int) -> dict[str, Any]:
-    sample = source.load(index)
-    return {"overlay": sample.overlay, "mask": sample.mask, "depth": sample.depth}
+def changed(sample: Sample, **arrays: Any) -> Sample:
+    return dataclasses.replace(sample, arrays={**sample.arrays, **arrays})
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,9 @@ from hypothesis import strategies as st
 
 from tests.disks import Disks, write_folder
 from wdtrain.disk.failures import StoreError
-from wdtrain.fields import announce
+from wdtrain.fields import Sample, announce
 from wdtrain.packing.pack import pack
 from wdtrain.sources.folder import FolderSource
-from wdtrain.triple import Triple
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 Read = Callable[[Path], dict[str, bytes]]
@@ -51,7 +50,7 @@ class Troubled(Disks):
 
     trouble: str = ""
 
-    def load(self, index: int) -> Triple:
+    def load(self, index: int) -> Sample:
         if index == 100 and self.trouble == "holding every lock":
             hold_every_lock()
         if index == 100 and self.trouble != "defect":
@@ -70,7 +69,7 @@ def test_a_killed_process_is_a_clear_error_and_packing_goes_on_after(
     assert not (tmp_path / "set" / "manifest.json").exists()
     with pytest.raises(ZeroDivisionError) as caught:
         pack(Troubled(count=200, trouble="defect"), tmp_path / "other", **SMALL)
-    assert "test_packing_processes.py" in caught.value.__notes__[0], "where it was"
+    assert "test_processes.py" in caught.value.__notes__[0], "where it was"
 
 
 def hold_every_lock() -> None:
@@ -135,9 +134,9 @@ def test_a_folder_is_read_ahead_while_it_is_packed(
 ) -> None:
     folder = write_folder(tmp_path / "folder", Disks(count=60))
     expected: list[int] = []
-    expect = FolderSource.expect
+    prefetch = FolderSource.prefetch
     monkeypatch.setattr(
-        FolderSource, "expect", lambda self, i: (expected.append(i), expect(self, i))
+        FolderSource, "prefetch", lambda self, i: (expected.append(i), prefetch(self, i))
     )
     pack(FolderSource(folder), tmp_path / "set", **SMALL | {"processes": 1})
     assert sorted(expected) == list(range(60))

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ import pytest
 
 from tests.disks import Disks
 from wdtrain.disk.failures import StoreError
+from wdtrain.fields import Sample
 from wdtrain.packing.pack import pack
 from wdtrain.sources.folder import FolderSource
-from wdtrain.triple import Triple
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -39,7 +40,7 @@ class Deadly(Disks):
     def description(self) -> dict[str, Any]:
         return Disks(count=self.count).description
 
-    def load(self, index: int) -> Triple:
+    def load(self, index: int) -> Sample:
         if index == self.deadly and not Path(self.mark).exists():
             Path(self.mark).touch()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -170,5 +171,5 @@ def test_only_a_ray_that_was_started_here_is_stopped(
     monkeypatch.setattr(ray, "init", lambda **named: calls.append("init"))
     monkeypatch.setattr(ray, "shutdown", lambda: calls.append("shutdown"))
     with pytest.raises(StoreError, match="is not a folder"):
-        pack(FolderSource(tmp_path / "nothing"), tmp_path / "set", engine="ray")
+        pack(partial(FolderSource, tmp_path / "nothing"), tmp_path / "set", engine="ray")
     assert calls == ([] if was_there else ["init", "shutdown"])

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 COMMON = """
+import ctypes
 import resource
 
 import psutil
@@ -40,6 +41,28 @@ def test_memory_that_a_tensor_gave_back_is_there_for_the_next_one():
     assert number(new_pages) > 7 * tensor
     # It may take a few until there is a place where all that follow fit.
     assert number(f"keep_freed_memory(); {new_pages}") < 5 * tensor
+
+
+@glibc
+def test_what_was_free_at_the_end_of_the_heap_is_there_for_the_next_one():
+    """As malloc(3) and free(3) leave it: where a tensor lies, the heap may end elsewhere."""
+    again = """
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+
+
+def touch():
+    place = ctypes.c_void_p(libc.malloc(64 * 2**20))
+    ctypes.memset(place, 1, 64 * 2**20)
+    libc.free(place)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+print(-touch() + max(touch() for _ in range(8)))
+"""
+    tensor = 16_384  # pages
+    assert number(again) > 7 * tensor
+    assert number(f"keep_freed_memory()\n{again}") < tensor
 
 
 @glibc

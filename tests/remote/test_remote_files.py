@@ -20,6 +20,7 @@ from wdtrain.remote import access as module
 from wdtrain.remote.access import file_bytes, open_file, read_bytes, sha256_of
 from wdtrain.remote.remote_files import Remote, RemoteAccess
 from wdtrain.remote.retries import Patience
+from wdtrain.stream.opening import access_of
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -333,7 +334,7 @@ def test_a_recipe_says_where_remote_data_is_kept(tmp_path: Path) -> None:
     def access(*overrides: str) -> RemoteAccess:
         recipe = load_recipe(ROOT / "recipes" / "playground.yaml", list(overrides))
         assert not {key for key in recipe.numeric_keys() if key.startswith("data.cache")}
-        return RemoteAccess(**recipe.data.manifest_arguments()["access"])
+        return access_of(recipe.data)
 
     assert access() == RemoteAccess()
     for text, size in (("512MiB", 512 << 20), ("1.5GiB", 3 << 29), ("123456", 123_456)):

@@ -56,7 +56,7 @@ def test_a_triple_is_a_pure_function_of_settings_and_index(kit: Kit) -> None:
             first, second = one.load(index), other.load(index)
             assert first.meta == second.meta
             for name in ("overlay", "mask", "depth"):
-                assert np.array_equal(getattr(first, name), getattr(second, name))
+                assert np.array_equal(first.arrays[name], second.arrays[name])
 
 
 def test_parts_name_what_a_triple_holds(kit: Kit) -> None:
@@ -79,7 +79,9 @@ def test_a_cutout_stands_on_the_floor_as_tall_as_perspective_makes_it(kit: Kit) 
         assert meta["distance_m"] == pytest.approx(distance, rel=1e-3)
         rows = meta["focal"] * 64 * meta["cutout_height_m"] / distance
         assert meta["pixel_height"] == pytest.approx(rows, abs=0.51)
-        metres = source.depth_format.decode(triple.depth)[triple.mask >= FOREGROUND]
+        metres = source.depth_format.decode(triple.arrays["depth"])[
+            triple.arrays["mask"] >= FOREGROUND
+        ]
         assert metres.max() <= distance * 1.02
         assert metres.min() >= distance - 0.3
 
@@ -94,16 +96,16 @@ def test_masks_are_the_cutouts_alpha_and_mostly_visible(kit: Kit) -> None:
         expected = np.zeros((64 + 400, 64 + 400), np.float32)
         place = np.s_[top + 200 : top + 200 + rows, left + 200 : left + 200 + alpha.shape[1]]
         expected[place] = alpha
-        assert np.array_equal(triple.mask, np.rint(expected[200:264, 200:264] * 255))
-        assert triple.mask.sum() / 255 >= (LEAST_VISIBLE - 0.01) * alpha.sum()
-        assert (triple.mask >= FOREGROUND).any()
+        assert np.array_equal(triple.arrays["mask"], np.rint(expected[200:264, 200:264] * 255))
+        assert triple.arrays["mask"].sum() / 255 >= (LEAST_VISIBLE - 0.01) * alpha.sum()
+        assert (triple.arrays["mask"] >= FOREGROUND).any()
 
 
 def test_without_lift_every_depth_is_unknown(kit: Kit) -> None:
     lifted, none = (Composition(*kit, depth=depth, size=32) for depth in ("lift", "none"))
-    assert (lifted.load(3).depth > 0).all()
-    assert (none.load(3).depth == 0).all()
-    assert np.array_equal(lifted.load(3).mask, none.load(3).mask)
+    assert (lifted.load(3).arrays["depth"] > 0).all()
+    assert (none.load(3).arrays["depth"] == 0).all()
+    assert np.array_equal(lifted.load(3).arrays["mask"], none.load(3).arrays["mask"])
     assert none.depth_format.kind == "geometric"
 
 
@@ -123,7 +125,7 @@ def test_a_cutout_larger_than_the_background_is_scaled_down(kit: Kit) -> None:
     source = Composition(*kit, placements=4, size=32)
     giants = [t for t in map(source.load, range(len(source))) if t.meta["cutout"] == "giant"]
     assert len(giants) == 5 * 2 * 4
-    assert all(5 < (t.mask >= FOREGROUND).sum() < 32 * 32 for t in giants)
+    assert all(5 < (t.arrays["mask"] >= FOREGROUND).sum() < 32 * 32 for t in giants)
 
 
 def test_a_description_follows_the_pictures_not_their_place(kit: Kit, tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from wdtrain.commands.make_triples import lift_path, write_triples
+from wdtrain.fields import FieldError, Sample
 from wdtrain.scenes.playground import Playground
-from wdtrain.triple import Triple, TripleError, decode_meta, decode_overlay, decode_png
+from wdtrain.triple import decode_meta, decode_overlay, decode_png
 
 TOOL = Path(__file__).parents[2] / "tools" / "make-triples"
 
@@ -30,7 +31,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 class Interrupted(Playground):
     """A playground that is interrupted when triple 3 is made."""
 
-    def load(self, index: int) -> Triple:
+    def load(self, index: int) -> Sample:
         if index == 3:
             raise KeyboardInterrupt
         return super().load(index)
@@ -39,9 +40,9 @@ class Interrupted(Playground):
 class Picky(Playground):
     """A playground that rejects triple 3."""
 
-    def load(self, index: int) -> Triple:
+    def load(self, index: int) -> Sample:
         if index == 3:
-            raise TripleError("it is the third")
+            raise FieldError("it is the third")
         return super().load(index)
 
 
@@ -58,10 +59,10 @@ def test_writes_what_the_source_holds_from_any_folder(tmp_path: Path) -> None:
         for name in ("mask", "depth"):
             data = Path(f"{stem}.{name}.png").read_bytes()
             pixels = decode_png(data, name=name, dtype=np.dtype(np.uint8))
-            assert np.array_equal(pixels, getattr(triple, name))
+            assert np.array_equal(pixels, triple.arrays[name])
         assert decode_meta(Path(f"{stem}.json").read_bytes()) == triple.meta
         overlay = decode_overlay(Path(f"{stem}.overlay.jpg").read_bytes())
-        assert np.abs(overlay.astype(int) - np.asarray(triple.overlay)).mean() < 6
+        assert np.abs(overlay.astype(int) - np.asarray(triple.arrays["overlay"])).mean() < 6
     index_file = json.loads((out / "triples.json").read_text())
     assert index_file["depth"] == source.depth_format.as_dict()
     assert index_file["source"] == source.description

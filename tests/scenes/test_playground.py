@@ -12,17 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.scenes.colour_threshold import best_threshold_iou
+from wdtrain.fields import Sample
 from wdtrain.scenes.pasting import Spot, visible_fraction
 from wdtrain.scenes.playground import LEAST_VISIBLE_SHARE, Playground
-from wdtrain.triple import FOREGROUND, Triple
+from wdtrain.triple import FOREGROUND
 
 
-def same(first: Triple, second: Triple) -> bool:
+def same(first: Sample, second: Sample) -> bool:
     return (
         first.key == second.key
         and first.meta == second.meta
         and all(
-            np.array_equal(getattr(first, name), getattr(second, name))
+            np.array_equal(first.arrays[name], second.arrays[name])
             for name in ("overlay", "mask", "depth")
         )
     )
@@ -41,7 +42,7 @@ def test_a_triple_is_a_pure_function_of_settings_and_index(
 
 def test_another_seed_gives_other_scenes() -> None:
     one, two = (Playground(5, 32, seed=seed).load(0) for seed in (0, 1))
-    assert not np.array_equal(one.overlay, two.overlay)
+    assert not np.array_equal(one.arrays["overlay"], two.arrays["overlay"])
 
 
 def test_another_description_for_every_setting() -> None:
@@ -104,15 +105,15 @@ def test_masks_are_never_empty_and_mostly_visible(difficulty: float) -> None:
         assert (
             visible_fraction(alpha, meta["distance_m"], depth, spot) >= LEAST_VISIBLE_SHARE - 1e-3
         )
-        assert triple.mask.sum() / 255 >= (LEAST_VISIBLE_SHARE - 0.01) * alpha.sum()
-        assert (triple.mask >= FOREGROUND).any()
+        assert triple.arrays["mask"].sum() / 255 >= (LEAST_VISIBLE_SHARE - 0.01) * alpha.sum()
+        assert (triple.arrays["mask"] >= FOREGROUND).any()
 
 
 @pytest.mark.parametrize("difficulty", [0.0, 0.5, 1.0])
 def test_a_colour_threshold_does_not_solve_it(difficulty: float) -> None:
     source = Playground(2000, 64, difficulty=difficulty, seed=2)
     triples = [source.load(index) for index in range(300)]
-    overlays, masks = (np.stack([getattr(t, n) for t in triples]) for n in ("overlay", "mask"))
+    overlays, masks = (np.stack([t.arrays[n] for t in triples]) for n in ("overlay", "mask"))
     assert best_threshold_iou(overlays, masks) <= 0.15
 
 
@@ -132,7 +133,9 @@ def test_a_figures_depth_is_its_distance_less_its_relief() -> None:
     source = Playground(200, 64, difficulty=0.0)
     for index in range(100):
         triple = source.load(index)
-        metres = source.depth_format.decode(triple.depth)[triple.mask >= FOREGROUND]
+        metres = source.depth_format.decode(triple.arrays["depth"])[
+            triple.arrays["mask"] >= FOREGROUND
+        ]
         distance = max(triple.meta["distance_m"], source.depth_format.near_m)
         assert metres.max() <= distance * 1.02
         assert metres.min() >= distance - 0.6 * triple.meta["figure_height_m"]
@@ -144,9 +147,9 @@ def test_depth_outside_the_figure_is_the_backgrounds() -> None:
     for index in range(30):
         triple = source.load(index)
         background = source._backgrounds[source._scene(index).background]
-        outside = triple.mask < FOREGROUND
+        outside = triple.arrays["mask"] < FOREGROUND
         expected = source.depth_format.encode(background.depth)
-        assert np.array_equal(triple.depth[outside], expected[outside])
+        assert np.array_equal(triple.arrays["depth"][outside], expected[outside])
 
 
 @pytest.mark.parametrize("knob", [-0.1, 1.1, float("nan")])

@@ -38,9 +38,9 @@ def test_an_overlay_keeps_its_bytes_and_masks_their_greys(folder: Path) -> None:
     assert len(source) == 3
     for index, name in enumerate(source.names):
         triple = source.load(index)
-        assert triple.overlay == (folder / "fg" / f"{name}.jpg").read_bytes()
+        assert triple.arrays["overlay"] == (folder / "fg" / f"{name}.jpg").read_bytes()
         mask = (folder / "mask" / f"mask_{name}.jpg").read_bytes()
-        assert np.array_equal(triple.mask, simplejpeg.decode_jpeg(mask, "GRAY")[..., 0])
+        assert np.array_equal(triple.arrays["mask"], simplejpeg.decode_jpeg(mask, "GRAY")[..., 0])
 
 
 def test_depth_is_relative_and_keeps_its_order(folder: Path) -> None:
@@ -48,7 +48,7 @@ def test_depth_is_relative_and_keeps_its_order(folder: Path) -> None:
     greys = simplejpeg.decode_jpeg(
         (folder / "depth" / f"depth_{source.names[0]}.jpg").read_bytes(), "GRAY"
     )[..., 0]
-    depth = source.load(0).depth
+    depth = source.load(0).arrays["depth"]
     assert source.depth_format.kind == "relative"
     assert depth.min() >= 1
     assert np.allclose(source.depth_format.decode(depth), greys / 255, atol=1 / 254)
@@ -104,7 +104,7 @@ def test_files_are_read_under_the_endings_they_are_listed_by(folder: Path, endin
         path.rename(path.with_suffix(ending))
     source = SeedFolder(folder)
     assert source.names == before.names
-    assert source.load(0).overlay == (folder / "fg" / f"bg1_fg2_7{ending}").read_bytes()
+    assert source.load(0).arrays["overlay"] == (folder / "fg" / f"bg1_fg2_7{ending}").read_bytes()
     assert source.passed_over.count == 0
     (folder / "mask" / "mask_bg1_fg2_7.jpg").touch()
     with pytest.raises(TripleError, match=f"more than one mask: .*and mask_bg1_fg2_7{ending}"):

@@ -39,7 +39,9 @@ def folder_of(
 
 def metres_of(where: Path, **options: Any) -> np.ndarray:
     """What a reader of the packed folder gets, in metres."""
-    manifest = pack(where, where / "out", processes=1, holdout=Holdout(samples=0.0), **options)
+    manifest = pack(
+        FolderSource(where), where / "out", processes=1, holdout=Holdout(samples=0.0), **options
+    )
     _, _, block = next(walk_blocks(manifest, manifest.split("train")))
     return manifest.depth.decode(decode_row(block, 0)[2])
 
@@ -77,7 +79,7 @@ def test_codes_stay_what_they_are(tmp_path: Path) -> None:
     depth = linear(1000)
     words = {"kind": "metric", "near_m": 0.5, "far_m": 20.0, "bits": 16, "unit": "code"}
     source = FolderSource(folder_of(tmp_path / "in", {"depth": words}, depth=depth))
-    np.testing.assert_array_equal(source.load(0).depth, depth)
+    np.testing.assert_array_equal(source.load(0).arrays["depth"], depth)
 
 
 def test_codes_that_look_like_millimetres_are_not_taken_in_silence(tmp_path: Path) -> None:
@@ -168,7 +170,11 @@ def voc() -> np.ndarray:
 def alpha_of(where: Path, mask: np.ndarray, declared: dict[str, Any] | None = None) -> np.ndarray:
     document = {"depth": {"kind": "relative", "bits": 16}}
     document |= {} if declared is None else {"mask": declared}
-    return FolderSource(folder_of(where, document, depth=linear(1000), mask=mask)).load(0).mask
+    return (
+        FolderSource(folder_of(where, document, depth=linear(1000), mask=mask))
+        .load(0)
+        .arrays["mask"]
+    )
 
 
 def test_labels_are_not_taken_for_alpha(tmp_path: Path) -> None:

@@ -50,11 +50,11 @@ def test_folders_of_a_split_are_that_split(
     tmp_path: Path, folders: dict[str, int], splits: dict[str, int]
 ) -> None:
     source = divided(tmp_path / "in", **folders)
-    manifest = pack(source, tmp_path / "set", **SMALL)
+    manifest = pack(FolderSource(source), tmp_path / "set", **SMALL)
     assert {name: split.samples for name, split in manifest.splits.items()} == splits
     assert all(key.lower().startswith("train") for key in keys_of(manifest, "train"))
-    assert pack(source, tmp_path / "set", **SMALL) == manifest
-    dealt = pack(source, tmp_path / "dealt", **SMALL, splits="deal")
+    assert pack(FolderSource(source), tmp_path / "set", **SMALL) == manifest
+    dealt = pack(FolderSource(source), tmp_path / "dealt", **SMALL, splits="deal")
     assert any(name.startswith("val-") for name in dealt.splits)
     assert dealt.settings["splits"] == "deal"
 
@@ -72,20 +72,20 @@ def test_a_source_of_which_only_a_part_is_divided_is_refused(tmp_path: Path) -> 
     with pytest.raises(
         StoreError, match=r"train/ 8, val/ 4\), yet 3 triples lie outside .*more/disk-000012.*deal"
     ):
-        pack(source, tmp_path / "set", **SMALL)
+        pack(FolderSource(source), tmp_path / "set", **SMALL)
     assert not (tmp_path / "set").exists()
-    assert pack(source, tmp_path / "set", **SMALL, splits="deal").samples == 15
+    assert pack(FolderSource(source), tmp_path / "set", **SMALL, splits="deal").samples == 15
 
 
 def test_what_is_not_divided_is_dealt_and_own_is_refused(tmp_path: Path) -> None:
     for folders in ({"train": 20}, {"a": 10, "b": 10}, {"val": 10, "test": 10}):
         source = divided(tmp_path / f"in-{len(folders)}{'a' in folders}", **folders)
         with pytest.raises(StoreError, match=r"splits 'own': the source is not divided"):
-            pack(source, tmp_path / "set", **SMALL, splits="own")
-        manifest = pack(source, tmp_path / f"{source.name}-set", **SMALL)
+            pack(FolderSource(source), tmp_path / "set", **SMALL, splits="own")
+        manifest = pack(FolderSource(source), tmp_path / f"{source.name}-set", **SMALL)
         assert manifest.settings["splits"] == "deal"
     with pytest.raises(ValueError, match=r"splits 'mine' is not known; it must be auto, own, deal"):
-        pack(source, tmp_path / "set", **SMALL, splits="mine")
+        pack(FolderSource(source), tmp_path / "set", **SMALL, splits="mine")
 
 
 def test_that_the_split_is_kept_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

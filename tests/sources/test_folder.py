@@ -58,13 +58,13 @@ def palette_png() -> bytes:
 def test_gives_the_triples_that_were_written(folder: Path) -> None:
     source, disks = FolderSource(folder), Disks(count=COUNT, as_jpeg=False)
     assert len(source) == COUNT
-    assert source.depth_format == disks.depth_format
+    assert source.fields == disks.fields
     for index in range(COUNT):
         got, expected = source.load(index), disks.load(index)
         assert got.key == source.key(index) == expected.key
-        assert got.overlay == triple.encode_overlay(expected.overlay)  # type: ignore[arg-type]
-        np.testing.assert_array_equal(got.mask, expected.mask)
-        np.testing.assert_array_equal(got.depth, expected.depth)
+        assert got.arrays["overlay"] == triple.encode_overlay(expected.arrays["overlay"])  # type: ignore[arg-type]
+        np.testing.assert_array_equal(got.arrays["mask"], expected.arrays["mask"])
+        np.testing.assert_array_equal(got.arrays["depth"], expected.arrays["depth"])
         assert got.meta == expected.meta
 
 
@@ -120,19 +120,21 @@ def test_nested_folders_have_joined_keys(tmp_path: Path) -> None:
     source = FolderSource(tmp_path / "folder")
     names = ["a__b__disk-000001", "a__disk-000001", "c__disk-000001", "disk-000001"]
     assert [source.key(index) for index in range(len(source))] == names
-    assert all(source.load(index).mask.any() for index in range(4))
+    assert all(source.load(index).arrays["mask"].any() for index in range(4))
 
 
 def test_overlays_may_be_png_or_jpeg_by_another_name(folder: Path, tmp_path: Path) -> None:
     disks = Disks(count=COUNT)
-    rgb = disks.load(3).overlay
+    rgb = disks.load(3).arrays["overlay"]
     assert isinstance(rgb, np.ndarray)
     (folder / "disk-000003.overlay.jpg").unlink()
     (folder / "disk-000003.overlay.png").write_bytes(png(rgb[:, :, ::-1]))
     (folder / "disk-000004.overlay.jpg").rename(folder / "disk-000004.overlay.jpeg")
     source = FolderSource(folder)
-    np.testing.assert_array_equal(source.load(3).overlay, rgb)
-    assert source.load(4).overlay == triple.encode_overlay(disks.load(4).overlay)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(source.load(3).arrays["overlay"], rgb)
+    assert source.load(4).arrays["overlay"] == triple.encode_overlay(
+        disks.load(4).arrays["overlay"]
+    )  # type: ignore[arg-type]
 
 
 Break = Callable[[Path], None]
@@ -228,9 +230,10 @@ def test_undeclared_depth_is_relative_with_the_bits_it_has(tmp_path: Path) -> No
     for bits in (8, 16):
         disks = Disks(count=4, bits=bits)
         source = FolderSource(write_folder(tmp_path / str(bits), disks, declare=False))
-        assert (source.depth_format.kind, source.depth_format.bits) == ("relative", bits)
+        depth = source.fields[2].format
+        assert (depth.kind, depth.bits) == ("relative", bits)
         assert not source.declares_depth
-        np.testing.assert_array_equal(source.load(2).depth, disks.load(2).depth)
+        np.testing.assert_array_equal(source.load(2).arrays["depth"], disks.load(2).arrays["depth"])
 
 
 @pytest.mark.parametrize(
@@ -281,4 +284,4 @@ def test_source_is_a_pure_function_of_the_index(folder: Path) -> None:
     source = FolderSource(folder)
     first, second = source.load(5), source.load(5)
     for name in (field.name for field in dataclasses.fields(first)):
-        assert np.array_equal(getattr(first, name), getattr(second, name))
+        assert np.array_equal(first.arrays[name], second.arrays[name])

@@ -50,7 +50,7 @@ def packed_with(
         (source / f"s{number}.mask.png").write_bytes(encode_png(mask))
         (source / f"s{number}.depth.png").write_bytes(encode_png(mask // 2 + 1))
     every = {"processes": 1, "holdout": Holdout(samples=0.0), **options}
-    manifest = pack(source, folder / "out", **every)
+    manifest = pack(FolderSource(source), folder / "out", **every)
     _, _, block = next(walk_blocks(manifest, manifest.split("train")))
     return bytes(block.members(0)[0]), decode_row(block, 0)
 
@@ -105,8 +105,8 @@ def test_pngs_are_turned_by_the_same_rule(tmp_path: Path) -> None:
     for name in ("mask", "depth"):
         (source / f"s.{name}.png").write_bytes(png[:33] + chunk + png[33:])
     sample = FolderSource(source).load(0)
-    np.testing.assert_array_equal(sample.mask, MASK[::-1, ::-1])
-    np.testing.assert_array_equal(sample.depth, MASK[::-1, ::-1])
+    np.testing.assert_array_equal(sample.arrays["mask"], MASK[::-1, ::-1])
+    np.testing.assert_array_equal(sample.arrays["depth"], MASK[::-1, ::-1])
 
 
 def test_samples_without_foreground_are_samples(

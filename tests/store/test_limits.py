@@ -22,6 +22,7 @@ from tests.store.test_filling import filled, needs_library, stored_sample, targe
 from tests.store.test_samples import either_way  # noqa: F401
 from wdtrain import triple
 from wdtrain.disk.failures import DamagedBlock, DamagedSample, StoreError
+from wdtrain.fields import Sample
 from wdtrain.packing.plan import make_plan
 from wdtrain.packing.prepare import prepare
 from wdtrain.packing.splits import Holdout
@@ -74,7 +75,7 @@ def test_a_packed_sample_is_never_larger_than_a_reader_takes() -> None:
     class Wordy(Disks):
         words: int = 0
 
-        def load(self, index: int) -> triple.Triple:
+        def load(self, index: int) -> Sample:
             return dataclasses.replace(super().load(index), meta={"words": "w" * self.words})
 
     for encoding in ("image", "raw"):

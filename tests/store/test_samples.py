@@ -31,14 +31,14 @@ def test_every_sample_comes_back_as_it_was(packed: Packed, encoding: str, compre
         for _, _, block in walk_blocks(manifest, split):
             for row, key in enumerate(block.keys):
                 sample = source.load(int(key.removeprefix("disk-")))
-                assert isinstance(sample.overlay, np.ndarray)
+                assert isinstance(sample.arrays["overlay"], np.ndarray)
                 overlay, mask, depth = decode_row(block, row)
-                expected = sample.overlay
+                expected = sample.arrays["overlay"]
                 if encoding == "image":
                     expected = triple.decode_overlay(triple.encode_overlay(expected, 90))
                 np.testing.assert_array_equal(overlay, expected)
-                np.testing.assert_array_equal(mask, sample.mask)
-                np.testing.assert_array_equal(depth, sample.depth)
+                np.testing.assert_array_equal(mask, sample.arrays["mask"])
+                np.testing.assert_array_equal(depth, sample.arrays["depth"])
                 assert block.meta(row) == sample.meta
                 keys.append(key)
     assert sorted(keys) == [source.key(index) for index in range(len(source))]

@@ -10,15 +10,15 @@ import pytest
 
 from tests.disks import Disks
 from wdtrain.disk.failures import StoreError
+from wdtrain.fields import Sample
 from wdtrain.packing.pack import pack
-from wdtrain.triple import Triple
 
 
 @dataclasses.dataclass(frozen=True)
 class Mixed(Disks):
     """Every eighth picture is of another shape, and every second of the same at twice the size."""
 
-    def load(self, index: int) -> Triple:
+    def load(self, index: int) -> Sample:
         if index % 8 == 3:
             return Disks(height=32, width=24).load(index)
         return Disks(height=48, width=64).load(index) if index % 2 else super().load(index)

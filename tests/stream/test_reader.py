@@ -74,11 +74,11 @@ def test_batches_hold_the_pixels_that_were_packed(
     for batch in read(manifest):
         for row, key in enumerate(batch.keys):
             triple = source.load(source.index_of(key))
-            assert np.array_equal(batch.mask[row, 0].numpy(), triple.mask)
-            assert np.array_equal(batch.depth[row, 0].numpy(), triple.depth)
+            assert np.array_equal(batch.mask[row, 0].numpy(), triple.arrays["mask"])
+            assert np.array_equal(batch.depth[row, 0].numpy(), triple.arrays["depth"])
             overlay = batch.overlay[row].permute(1, 2, 0).numpy().astype(int)
             tolerance = 0 if encoding == "raw" else 40  # JPEG of noise-free ramps
-            assert np.abs(overlay - triple.overlay).max() <= tolerance
+            assert np.abs(overlay - triple.arrays["overlay"]).max() <= tolerance
 
 
 def test_a_batch_is_uint8_in_channels_last_memory_with_its_cursor(packed: Packed) -> None:

@@ -185,9 +185,9 @@ def _epochs(text: str, recipe: Recipe | None, manifest: Manifest) -> list[int]:
 
 def _check_run(folder: Path, data: DataSettings, manifest: Manifest) -> None:
     """ValueError where the run's newest checkpoint tells that it was trained on another dataset."""
-    from wdtrain.stream.order import Order
+    from wdtrain.stream import order_of
 
-    check_cursor(folder, Order(manifest, data.train_split, **data.order_arguments()))
+    check_cursor(folder, order_of(data, manifest))
 
 
 def _augmentation(options: argparse.Namespace, recipe: Recipe | None) -> Augmentation:

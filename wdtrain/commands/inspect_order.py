@@ -184,17 +184,29 @@ def _order_of(options: argparse.Namespace) -> tuple[Order, Manifest, int, Recipe
     given = {name: getattr(options, name) for name in _DEFAULTS}
     how = {**how, **{name: value for name, value in given.items() if value is not None}}
     manifest = manifest_of(options, recipe)
-    batch_size = how.pop("batch_size")
-    how["shuffle_bytes"] = parse_bytes(how["shuffle_bytes"])
-    order = Order(manifest, **how)
+    order = Order(
+        manifest,
+        how["split"],
+        seed=how["seed"],
+        lanes=how["lanes"],
+        chunk=how["chunk"],
+        shuffle_bytes=parse_bytes(how["shuffle_bytes"]),
+    )
     if options.run_folder is not None:
         check_cursor(options.run_folder, order)
-    return order, manifest, batch_size, recipe
+    return order, manifest, how["batch_size"], recipe
 
 
 def _how(recipe: Recipe) -> dict[str, Any]:
-    how = {"split": recipe.data.train_split, **recipe.data.order_arguments()}
-    return {**how, "batch_size": recipe.train.batch_size}
+    data = recipe.data
+    return {
+        "split": data.train_split,
+        "seed": data.seed,
+        "lanes": data.lanes,
+        "chunk": data.chunk,
+        "shuffle_bytes": data.shuffle_bytes,
+        "batch_size": recipe.train.batch_size,
+    }
 
 
 def _recipe(options: argparse.Namespace) -> Recipe:
@@ -214,8 +226,10 @@ def manifest_of(options: argparse.Namespace, recipe: Recipe | None) -> Manifest:
         return Manifest.load(options.target)
     if recipe is None:
         raise ValueError("neither a dataset nor --run is named; name TARGET, or the run's folder")
+    from wdtrain.stream import load_dataset
+
     try:
-        return Manifest.load(**recipe.data.manifest_arguments())
+        return load_dataset(recipe.data)
     except StoreError as error:
         if is_url(recipe.data.url) or Path(recipe.data.url).is_absolute():
             raise

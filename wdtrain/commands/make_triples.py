@@ -18,6 +18,7 @@ from typing import Any
 from rich.progress import track
 
 from wdtrain.commands import Output, run_command
+from wdtrain.fields import DepthField, Field, FieldError, Sample
 from wdtrain.fields.source import Source
 from wdtrain.packing.contents import FromFiles, all_contents
 from wdtrain.record.outputs import ASIDE_PREFIX, write_new
@@ -27,13 +28,7 @@ from wdtrain.scenes.playground import Playground
 from wdtrain.scenes.seedfolder import SeedFolder
 from wdtrain.sourcefiles import is_clutter
 from wdtrain.sources.folder import TRIPLES, UNFINISHED
-from wdtrain.triple import (
-    Triple,
-    TripleError,
-    encode_meta,
-    encode_overlay,
-    encode_png,
-)
+from wdtrain.triple import encode_meta
 
 _MOST_WAITING = 32
 
@@ -84,7 +79,8 @@ def write_triples(source: Source, out: Path) -> list[dict[str, str]]:
     about = dict(source.description)
     if isinstance(source, FromFiles):
         about["contents"] = all_contents(source, len(source))
-    description = {"depth": source.depth_format.as_dict(), "source": about}
+    (depth,) = (field for field in source.fields if isinstance(field, DepthField))
+    description = {"depth": depth.format.as_dict(), "source": about}
     spec = json.dumps(description, sort_keys=True)
     if (whole := _open(out, spec)) is not None:
         return whole
@@ -108,11 +104,11 @@ def _make(source: Source, out: Path, writer: Executor) -> list[dict[str, str]]:
         if (out / f"{key}.json").exists():
             continue
         try:
-            triple = source.load(index)
-        except TripleError as error:
+            sample = source.load(index)
+        except FieldError as error:
             rejects.append({"key": key, "reason": str(error)})
             continue
-        writing.append(writer.submit(_write_triple, out, triple))
+        writing.append(writer.submit(_write_triple, out, source.fields, sample))
         if len(writing) > _MOST_WAITING:
             writing.popleft().result()
     for written in writing:
@@ -167,18 +163,13 @@ def _remove_leftovers(out: Path) -> None:
         path.unlink()
 
 
-def _write_triple(out: Path, triple: Triple) -> None:
+def _write_triple(out: Path, fields: tuple[Field, ...], sample: Sample) -> None:
     """The triple's four files; the JSON comes last and marks it whole."""
-    overlay = triple.overlay
-    jpeg = overlay if isinstance(overlay, bytes) else encode_overlay(overlay, quality=90)
-    members = {
-        "overlay.jpg": jpeg,
-        "mask.png": encode_png(triple.mask),
-        "depth.png": encode_png(triple.depth),
-        "json": encode_meta(triple.meta),
-    }
-    for name, data in members.items():
-        _write(out / f"{triple.key}.{name}", data)
+    for field in fields:
+        value = sample.arrays[field.name]
+        data = value if isinstance(value, bytes) else field.encode(value, "image", quality=90)
+        _write(out / f"{sample.key}.{field.member('image')}", data)
+    _write(out / f"{sample.key}.json", encode_meta(sample.meta))
 
 
 def _write(path: Path, data: bytes) -> None:

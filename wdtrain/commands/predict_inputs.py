@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -24,8 +24,7 @@ from wdtrain.config import Recipe
 from wdtrain.pictures import read_rgb
 from wdtrain.record.outputs import ASIDE_PREFIX, RECORD_NAME, read_record, safe_name
 from wdtrain.scenes.kit_pictures import ENDINGS
-from wdtrain.store.manifest import Manifest
-from wdtrain.stream import Stream, open_stream
+from wdtrain.stream import Stream, load_dataset, open_stream
 
 Skip = Callable[[str], None]
 """Told, in a sentence, of a picture that cannot be used."""
@@ -197,10 +196,16 @@ def split_stream(recipe: Recipe, split: str, url: str | None) -> Stream:
 
     Samples of a block are a fair draw of their split, so it is not shuffled among more than those.
     """
-    where = recipe.data.manifest_arguments()
-    manifest, chunk = Manifest.load(**{**where, "url": url or where["url"]}), recipe.data.chunk
-    how: dict[str, Any] = {"batch_size": chunk, "chunk": chunk, "seed": 0, "shuffle_bytes": 1}
-    return open_stream(manifest, split=split, on_damage="skip", **how)
+    manifest, chunk = load_dataset(recipe.data, url=url), recipe.data.chunk
+    return open_stream(
+        manifest,
+        split=split,
+        batch_size=chunk,
+        chunk=chunk,
+        seed=0,
+        shuffle_bytes=1,
+        on_damage="skip",
+    )
 
 
 def pictures_of_split(

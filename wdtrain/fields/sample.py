@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,5 +16,5 @@ class Sample:
     `cutout`, or `group`, naming its parts where the source knows them."""
 
     key: str
-    arrays: dict[str, Value]
+    arrays: Mapping[str, Value]
     meta: dict[str, Any] = field(default_factory=dict)

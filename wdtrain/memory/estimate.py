@@ -23,9 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wdtrain.learn.dropout import KeyedDropout
 from wdtrain.learn.gradient_buffer import TaskGradients
-from wdtrain.learn.norm import GroupedBatchNorm2d
 from wdtrain.learn.out_of_memory import DoesNotFit
 from wdtrain.learn.rows import Rows
 from wdtrain.learn.step import LocalPass
@@ -185,10 +183,6 @@ def _on_meta(task: Task, view: View) -> Task:
             if isinstance(tensor, Tensor):  # so that the copy below never copies their data
                 memo[id(tensor)] = _shape_of(tensor)
     network, context = copy.deepcopy((task.network, task.context), memo)
-    for module in network.modules():
-        if isinstance(module, GroupedBatchNorm2d | KeyedDropout):
-            # Where the network is compiled, these call the layers that they were copied from.
-            vars(module).pop("forward", None)
     if view.precision == "bf16":
         plain = network.forward
 

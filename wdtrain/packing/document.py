@@ -84,7 +84,7 @@ def _check_complete(plan: Plan, document: dict[str, Any]) -> None:
 def _fields(plan: Plan) -> dict[str, Any]:
     """Member names, dtypes and shapes, and what the codes of a depth mean."""
     shape = [plan.settings.height, plan.settings.width]
-    depth = plan.source.depth_format
+    depth = plan.source.fields[2].format  # type: ignore[attr-defined]
     overlay, mask, depth_name, meta = member_suffixes(plan.settings.encoding)
     return {
         "overlay": {"member": overlay, "dtype": "uint8", "shape": [*shape, 3]},

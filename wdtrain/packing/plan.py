@@ -123,7 +123,7 @@ class Plan:
 
 def source_entry(source: Source) -> dict[str, Any]:
     """The source as it stands in the manifest."""
-    format_entry = source.depth_format.as_dict()
+    format_entry = source.fields[2].format.as_dict()  # type: ignore[attr-defined]
     return {**source.description, "samples": len(source), "depth_format": format_entry}
 
 
@@ -151,7 +151,7 @@ def probe_size(source: Source) -> tuple[int, int]:
     reasons: list[str] = []
     for index in dict.fromkeys(np.linspace(0, len(source) - 1, _NUM_PROBES).astype(int).tolist()):
         try:
-            overlay = source.load(index).overlay
+            overlay = source.load(index).arrays["overlay"]
             if isinstance(overlay, bytes):
                 sizes[pictures.read_picture_header(overlay, name="overlay").shown] += 1
             else:
@@ -236,7 +236,7 @@ def make_plan(
         encoding=encoding,  # type: ignore[arg-type]
         height=height,
         width=width,
-        depth_bytes=source.depth_format.bits // 8,
+        depth_bytes=source.fields[2].dtype.itemsize,
         samples=len(source),
     )
     kept = own_split(source, splits)

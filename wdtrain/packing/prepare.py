@@ -7,7 +7,7 @@ will decode, that is of the decoded stored JPEG and not of the picture before it
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import cv2
 import numpy as np
@@ -19,7 +19,7 @@ from wdtrain.pictures import shown_values
 from wdtrain.resize import size_for
 from wdtrain.store.limits import KEY, MAX_KEY, most_free_bytes
 from wdtrain.store.shrink import Resizer
-from wdtrain.triple import FOREGROUND, DepthFormat, Triple, TripleError
+from wdtrain.triple import FOREGROUND, DepthFormat, TripleError
 
 _COLOURS: Final = 3
 
@@ -40,17 +40,25 @@ class PackedSample:
 def prepare(source: Source, index: int, settings: Settings) -> PackedSample:
     """The sample of an index, ready to be written; TripleError with the reason to reject it."""
     check_key(source.key(index))
-    sample = source.load(index)
-    check_key(sample.key)
+    loaded = source.load(index)
+    check_key(loaded.key)
+    sample = _Triple(*loaded.arrays.values())  # type: ignore[arg-type]
     _check_mask(sample.mask)
+    format_of_depth = source.fields[2].format  # type: ignore[attr-defined]
     if settings.encoding == "raw":
-        jpeg, arrays = b"", _sized(sample, source.depth_format, settings)
+        jpeg, arrays = b"", _sized(sample, format_of_depth, settings)
     else:
-        jpeg, arrays = _with_jpeg(sample, source.depth_format, settings)
+        jpeg, arrays = _with_jpeg(sample, format_of_depth, settings)
     overlay, mask, depth = (np.ascontiguousarray(array) for array in arrays)
-    meta = triple.encode_meta(sample.meta)
+    meta = triple.encode_meta(loaded.meta)
     _check_room(len(jpeg) + len(meta), settings)
-    return PackedSample(sample.key, jpeg, overlay, mask, depth, meta)
+    return PackedSample(loaded.key, jpeg, overlay, mask, depth, meta)
+
+
+class _Triple(NamedTuple):
+    overlay: np.ndarray | bytes
+    mask: np.ndarray
+    depth: np.ndarray
 
 
 def _check_room(num_bytes: int, settings: Settings) -> None:
@@ -86,7 +94,7 @@ def check_key(key: str) -> None:
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def _with_jpeg(sample: Triple, depth: DepthFormat, settings: Settings) -> tuple[bytes, Arrays]:
+def _with_jpeg(sample: _Triple, depth: DepthFormat, settings: Settings) -> tuple[bytes, Arrays]:
     """The stored JPEG and the arrays a reader gets. A JPEG that fits passes byte for byte, less its
     EXIF, if that turns nothing, and less what lies behind its end."""
     size = (settings.height, settings.width)
@@ -103,7 +111,7 @@ def _with_jpeg(sample: Triple, depth: DepthFormat, settings: Settings) -> tuple[
     return jpeg, (triple.decode_overlay(jpeg), mask, codes)
 
 
-def _sized(sample: Triple, depth: DepthFormat, settings: Settings) -> Arrays:
+def _sized(sample: _Triple, depth: DepthFormat, settings: Settings) -> Arrays:
     """The three arrays at the dataset's size; a larger JPEG is decoded at a fraction."""
     size = (settings.height, settings.width)
     overlay = sample.overlay
@@ -145,7 +153,7 @@ def _check_shape(full_size: tuple[int, int], settings: Settings) -> None:
 
 def _check_arrays(
     rgb: np.ndarray,
-    sample: Triple,
+    sample: _Triple,
     depth: DepthFormat,
     *,
     overlay_size: tuple[int, ...] | None = None,
@@ -160,7 +168,7 @@ def _check_arrays(
     _check_size(overlay_size or rgb.shape[:2], sample)
 
 
-def _check_size(overlay_size: tuple[int, ...], sample: Triple, *, turn: int = 1) -> None:
+def _check_size(overlay_size: tuple[int, ...], sample: _Triple, *, turn: int = 1) -> None:
     shown = "" if turn == 1 else f" as its EXIF orientation {turn} shows it"
     for name, shape in (("mask", sample.mask.shape), ("depth", sample.depth.shape)):
         if shape != overlay_size:

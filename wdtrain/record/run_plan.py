@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 from torch import nn
 
 from wdtrain.record.console_base import RunPlan, TaskPlan
 
-__all__ = ["RunPlan", "plan_run", "plan_text"]
+__all__ = ["RunPlan", "plan_tasks", "plan_text"]
 
 
 class PlannedTask(Protocol):
@@ -21,10 +21,9 @@ class PlannedTask(Protocol):
     def micro_batch(self) -> int: ...
 
 
-def plan_run(tasks: Iterable[PlannedTask], facts: dict[str, Any]) -> RunPlan:
-    """The plan of these tasks. facts: its other fields, and "networks": what each is called."""
-    networks = facts.pop("networks")
-    planned = tuple(
+def plan_tasks(tasks: Iterable[PlannedTask], networks: Mapping[str, str]) -> tuple[TaskPlan, ...]:
+    """What is planned for each task; networks: what each one's is called."""
+    return tuple(
         TaskPlan(
             name=task.name,
             network=networks[task.name],
@@ -33,7 +32,6 @@ def plan_run(tasks: Iterable[PlannedTask], facts: dict[str, Any]) -> RunPlan:
         )
         for task in tasks
     )
-    return RunPlan(tasks=planned, **facts)
 
 
 def plan_text(plan: RunPlan, *, balance: float, advice: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from wdtrain.fields import DepthFormat, FieldError, Sample, triple_of
 from wdtrain.scenes.camera import Camera
 from wdtrain.scenes.cutouts import Cutout, prepare_cutout, relief_m
 from wdtrain.scenes.keyed import generator
@@ -19,7 +20,7 @@ from wdtrain.scenes.kit_pictures import kit_digest, list_pictures, read_backgrou
 from wdtrain.scenes.lift import Lift, fit_lift, read_lifts
 from wdtrain.scenes.pasting import Layer, Spot, paste, visible_fraction
 from wdtrain.scenes.product import Product, Scene, Shelf, shelf_places
-from wdtrain.triple import FOREGROUND, DepthFormat, Triple, TripleError
+from wdtrain.triple import FOREGROUND
 
 LEAST_VISIBLE = 0.6
 _DRAWS = 12
@@ -54,6 +55,7 @@ class Composition:
         self.backgrounds = list_pictures(Path(backgrounds), "backgrounds")
         self.cutouts = list_pictures(Path(cutouts), "cutouts")
         self.depth_format = DepthFormat(kind="geometric")
+        self.fields = triple_of(self.depth_format)
         self._given = read_lifts(Path(lift)) if lift is not None else {}
         self._product = Product(
             backgrounds=len(self.backgrounds),
@@ -98,12 +100,12 @@ class Composition:
         for number, path in enumerate(self.backgrounds):
             try:
                 found[path.stem] = self._lift(number)
-            except TripleError:
+            except FieldError:
                 continue  # its triples are rejected, with the reason, when they are loaded
         return found
 
-    def load(self, index: int) -> Triple:
-        """Triple `index`; TripleError names the picture that cannot be used, and why."""
+    def load(self, index: int) -> Sample:
+        """Triple `index`; FieldError names the picture that cannot be used, and why."""
         scene = self._product.scene(index)
         photo, floor, lift = self._backgrounds[scene.background]
         cutout = self._cutouts[scene.cutout]
@@ -134,7 +136,8 @@ class Composition:
         codes = self.depth_format.encode(depth)
         if self.depth == "none":
             codes = np.zeros_like(codes)
-        return Triple(self.key(index), overlay, mask, codes, meta)
+        arrays = {"overlay": overlay, "mask": mask, "depth": codes}
+        return Sample(self.key(index), arrays, meta)
 
     def _lift(self, number: int) -> Lift:
         path = self.backgrounds[number]
@@ -174,7 +177,7 @@ class Composition:
             seen = visible_fraction(alpha, camera.ground_depth(contact), floor, spot)
             if seen >= LEAST_VISIBLE and (alpha * 255 >= FOREGROUND).any():
                 return spot, rows, height_m
-        raise TripleError(
+        raise FieldError(
             f"{self.cutouts[scene.cutout].name} finds no place in "
             f"{self.backgrounds[scene.background].name}: less than {LEAST_VISIBLE:.0%} of it would "
             "be seen"

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from wdtrain.fields import DepthFormat, FieldError, Sample, triple_of
 from wdtrain.scenes.difficulty import Difficulty
 from wdtrain.scenes.figures import TALLEST, Figure, build_figure
 from wdtrain.scenes.finishing import cast_shadow, develop
@@ -20,7 +21,7 @@ from wdtrain.scenes.keyed import generator
 from wdtrain.scenes.pasting import Layer, Spot, paste, visible_fraction
 from wdtrain.scenes.product import Product, Scene, Shelf, shelf_places
 from wdtrain.scenes.rooms import Background, build_background
-from wdtrain.triple import FOREGROUND, DepthFormat, Triple, TripleError
+from wdtrain.triple import FOREGROUND
 
 LEAST_VISIBLE_SHARE = 0.6
 SMALLEST_SIZE = 16
@@ -56,6 +57,7 @@ class Playground:
         self.size, self.seed = size, seed
         self.knob, self.difficulty = difficulty, Difficulty.of(difficulty)
         self.depth_format = DepthFormat(kind="metric")
+        self.fields = triple_of(self.depth_format)
         self._count = count
         self._product = None if fresh else _product(count, backgrounds, cutouts, placements, seed)
         self._backgrounds = Shelf(self._background, shelf_places(20 * size * size))
@@ -90,7 +92,7 @@ class Playground:
     def key(self, index: int) -> str:
         return f"playground-{index:09d}"
 
-    def load(self, index: int) -> Triple:
+    def load(self, index: int) -> Sample:
         """Triple `index`; its overlay is uint8 [size, size, 3], already through a JPEG."""
         scene = self._scene(index)
         background = self._backgrounds[scene.background]
@@ -122,7 +124,8 @@ class Playground:
             "horizon_row": round(camera.horizon_row, 4),
         }
         overlay = develop(rng, rgb, self.difficulty)
-        return Triple(self.key(index), overlay, mask, self.depth_format.encode(depth), meta)
+        arrays = {"overlay": overlay, "mask": mask, "depth": self.depth_format.encode(depth)}
+        return Sample(self.key(index), arrays, meta)
 
     def _scene(self, index: int) -> Scene:
         if self._product is None:
@@ -158,7 +161,7 @@ class Playground:
             seen = visible_fraction(alpha, camera.ground_depth(contact), background.depth, spot)
             if seen >= LEAST_VISIBLE_SHARE and alpha.max() * 255 >= FOREGROUND:
                 return spot, rows
-        raise TripleError(
+        raise FieldError(
             f"no place for the {figure.kind} figure is free in this {background.kind}: less than "
             f"{LEAST_VISIBLE_SHARE:.0%} of it would be seen anywhere; use another seed"
         )

@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 import xxhash
 
+from wdtrain.fields import DepthFormat, FieldError, Sample, Value, triple_of
 from wdtrain.pictures import read_grey, read_picture_header
 from wdtrain.sourcefiles import (
     PassedOver,
@@ -24,7 +25,6 @@ from wdtrain.sourcefiles import (
     read_regular,
     signal_of,
 )
-from wdtrain.triple import DepthFormat, Triple, TripleError
 
 _FOLDERS = (("fg", ""), ("mask", "mask_"), ("depth", "depth_"))
 _ENDINGS: Final = (".jpg", ".jpeg", ".jpe", ".jfif")
@@ -58,6 +58,7 @@ class SeedFolder:
         self._pass_over_the_rest()
         self._knows_parts = _are_parts(self.names)
         self.depth_format = DepthFormat(kind="relative")
+        self.fields = triple_of(self.depth_format)
         self.description: dict[str, Any] = {
             "name": "import-seed",
             "version": 2,
@@ -106,8 +107,8 @@ class SeedFolder:
         """The name, with what a key may not hold replaced; numbered, so that no two are equal."""
         return f"{re.sub(r'[^A-Za-z0-9_-]', '_', self.names[index])}-{index:07d}"
 
-    def load(self, index: int) -> Triple:
-        """Triple `index`; TripleError says which of its files is missing or cannot be used."""
+    def load(self, index: int) -> Sample:
+        """Triple `index`; FieldError says which of its files is missing or cannot be used."""
         name = self.names[index]
         overlay, mask, depth = (self._bytes(part, index) for part in _FOLDERS)
         self._loaded = index, content_of((overlay, mask, depth))
@@ -115,7 +116,7 @@ class SeedFolder:
         greys = [read_grey(data, name=part) for data, part in ((mask, "mask"), (depth, "depth"))]
         for part, grey in zip(("mask", "depth"), greys, strict=True):
             if grey.shape != shape:
-                raise TripleError(
+                raise FieldError(
                     f"{part} is {grey.shape[1]} x {grey.shape[0]} pixels, its overlay "
                     f"{shape[1]} x {shape[0]}; they cannot lie on each other"
                 )
@@ -124,7 +125,9 @@ class SeedFolder:
         for number, (part, field) in zip(self._numbers(name), _PARTS, strict=True):
             if number >= 0:
                 meta[field] = f"{part}-{number:04d}"
-        return Triple(self.key(index), overlay, greys[0], self.depth_format.encode(unit), meta)
+        codes = self.depth_format.encode(unit)
+        arrays: dict[str, Value] = {"overlay": overlay, "mask": greys[0], "depth": codes}
+        return Sample(self.key(index), arrays, meta)
 
     def signal(self, index: int) -> int:
         """Of the files of a triple: see `sourcefiles.signal_of`."""
@@ -159,17 +162,17 @@ class SeedFolder:
         file = f"{folder}/{os.path.basename(paths[0])}"
         if len(paths) > 1:
             names = " and ".join(os.path.basename(path) for path in paths)
-            raise TripleError(f"more than one {what}: {names}; keep one")
+            raise FieldError(f"more than one {what}: {names}; keep one")
         try:
             return read_regular(paths[0])
         except FileNotFoundError:
             if os.path.lexists(paths[0]):
-                raise TripleError(
+                raise FieldError(
                     f"{what} is missing: {file} is a link, and what it links to is gone"
                 ) from None
-            raise TripleError(f"{what} is missing: there is no {file}") from None
+            raise FieldError(f"{what} is missing: there is no {file}") from None
         except OSError as error:
-            raise TripleError(f"{what} is unreadable: {file}: {error.strerror}") from None
+            raise FieldError(f"{what} is unreadable: {file}: {error.strerror}") from None
 
 
 def numbers_in(name: str) -> tuple[int, int]:

@@ -19,6 +19,7 @@ import xxhash
 
 from wdtrain import triple
 from wdtrain.disk.failures import StoreError
+from wdtrain.fields import DepthFormat, FieldError, Sample, triple_of
 from wdtrain.fields.announce import prefetched
 from wdtrain.fields.fast_png import decode_fast_png
 from wdtrain.pictures import read_rgb, read_unchanged, turned_like
@@ -26,7 +27,6 @@ from wdtrain.sourcefiles import bytes_or_none, content_of, read_regular, signal_
 from wdtrain.sources.declared import read_declared
 from wdtrain.sources.division import Division, division_of
 from wdtrain.sources.listing import NO_OVERLAY, OVERLAY_SUFFIXES, list_folder
-from wdtrain.triple import DepthFormat, Triple, TripleError
 
 TRIPLES: Final = "triples.json"
 UNFINISHED: Final = ".triples-started.json"
@@ -47,7 +47,7 @@ def declaration(folder: Path) -> dict[str, Any]:
         return triple.decode_meta(read_regular(path))
     except FileNotFoundError:
         return {}
-    except TripleError as error:
+    except FieldError as error:
         raise StoreError(f"{path} is not readable JSON: {error}; mend or remove it") from error
 
 
@@ -80,7 +80,7 @@ class FolderSource:
         self.declares_depth = "depth" in declared
         guess = None if self.declares_depth else self._guessed_depth()
         self.declared = read_declared(declared, guess)
-        self.depth_format = self.declared.depth
+        self.fields = triple_of(self.declared.depth)
         self.description: dict[str, Any] = {"kind": "folder", "listing": listing.digest}
         if said := {name: declared[name] for name in ("depth", "mask") if name in declared}:
             self.description["declared"] = said
@@ -106,21 +106,20 @@ class FolderSource:
         """The sample's path without suffix, folders joined by `__`."""
         return self._stem(index).replace("/", "__")
 
-    def load(self, index: int) -> Triple:
-        """The triple of an index; TripleError where a file is missing or cannot be decoded."""
+    def load(self, index: int) -> Sample:
+        """The triple of an index; FieldError where a file is missing or cannot be decoded."""
         overlay, mask, depth = (self._read(index, member) for member in _MEMBERS[:3])
         meta = self._read_meta(index)
         self._loaded = index, content_of((overlay, mask, depth, meta))
         usual = OVERLAY_SUFFIXES[self._names[index][-1:]]
         alpha = decode_fast_png(mask, name="mask", dtype=_MASK_DTYPE)
         codes = decode_fast_png(depth, name="depth", dtype=self.declared.depth_dtype)
-        return Triple(
-            key=self.key(index),
-            overlay=_overlay(overlay, usual),
-            mask=self.declared.alpha(turned_like(mask, alpha, name="mask")),
-            depth=self.declared.codes(turned_like(depth, codes, name="depth")),
-            meta={} if meta is None else triple.decode_meta(meta),
-        )
+        arrays = {
+            "overlay": _overlay(overlay, usual),
+            "mask": self.declared.alpha(turned_like(mask, alpha, name="mask")),
+            "depth": self.declared.codes(turned_like(depth, codes, name="depth")),
+        }
+        return Sample(self.key(index), arrays, {} if meta is None else triple.decode_meta(meta))
 
     def prefetch(self, index: int) -> None:
         """Begins to read the files of a sample that is loaded soon, without waiting for them."""
@@ -179,16 +178,16 @@ class FolderSource:
             return False
 
     def _read(self, index: int, member: str) -> bytes:
-        """The bytes of a member; TripleError where it is missing, there twice, or no file."""
+        """The bytes of a member; FieldError where it is missing, there twice, or no file."""
         suffixes = self._suffixes(index, member)
         if not suffixes:
-            raise TripleError("missing overlay: there is a mask or depth without it")
+            raise FieldError("missing overlay: there is a mask or depth without it")
         if len(suffixes) > 1:
-            raise TripleError(f"more than one {member}: {' and '.join(suffixes)}; keep one")
+            raise FieldError(f"more than one {member}: {' and '.join(suffixes)}; keep one")
         read = [*OVERLAY_SUFFIXES.values()] if member == "overlay" else [f".{member}.png", ".json"]
         if suffixes[0].lower() not in read:
             endings = ", ".join(suffix.rpartition(".")[2] for suffix in read if suffix != ".json")
-            raise TripleError(
+            raise FieldError(
                 f"{member} of another kind: it ends on {suffixes[0]!r}; {endings} is read"
             )
         path = self._path(index, suffixes[0])
@@ -196,12 +195,12 @@ class FolderSource:
             return read_regular(path)
         except FileNotFoundError as error:
             if os.path.lexists(path):
-                raise TripleError(
+                raise FieldError(
                     f"missing {member}: {suffixes[0]} is a link, and what it links to is gone"
                 ) from error
-            raise TripleError(f"missing {member}: no file ends on {suffixes[0]}") from error
+            raise FieldError(f"missing {member}: no file ends on {suffixes[0]}") from error
         except OSError as error:
-            raise TripleError(f"unreadable {member}: {error.strerror}") from error
+            raise FieldError(f"unreadable {member}: {error.strerror}") from error
 
     def _read_meta(self, index: int) -> bytes | None:
         """The bytes of a sample's JSON; None where it has none."""
@@ -219,7 +218,7 @@ class FolderSource:
         for index in range(min(len(self), _NUM_PROBES)):
             try:
                 header = self._read(index, "depth")[: _PNG_BITS_AT + 1]
-            except TripleError:  # found again, and rejected with its reason, at load
+            except FieldError:  # found again, and rejected with its reason, at load
                 continue
             is_deep = len(header) > _PNG_BITS_AT and header[_PNG_BITS_AT] == 16
             return DepthFormat(kind="relative", bits=16 if is_deep else 8)
@@ -233,7 +232,7 @@ class FolderSource:
         for index in prefetched(range(len(self) if has_json else 0), self._expect_meta):
             try:
                 meta = self._meta(index)
-            except TripleError:  # found again, and rejected with its reason, at load
+            except FieldError:  # found again, and rejected with its reason, at load
                 continue
             for row, name in enumerate(("background", "cutout")):
                 if meta.get(name) is not None:
@@ -293,7 +292,7 @@ def _decode_overlay_picture(data: bytes) -> np.ndarray:
     """uint8 [h, w, 3] RGB of a picture of another format (WebP, TIFF, BMP)."""
     pixels = read_unchanged(data, name="overlay")
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
-        raise TripleError(
+        raise FieldError(
             f"overlay of another kind: {pixels.dtype} {pixels.shape}; 8-bit RGB is needed; convert "
             "it"
         )
@@ -303,9 +302,9 @@ def _decode_overlay_picture(data: bytes) -> np.ndarray:
 def _decode_overlay_png(data: bytes) -> np.ndarray:
     """uint8 [h, w, 3] RGB of an 8-bit RGB PNG; any other PNG is refused by name."""
     if len(data) < 33 or data[:4] != b"\x89PNG":
-        raise TripleError("overlay is not a PNG")
+        raise FieldError("overlay is not a PNG")
     if (data[24], data[25]) != (8, 2):
-        raise TripleError(
+        raise FieldError(
             f"overlay PNG: {data[24]} bits of colour type {data[25]}; 8-bit RGB (type 2) is "
             "needed; convert it"
         )

@@ -89,14 +89,14 @@ class Manifest:
     remote: Remote = field(default_factory=Remote, repr=False, compare=False)
 
     @staticmethod
-    def load(url: str, *, access: RemoteAccess | dict[str, Any] | None = None) -> Manifest:
+    def load(url: str, *, access: RemoteAccess | None = None) -> Manifest:
         """The manifest of a dataset folder, URL prefix, or of a path to its manifest.json.
 
-        `access` says how a URL is reached, also for the shards, or holds its fields as a recipe
-        gives them. StoreError where there is no manifest, it is of a newer format, or it is not
-        what was written; OSError where the network fails for longer than the tries last.
+        `access` says how a URL is reached, also for the shards. StoreError where there is no
+        manifest, it is of a newer format, or it is not what was written; OSError where the network
+        fails for longer than the tries last.
         """
-        remote = Remote(RemoteAccess(**access) if isinstance(access, dict) else access)
+        remote = Remote(access)
         url = folder_of(str(url), MANIFEST_NAME)
         if was_redacted(url):
             raise StoreError(
