@@ -48,7 +48,7 @@ class Holdout:
 
 
 @dataclass(frozen=True)
-class _Threshold:
+class Threshold:
     """Holds out the values whose keyed hash lies at or below `bound`; none when it is -1."""
 
     key: bytes
@@ -60,24 +60,24 @@ class _Threshold:
         return keyed_hash(values, self.key) <= np.uint64(self.bound)
 
 
-def _threshold(values: np.ndarray | None, share: float, key: bytes) -> _Threshold:
+def threshold(values: np.ndarray | None, share: float, key: bytes) -> Threshold:
     """Holds out `share` of the different values (None: too many to count): 1 to all but 1."""
     if share == 0 or (values is not None and len(values) < 2):
-        return _Threshold(key, -1)
+        return Threshold(key, -1)
     if values is None:
-        return _Threshold(key, int(share * 2.0**64) - 1)
+        return Threshold(key, int(share * 2.0**64) - 1)
     count = min(max(round(share * len(values)), 1), len(values) - 1)
-    return _Threshold(key, int(np.sort(keyed_hash(values, key))[count - 1]))
+    return Threshold(key, int(np.sort(keyed_hash(values, key))[count - 1]))
 
 
 @dataclass(frozen=True)
 class Splitter:
     """The split of each sample, from its parts: the same for all samples of a pair of parts."""
 
-    backgrounds: _Threshold
-    cutouts: _Threshold
-    pairs: _Threshold
-    samples: _Threshold
+    backgrounds: Threshold
+    cutouts: Threshold
+    pairs: Threshold
+    samples: Threshold
 
     def codes(
         self, indices: np.ndarray, backgrounds: np.ndarray, cutouts: np.ndarray
@@ -118,10 +118,10 @@ def make_splitter(source: Source, holdout: Holdout, seed: int) -> Splitter:
     backgrounds, cutouts = different_parts(source)
     indices = np.arange(len(source), dtype=np.int64) if len(source) <= _EXACT else None
     return Splitter(
-        _threshold(backgrounds, holdout.backgrounds, permutation_key("holdout-backgrounds", seed)),
-        _threshold(cutouts, holdout.cutouts, permutation_key("holdout-cutouts", seed)),
-        _threshold(None, holdout.pairs, permutation_key("holdout-pairs", seed)),
-        _threshold(indices, holdout.samples, permutation_key("holdout-samples", seed)),
+        threshold(backgrounds, holdout.backgrounds, permutation_key("holdout-backgrounds", seed)),
+        threshold(cutouts, holdout.cutouts, permutation_key("holdout-cutouts", seed)),
+        threshold(None, holdout.pairs, permutation_key("holdout-pairs", seed)),
+        threshold(indices, holdout.samples, permutation_key("holdout-samples", seed)),
     )
 
 
