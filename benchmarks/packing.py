@@ -8,7 +8,7 @@ JPEG, stored PNG, stored PNG and canonical JSON into shards of 1,024, and compre
 
   ours        `wdtrain.packing.pack.pack`: checks names, partners, decodability, sizes and masks;
               sums of the overlays, duplicate keys, SHA-256, fsync, seekable frames, manifest
-  sw checked  ShardWriter: the same decoding, resizing and encoding through `wdtrain.triple`, the
+  sw checked  ShardWriter: the same decoding, resizing and encoding through `wdtrain.fields`, the
               same checks of sizes and masks; one zstd stream a shard; no sums, digests or fsync
   sw copy     ShardWriter: the files' bytes as they are, nothing looked at (64x64 only: there is
               nothing to copy where pictures are made smaller)
@@ -43,8 +43,12 @@ import numpy as np
 import zstandard
 from findings import add_options, keeper
 
-from wdtrain import triple
 from wdtrain.commands.make_triples import write_triples
+from wdtrain.fields.jpeg import decode_jpeg, encode_jpeg, jpeg_shape
+from wdtrain.fields.mask import FOREGROUND
+from wdtrain.fields.png import decode_png, encode_png
+from wdtrain.fields.resize import area, median
+from wdtrain.fields.sample import decode_meta, encode_meta
 from wdtrain.packing.pack import pack
 from wdtrain.packing.verify import walk_blocks
 from wdtrain.scenes.playground import Playground
@@ -139,25 +143,26 @@ def copied(folder: Path, key: str) -> dict[str, bytes]:
 def checked(folder: Path, key: str) -> dict[str, bytes]:
     """The members of a triple as they are to be stored; raises for one that cannot be."""
     jpeg, mask_png, depth_png, meta = copied(folder, key).values()
-    mask = triple.decode_png(mask_png, name="mask", dtype=np.dtype(np.uint8))
-    depth = triple.decode_png(depth_png, name="depth", dtype=np.dtype(np.uint8))
-    full = triple.overlay_shape(jpeg)
+    mask = decode_png(mask_png, name="mask", dtype=np.dtype(np.uint8))
+    depth = decode_png(depth_png, name="depth", dtype=np.dtype(np.uint8))
+    full = jpeg_shape(jpeg)
     if mask.shape != full or depth.shape != full:
         raise ValueError(f"{key}: sizes differ")
     if full == (SIZE, SIZE):
-        triple.decode_overlay(jpeg)
+        decode_jpeg(jpeg)
     else:
-        rgb = triple.decode_overlay(jpeg, at_least=(SIZE, SIZE))
-        rgb, mask, depth = triple.resize_triple_arrays(rgb, mask, depth, height=SIZE, width=SIZE)
-        jpeg = triple.encode_overlay(rgb)
-        triple.decode_overlay(jpeg)
-    if mask.max() < triple.FOREGROUND:
+        rgb = decode_jpeg(jpeg, at_least=(SIZE, SIZE))
+        size = (SIZE, SIZE)
+        rgb, mask, depth = area(rgb, size), area(mask, size), median(depth, size)
+        jpeg = encode_jpeg(rgb)
+        decode_jpeg(jpeg)
+    if mask.max() < FOREGROUND:
         raise ValueError(f"{key}: empty mask")
     return {
         "overlay.jpg": jpeg,
-        "mask.png": triple.encode_png(mask, stored=True),
-        "depth.png": triple.encode_png(depth, stored=True),
-        "json": triple.encode_meta(triple.decode_meta(meta)),
+        "mask.png": encode_png(mask, stored=True),
+        "depth.png": encode_png(depth, stored=True),
+        "json": encode_meta(decode_meta(meta)),
     }
 
 

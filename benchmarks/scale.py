@@ -35,12 +35,12 @@ import numpy as np
 from findings import add_options, keeper
 
 from wdtrain.fields import DepthFormat, Sample, triple_of
+from wdtrain.fields.jpeg import encode_jpeg
 from wdtrain.packing.pack import pack, usable_cores
 from wdtrain.packing.verify import verify
 from wdtrain.scenes.playground import Playground
 from wdtrain.store.manifest import FORMAT, MANIFEST_NAME, VERSION, Manifest, digest_of
 from wdtrain.stream import Cursor, Order, open_stream
-from wdtrain.triple import encode_overlay
 
 SIZE = 64
 BATCH = 256
@@ -87,7 +87,7 @@ class Repeated:
 def _as_jpeg(made: Sample) -> Sample:
     overlay = made.arrays["overlay"]
     assert isinstance(overlay, np.ndarray)
-    return replace(made, arrays={**made.arrays, "overlay": encode_overlay(overlay)})
+    return replace(made, arrays={**made.arrays, "overlay": encode_jpeg(overlay)})
 
 
 # ---------------------------------------------------------------------------- in a child

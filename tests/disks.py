@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from wdtrain import triple
 from wdtrain.fields import DepthFormat, Field, FieldError, Sample, triple_of
+from wdtrain.fields.jpeg import encode_jpeg
+from wdtrain.fields.png import encode_png
 
 FORMS = [
     (encoding, compression) for encoding in ("image", "raw") for compression in ("zstd:3", "none")
@@ -71,7 +72,7 @@ class Disks:
         return Sample(
             key=self.key(index),
             arrays={
-                "overlay": triple.encode_overlay(rgb, 95) if self.as_jpeg else rgb,
+                "overlay": encode_jpeg(rgb, 95) if self.as_jpeg else rgb,
                 "mask": (inside * 255).astype(np.uint8),
                 "depth": self.depth_format.encode(depth),
             },
@@ -97,9 +98,9 @@ def write_folder(folder: Path, source: Disks, *, declare: bool = True) -> Path:
 def write_triple(folder: Path, sample: Sample) -> None:
     """KEY.overlay.jpg, KEY.mask.png, KEY.depth.png, KEY.json."""
     overlay, mask, depth = sample.arrays.values()
-    jpeg = overlay if isinstance(overlay, bytes) else triple.encode_overlay(overlay)
+    jpeg = overlay if isinstance(overlay, bytes) else encode_jpeg(overlay)
     (folder / f"{sample.key}.overlay.jpg").write_bytes(jpeg)
     for name, array in (("mask", mask), ("depth", depth)):
         assert isinstance(array, np.ndarray)
-        (folder / f"{sample.key}.{name}.png").write_bytes(triple.encode_png(array))
+        (folder / f"{sample.key}.{name}.png").write_bytes(encode_png(array))
     (folder / f"{sample.key}.json").write_text(json.dumps(sample.meta))

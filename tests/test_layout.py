@@ -15,7 +15,7 @@ from tests.mutants.mutant import read_mutants
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "wdtrain"
 STANDS_ON = {
-    "settings": set(),
+    "settings": {"fields"},
     "config": {"settings"},
     "disk": set(),
     "remote": {"disk"},
@@ -34,7 +34,6 @@ STANDS_ON = {
 }
 """What each room is built on; it may import that, and what that stands on in its turn."""
 ROOMS = set(STANDS_ON) - {"settings", "config"}
-SHARED = {"triple", "pictures", "resize", "sourcefiles"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -65,9 +64,7 @@ def imports_of(path: Path) -> Iterator[tuple[str, int]]:
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_each_room_imports_only_what_it_may(path: Path) -> None:
     room = room_of(path)
-    if room == "__init__":
-        room = "triple"
-    allowed = foundations(room) | {room, *SHARED}
+    allowed = foundations(room) | {room}
     for name, line in imports_of(path):
         if name.startswith("wdtrain."):
             assert name.split(".")[1] in allowed, f"{path}:{line} imports {name}"
@@ -111,13 +108,12 @@ def test_rooms_of_data_do_not_bring_torch_along() -> None:
     assert result.returncode == 0, result.stderr
 
 
-def test_the_package_holds_only_rooms_and_seven_modules() -> None:
+def test_the_package_holds_only_rooms_and_four_modules() -> None:
     # `accelerate launch wdtrain/train.py` puts this folder first on the import path, so a module
     # named like one of the standard library would shadow it.
     files = {path.name for path in PACKAGE.glob("*.py")}
     folders = {path.name for path in PACKAGE.iterdir() if path.is_dir()} - {"__pycache__"}
-    shared = {f"{name}.py" for name in SHARED}
-    assert files == {"__init__.py", "config.py", "job.py", "settings.py", "train.py", *shared}
+    assert files == {"__init__.py", "config.py", "job.py", "settings.py", "train.py"}
     assert folders == ROOMS | {"commands"}
     assert not folders & set(sys.stdlib_module_names)
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeGuard, get_args, get_origin
 from omegaconf import DictConfig, OmegaConf
 from pydantic import AfterValidator, BaseModel, BeforeValidator
 
-from wdtrain.resize import size_for
+from wdtrain.fields.resize import size_for
 
 _TEXTS = ("run.folder", "data.url", "data.cache")
 """Keys whose value on a command line is a text, also where it looks like a number."""

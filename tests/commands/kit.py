@@ -7,9 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from wdtrain.fields.depth_format import DepthFormat
 from wdtrain.networks import build
 from wdtrain.record.checkpoint import Checkpoints, save_weights
-from wdtrain.triple import DepthFormat
 
 SIDE = 16
 RECIPE = """data: {url: "URL", lanes: 4, chunk: 4}

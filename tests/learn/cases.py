@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wdtrain.fields.depth_format import DepthFormat
 from wdtrain.learn.augment import Augmentation
 from wdtrain.learn.gradient_buffer import TaskGradients
 from wdtrain.learn.norm import GroupedBatchNorm2d
@@ -21,7 +22,6 @@ from wdtrain.learn.view import View
 from wdtrain.networks import build
 from wdtrain.ranks.collective import Alone
 from wdtrain.targets.truth import Normalisation
-from wdtrain.triple import DepthFormat
 
 CPU = torch.device("cpu")
 NORMALISATION = Normalisation((0.5, 0.4, 0.3), (0.2, 0.3, 0.25))

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.learn.cases import DEPTH, NORMALISATION
+from wdtrain.fields.depth_format import DepthFormat
 from wdtrain.learn.augment import Augmentation, Drawn, Warp, zoomed
 from wdtrain.targets.truth import Normalisation, mask_target, plain, unit_overlay
-from wdtrain.triple import DepthFormat
 
 OFF = {"zoom": 0.0, "rotation_deg": 0.0, "crop": 0.0, "flip": 0.0, "colour": 0.0}
 AS_IT_IS = Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from tests.disks import Disks, write_triple
-from wdtrain import triple
 from wdtrain.commands import inspect_shards
 from wdtrain.fields import Sample
+from wdtrain.fields.jpeg import decode_jpeg, encode_jpeg
 from wdtrain.packing.audit import Audit, audit
 from wdtrain.packing.likeness import Prints, find_alike
 from wdtrain.packing.pack import pack
@@ -191,7 +191,7 @@ def test_a_split_of_ones_own_that_shares_nothing_is_proven(tmp_path: Path) -> No
 
 
 def recoded(picture: np.ndarray) -> np.ndarray:
-    return triple.decode_overlay(triple.encode_overlay(picture, quality=40))
+    return decode_jpeg(encode_jpeg(picture, quality=40))
 
 
 CHANGES: dict[str, Change] = {

@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 
 from tests.store.test_filling import target_of
-from wdtrain import triple
 from wdtrain.fields import DepthFormat, Sample, triple_of
+from wdtrain.fields.jpeg import encode_jpeg
+from wdtrain.fields.npy import encode_npy
+from wdtrain.fields.png import encode_png
 from wdtrain.packing.plan import Settings
 from wdtrain.packing.prepare import prepare
 from wdtrain.packing.splits import Holdout
 from wdtrain.store import tar
 from wdtrain.store.filling import Filler, MemberPlaces, WindowSlice
+from wdtrain.store.limits import IMAGE_MEMBERS, RAW_MEMBERS
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.samples import decode_row, parse_block
 
@@ -57,7 +60,7 @@ class Edges:
         mask = mask if self.across else np.ascontiguousarray(mask.T)
         depth = np.where(mask > 0, NEAR, FAR).astype(np.uint8)
         overlay = np.repeat(mask[..., None], 3, 2) // 2 + 60
-        jpeg = triple.encode_overlay(overlay, quality=98) if self.as_jpeg else overlay
+        jpeg = encode_jpeg(overlay, quality=98) if self.as_jpeg else overlay
         return Sample(self.key(index), {"overlay": jpeg, "mask": mask, "depth": depth})
 
     def shifts(self, arrays: list[tuple[np.ndarray, ...]], new: int) -> np.ndarray:
@@ -96,11 +99,11 @@ def read_at(
         sample = source.load(index)
         if manifest.encoding == "raw":
             arrays = sample.arrays.values()
-            members = [triple.encode_npy(np.asarray(array)) for array in arrays]
-            names = triple.RAW_MEMBERS.values()
+            members = [encode_npy(np.asarray(array)) for array in arrays]
+            names = RAW_MEMBERS.values()
         else:
-            pngs = [triple.encode_png(one, stored=True) for one in list(sample.arrays.values())[1:]]
-            members, names = [sample.arrays["overlay"], *pngs], triple.IMAGE_MEMBERS.values()
+            pngs = [encode_png(one, stored=True) for one in list(sample.arrays.values())[1:]]
+            members, names = [sample.arrays["overlay"], *pngs], IMAGE_MEMBERS.values()
         for name, member in zip(names, [*members, b"{}"], strict=True):
             data += tar.member(f"{sample.key}.{name}".encode(), member)
     block = parse_block(data, manifest)

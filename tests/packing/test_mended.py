@@ -14,8 +14,9 @@ import pytest
 
 from tests.disks import Disks, write_folder
 from tests.packing.test_pack import Killed
-from wdtrain import triple
 from wdtrain.disk.failures import StoreError
+from wdtrain.fields.jpeg import encode_jpeg
+from wdtrain.fields.png import decode_png, encode_png
 from wdtrain.packing import contents
 from wdtrain.packing.pack import pack
 from wdtrain.packing.splits import Holdout
@@ -40,8 +41,8 @@ COUNT = 40
 def folder(tmp_path: Path) -> Path:
     folder = write_folder(tmp_path / "folder", Disks(count=COUNT))
     for path in folder.glob("*.mask.png"):  # stored, so that another mask has as many bytes
-        mask = triple.decode_png(path.read_bytes(), name="mask", dtype=np.dtype(np.uint8))
-        path.write_bytes(triple.encode_png(mask, stored=True))
+        mask = decode_png(path.read_bytes(), name="mask", dtype=np.dtype(np.uint8))
+        path.write_bytes(encode_png(mask, stored=True))
     return folder
 
 
@@ -49,8 +50,8 @@ def mend(folder: Path, index: int) -> None:
     """The mask of a triple is inverted; its file keeps its name, size and time of change."""
     path = folder / f"disk-{index:06d}.mask.png"
     before = path.stat()
-    mask = triple.decode_png(path.read_bytes(), name="mask", dtype=np.dtype(np.uint8))
-    path.write_bytes(triple.encode_png(255 - mask, stored=True))
+    mask = decode_png(path.read_bytes(), name="mask", dtype=np.dtype(np.uint8))
+    path.write_bytes(encode_png(255 - mask, stored=True))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert path.stat().st_size == before.st_size
 
@@ -202,7 +203,7 @@ def test_the_seed_projects_files_are_watched_as_well(tmp_path: Path) -> None:
         for number in range(12):
             picture = np.repeat(grey[..., None], 3, 2) - number
             path = tmp_path / "in" / name / f"{prefix}im{number}.jpg"
-            path.write_bytes(triple.encode_overlay(picture))
+            path.write_bytes(encode_jpeg(picture))
     pack(SeedFolder(tmp_path / "in"), tmp_path / "set", **SMALL)
     path = tmp_path / "in" / "mask" / "mask_im4.jpg"
     path.write_bytes((tmp_path / "in" / "mask" / "mask_im5.jpg").read_bytes())

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from tests.disks import Disks, write_folder, write_triple
 from wdtrain.commands import pack_shards
+from wdtrain.disk.sourcefiles import is_clutter
 from wdtrain.packing.pack import pack
 from wdtrain.packing.splits import Holdout
 from wdtrain.packing.verify import walk_blocks
-from wdtrain.sourcefiles import is_clutter
 from wdtrain.sources.folder import FolderSource
 from wdtrain.store.manifest import Manifest
 

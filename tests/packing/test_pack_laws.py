@@ -29,13 +29,14 @@ from hypothesis import strategies as st
 
 from tests.disks import Disks
 from wdtrain.disk.failures import StoreError
+from wdtrain.fields.errors import FieldError
+from wdtrain.fields.jpeg import decode_jpeg
+from wdtrain.fields.resize import size_for
 from wdtrain.packing.audit import audit
 from wdtrain.packing.pack import pack
 from wdtrain.packing.splits import Holdout
 from wdtrain.packing.verify import verify
-from wdtrain.resize import size_for
 from wdtrain.store.manifest import Manifest
-from wdtrain.triple import TripleError, decode_overlay
 
 law = settings(max_examples=15, deadline=None, derandomize=True)
 slow_law = settings(law, max_examples=3)
@@ -214,12 +215,12 @@ def test_what_is_read_back_is_what_was_put_in(case: Case) -> None:
             assert sample["overlay.jpg"] == given.arrays["overlay"]
         elif is_raw:
             rgb = given.arrays["overlay"]
-            assert np.array_equal(overlay, decode_overlay(rgb) if source.as_jpeg else rgb)
+            assert np.array_equal(overlay, decode_jpeg(rgb) if source.as_jpeg else rgb)
 
 
 def loads(source: Disks, index: int) -> bool:
     """Whether a sample of this index can be loaded."""
-    with suppress(TripleError):
+    with suppress(FieldError):
         return bool(source.load(index))
     return False
 

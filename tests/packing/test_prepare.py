@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tests.disks import Disks
-from wdtrain import triple
-from wdtrain.fields import Sample
+from wdtrain.fields import Sample, resize
+from wdtrain.fields.jpeg import decode_jpeg, decode_jpeg_scaled, encode_jpeg
 from wdtrain.packing.pack import pack
 from wdtrain.packing.verify import walk_blocks
 from wdtrain.store.samples import decode_row
@@ -38,12 +38,15 @@ def test_size_resizes_as_triples_are_resized(tmp_path: Path, encoding: str, as_j
         sample = source.load(int(block.keys[0].removeprefix("disk-")))
         (overlay, mask, depth), eighths = sample.arrays.values(), None
         if isinstance(overlay, bytes):
-            overlay, eighths = triple.decode_scaled(overlay, (12, 20))
-        sized = triple.resize_triple_arrays(
-            overlay, mask, depth, height=12, width=20, eighths=eighths
+            overlay, eighths = decode_jpeg_scaled(overlay, (12, 20))
+        size = (12, 20)
+        sized = (
+            resize.area(overlay, size, eighths=eighths),
+            resize.area(mask, size),
+            resize.median(depth, size),
         )
         if encoding == "image":
-            sized = (triple.decode_overlay(triple.encode_overlay(sized[0])), *sized[1:])
+            sized = (decode_jpeg(encode_jpeg(sized[0])), *sized[1:])
         for got, expected in zip(decode_row(block, 0), sized, strict=True):
             np.testing.assert_array_equal(got, expected)
 

@@ -10,11 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wdtrain.fields.depth_format import DepthFormat
 from wdtrain.record.ranking import Ranking
 from wdtrain.record.report import outcome, write_report
 from wdtrain.record.scores import Baselines, SplitScores
 from wdtrain.targets.metrics import rank_samples
-from wdtrain.triple import DepthFormat
 
 SCORES = st.one_of(st.floats(0, 1), st.just(float("nan")), st.sampled_from([0.25, 0.5]))
 

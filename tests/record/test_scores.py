@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from wdtrain.fields.depth_format import DepthFormat
 from wdtrain.record.scores import Baselines, SplitScores
-from wdtrain.triple import DepthFormat
 
 DEPTH = DepthFormat()
 TARGETS = {"mask": "mask", "depth": "depth"}

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from tests.scenes.conftest import write_kit
+from wdtrain.fields.errors import FieldError
+from wdtrain.fields.mask import FOREGROUND
 from wdtrain.scenes.compose import LEAST_VISIBLE, Composition
 from wdtrain.scenes.lift import Lift, lifts_json
-from wdtrain.triple import FOREGROUND, TripleError
 
 Kit = tuple[Path, Path]
 SCENE = ("background", "cutout", "flip", "placement")
@@ -152,14 +153,14 @@ def test_a_bad_cutout_is_rejected_by_name(
         data = cv2.imencode(".png", data)[1].tobytes()
     (kit[1] / name).write_bytes(data)
     source = Composition(*kit, size=32)
-    with pytest.raises(TripleError, match=f"{name}.*{words}"):
+    with pytest.raises(FieldError, match=f"{name}.*{words}"):
         source.load(0)
 
 
 def test_a_bad_background_is_rejected_by_name(kit: Kit) -> None:
     (kit[0] / "bg000.png").write_bytes(b"no picture")
     source = Composition(*kit, size=32)
-    with pytest.raises(TripleError, match=r"bg000\.png cannot be decoded"):
+    with pytest.raises(FieldError, match=r"bg000\.png cannot be decoded"):
         source.load(0)
     assert "bg000" not in source.lifts()
 

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.test_pictures import png_of, saved, some_pixels
+from tests.fields.test_pictures import png_of, saved, some_pixels
+from wdtrain.fields.errors import FieldError
 from wdtrain.scenes.kit_pictures import read_background, read_cutout
-from wdtrain.triple import TripleError
 
 
 def figure(dtype: type, alpha: float) -> np.ndarray:
@@ -42,9 +42,7 @@ def test_a_cutout_of_sixteen_bits_is_used(tmp_path: Path) -> None:
 
 def test_a_cutout_of_floats_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "f.tif").write_bytes(cv2.imencode(".tiff", figure(np.float32, 1.0))[1].tobytes())
-    with pytest.raises(
-        TripleError, match=r"f\.tif holds float32 values.*save the cut-out as a PNG"
-    ):
+    with pytest.raises(FieldError, match=r"f\.tif holds float32 values.*save the cut-out as a PNG"):
         read_cutout(tmp_path / "f.tif")
 
 
@@ -54,10 +52,10 @@ def test_a_picture_too_large_to_be_read_is_refused_by_name(tmp_path: Path) -> No
         lambda: read_background(tmp_path / "b.png", 32),
         lambda: read_cutout(tmp_path / "b.png"),
     ):
-        with pytest.raises(TripleError, match=r"b\.png is 40,000 x 40,000 pixels"):
+        with pytest.raises(FieldError, match=r"b\.png is 40,000 x 40,000 pixels"):
             read()
 
 
 def test_a_picture_that_is_gone_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(TripleError, match=r"gone\.png cannot be read"):
+    with pytest.raises(FieldError, match=r"gone\.png cannot be read"):
         read_background(tmp_path / "gone.png", 32)

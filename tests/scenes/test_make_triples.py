@@ -13,8 +13,10 @@ import pytest
 
 from wdtrain.commands.make_triples import lift_path, write_triples
 from wdtrain.fields import FieldError, Sample
+from wdtrain.fields.jpeg import decode_jpeg
+from wdtrain.fields.png import decode_png
+from wdtrain.fields.sample import decode_meta
 from wdtrain.scenes.playground import Playground
-from wdtrain.triple import decode_meta, decode_overlay, decode_png
 
 TOOL = Path(__file__).parents[2] / "tools" / "make-triples"
 
@@ -61,7 +63,7 @@ def test_writes_what_the_source_holds_from_any_folder(tmp_path: Path) -> None:
             pixels = decode_png(data, name=name, dtype=np.dtype(np.uint8))
             assert np.array_equal(pixels, triple.arrays[name])
         assert decode_meta(Path(f"{stem}.json").read_bytes()) == triple.meta
-        overlay = decode_overlay(Path(f"{stem}.overlay.jpg").read_bytes())
+        overlay = decode_jpeg(Path(f"{stem}.overlay.jpg").read_bytes())
         assert np.abs(overlay.astype(int) - np.asarray(triple.arrays["overlay"])).mean() < 6
     index_file = json.loads((out / "triples.json").read_text())
     assert index_file["depth"] == source.depth_format.as_dict()

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from tests.scenes.colour_threshold import best_threshold_iou
 from wdtrain.fields import Sample
+from wdtrain.fields.mask import FOREGROUND
 from wdtrain.scenes.pasting import Spot, visible_fraction
 from wdtrain.scenes.playground import LEAST_VISIBLE_SHARE, Playground
-from wdtrain.triple import FOREGROUND
 
 
 def same(first: Sample, second: Sample) -> bool:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import simplejpeg
 
+from wdtrain.fields.errors import FieldError
 from wdtrain.scenes.seedfolder import SeedFolder
-from wdtrain.triple import TripleError
 
 
 def jpeg(rng: np.random.Generator, *, grey: bool, size: int = 24) -> bytes:
@@ -107,7 +107,7 @@ def test_files_are_read_under_the_endings_they_are_listed_by(folder: Path, endin
     assert source.load(0).arrays["overlay"] == (folder / "fg" / f"bg1_fg2_7{ending}").read_bytes()
     assert source.passed_over.count == 0
     (folder / "mask" / "mask_bg1_fg2_7.jpg").touch()
-    with pytest.raises(TripleError, match=f"more than one mask: .*and mask_bg1_fg2_7{ending}"):
+    with pytest.raises(FieldError, match=f"more than one mask: .*and mask_bg1_fg2_7{ending}"):
         SeedFolder(folder).load(0)
 
 
@@ -119,9 +119,9 @@ def test_pipes_and_dead_links_are_rejected_and_the_rest_is_counted(folder: Path)
     for name in ("notes.txt", ".DS_Store", "mask/mask_x.y.png", "depth/x.jpg", "fg/Thumbs.db"):
         (folder / name).touch()
     source = SeedFolder(folder)
-    with pytest.raises(TripleError, match=r"mask is unreadable: .*it is a pipe or a device"):
+    with pytest.raises(FieldError, match=r"mask is unreadable: .*it is a pipe or a device"):
         source.load(source.names.index("x.y"))
-    with pytest.raises(TripleError, match=r"overlay is missing: .* is a link, and what it"):
+    with pytest.raises(FieldError, match=r"overlay is missing: .* is a link, and what it"):
         source.load(0)
     assert source.passed_over.first == ["depth/x.jpg", "mask/mask_x.y.png", "notes.txt"]
     assert source.passed_over.count == 3
@@ -138,7 +138,7 @@ def test_pipes_and_dead_links_are_rejected_and_the_rest_is_counted(folder: Path)
 def test_a_missing_part_is_rejected(folder: Path, path: str, what: str) -> None:
     (folder / path).unlink()
     source = SeedFolder(folder)
-    with pytest.raises(TripleError, match=what):
+    with pytest.raises(FieldError, match=what):
         source.load(source.names.index("x.y"))
 
 
@@ -147,10 +147,10 @@ def test_damage_and_wrong_sizes_are_rejected(folder: Path) -> None:
     index = source.names.index("x.y")
     mask = folder / "mask" / "mask_x.y.jpg"
     mask.write_bytes(jpeg(np.random.default_rng(1), grey=True, size=16))
-    with pytest.raises(TripleError, match="mask is 16 x 16 pixels"):
+    with pytest.raises(FieldError, match="mask is 16 x 16 pixels"):
         source.load(index)
     mask.write_bytes(b"no jpeg")
-    with pytest.raises(TripleError, match="mask cannot be decoded"):
+    with pytest.raises(FieldError, match="mask cannot be decoded"):
         source.load(index)
 
 

@@ -11,12 +11,14 @@ import pytest
 
 from wdtrain.commands import pack_shards
 from wdtrain.disk.failures import StoreError
+from wdtrain.fields.errors import FieldError
+from wdtrain.fields.jpeg import encode_jpeg
+from wdtrain.fields.png import encode_png
 from wdtrain.packing.pack import pack
 from wdtrain.packing.splits import Holdout
 from wdtrain.packing.verify import walk_blocks
 from wdtrain.sources.folder import FolderSource
 from wdtrain.store.samples import decode_row
-from wdtrain.triple import TripleError, encode_overlay, encode_png
 
 METRES = np.linspace(0.8, 4.0, 32)[:, None].repeat(32, 1)
 MASK = np.zeros((32, 32), np.uint8)
@@ -29,7 +31,7 @@ def folder_of(
     where.mkdir(parents=True)
     for number in range(4):
         picture = np.full((32, 32, 3), 40 * number, np.uint8)
-        (where / f"s{number}.overlay.jpg").write_bytes(encode_overlay(picture))
+        (where / f"s{number}.overlay.jpg").write_bytes(encode_jpeg(picture))
         (where / f"s{number}.mask.png").write_bytes(encode_png(mask))
         (where / f"s{number}.depth.png").write_bytes(encode_png(depth))
     if declared is not None:
@@ -110,7 +112,7 @@ def test_codes_that_may_be_linear_are_noted(
 def test_depth_beyond_its_limits_is_rejected_with_what_was_found(tmp_path: Path) -> None:
     words = {"depth": {"kind": "metric", "scale": 256}}
     source = FolderSource(folder_of(tmp_path / "in", words, depth=linear(256 * 12)))
-    with pytest.raises(TripleError, match=r"most of it is 9\.602 to 48 m.*keeps 0.5 to 20 m"):
+    with pytest.raises(FieldError, match=r"most of it is 9\.602 to 48 m.*keeps 0.5 to 20 m"):
         source.load(0)
 
 
@@ -178,7 +180,7 @@ def alpha_of(where: Path, mask: np.ndarray, declared: dict[str, Any] | None = No
 
 
 def test_labels_are_not_taken_for_alpha(tmp_path: Path) -> None:
-    with pytest.raises(TripleError, match="mask of labels: values 0, 1 and 255 were found"):
+    with pytest.raises(FieldError, match="mask of labels: values 0, 1 and 255 were found"):
         alpha_of(tmp_path / "in", voc())
 
 
@@ -193,10 +195,10 @@ def test_labels_become_the_alpha_that_is_declared(tmp_path: Path) -> None:
 
 
 def test_labels_that_are_not_declared_reject_the_sample(tmp_path: Path) -> None:
-    with pytest.raises(TripleError, match="mask of other labels: values 0, 1 and 255 were found"):
+    with pytest.raises(FieldError, match="mask of other labels: values 0, 1 and 255 were found"):
         alpha_of(tmp_path / "in", voc(), {"foreground": [1]})
     other = np.where(voc() == 1, 7, 0).astype(np.uint8)
-    with pytest.raises(TripleError, match="values 0 and 7 were found"):
+    with pytest.raises(FieldError, match="values 0 and 7 were found"):
         alpha_of(tmp_path / "other", other, {"foreground": [1], "background": [0]})
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import pickle
 import tracemalloc
@@ -15,15 +14,15 @@ import numpy as np
 import pytest
 
 from tests.disks import Disks, write_folder, write_triple
-from wdtrain import triple
 from wdtrain.disk.failures import StoreError
+from wdtrain.disk.sourcefiles import PassedOver
+from wdtrain.fields.errors import FieldError
+from wdtrain.fields.jpeg import encode_jpeg
 from wdtrain.packing.audit import audit
 from wdtrain.packing.pack import pack
 from wdtrain.packing.verify import walk_blocks
-from wdtrain.sourcefiles import PassedOver
 from wdtrain.sources import listing
 from wdtrain.sources.folder import FolderSource
-from wdtrain.triple import TripleError
 
 COUNT = 40
 SMALL: dict[str, Any] = {"processes": 1, "samples_per_block": 8}
@@ -62,7 +61,7 @@ def test_gives_the_triples_that_were_written(folder: Path) -> None:
     for index in range(COUNT):
         got, expected = source.load(index), disks.load(index)
         assert got.key == source.key(index) == expected.key
-        assert got.arrays["overlay"] == triple.encode_overlay(expected.arrays["overlay"])  # type: ignore[arg-type]
+        assert got.arrays["overlay"] == encode_jpeg(expected.arrays["overlay"])  # type: ignore[arg-type]
         np.testing.assert_array_equal(got.arrays["mask"], expected.arrays["mask"])
         np.testing.assert_array_equal(got.arrays["depth"], expected.arrays["depth"])
         assert got.meta == expected.meta
@@ -132,9 +131,7 @@ def test_overlays_may_be_png_or_jpeg_by_another_name(folder: Path, tmp_path: Pat
     (folder / "disk-000004.overlay.jpg").rename(folder / "disk-000004.overlay.jpeg")
     source = FolderSource(folder)
     np.testing.assert_array_equal(source.load(3).arrays["overlay"], rgb)
-    assert source.load(4).arrays["overlay"] == triple.encode_overlay(
-        disks.load(4).arrays["overlay"]
-    )  # type: ignore[arg-type]
+    assert source.load(4).arrays["overlay"] == encode_jpeg(disks.load(4).arrays["overlay"])  # type: ignore[arg-type]
 
 
 Break = Callable[[Path], None]
@@ -209,7 +206,7 @@ def test_other_overlay_pngs_are_refused_by_name(folder: Path) -> None:
     for pixels, why in ((GREY, "8 bits of colour type 0"), (RGBA, "8 bits of colour type 6")):
         (folder / "disk-000003.overlay.jpg").unlink(missing_ok=True)
         (folder / "disk-000003.overlay.png").write_bytes(png(pixels))
-        with pytest.raises(TripleError, match=why):
+        with pytest.raises(FieldError, match=why):
             FolderSource(folder).load(3)
 
 
@@ -283,5 +280,5 @@ def test_listing_takes_at_most_100_bytes_a_triple(
 def test_source_is_a_pure_function_of_the_index(folder: Path) -> None:
     source = FolderSource(folder)
     first, second = source.load(5), source.load(5)
-    for name in (field.name for field in dataclasses.fields(first)):
+    for name in first.arrays:
         assert np.array_equal(first.arrays[name], second.arrays[name])

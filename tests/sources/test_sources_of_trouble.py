@@ -15,12 +15,13 @@ from PIL import Image, ImageOps
 
 from wdtrain.commands import inspect_shards
 from wdtrain.disk.failures import StoreError
+from wdtrain.fields.jpeg import decode_jpeg, encode_jpeg
+from wdtrain.fields.png import encode_png
 from wdtrain.packing.pack import pack
 from wdtrain.packing.splits import Holdout
 from wdtrain.packing.verify import walk_blocks
 from wdtrain.sources.folder import UNFINISHED, FolderSource
 from wdtrain.store.samples import decode_row
-from wdtrain.triple import decode_overlay, encode_overlay, encode_png
 
 
 def test_a_folder_whose_making_was_interrupted_is_refused(tmp_path: Path) -> None:
@@ -56,18 +57,18 @@ def packed_with(
 
 
 def test_only_plain_colour_jpegs_pass_through(tmp_path: Path) -> None:
-    plain = encode_overlay(RAMP)
+    plain = encode_jpeg(RAMP)
     assert packed_with(tmp_path / "plain", plain)[0] == plain
     grey = cv2.imencode(".jpg", RAMP[:, :, 0])[1].tobytes()
     stored, (overlay, _, _) = packed_with(tmp_path / "grey", grey)
     assert stored != grey
-    np.testing.assert_array_equal(overlay, decode_overlay(stored))
+    np.testing.assert_array_equal(overlay, decode_jpeg(stored))
 
 
 def test_a_jpeg_that_nothing_turns_passes_without_its_exif_and_what_lies_behind_it(
     tmp_path: Path,
 ) -> None:
-    plain = encode_overlay(RAMP)
+    plain = encode_jpeg(RAMP)
     photo = with_exif(plain, 1) + b"MotionPhoto_Data" + bytes(300)
     assert packed_with(tmp_path, photo)[0] == plain
 
@@ -79,9 +80,9 @@ def test_a_turned_photo_lies_on_the_mask_that_was_drawn_as_it_is_shown(
 ) -> None:
     band = np.where(MASK > 0, 230, 40).astype(np.uint8)[..., None].repeat(3, 2)
     unturned = {2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}[turn]
-    shown = Image.open(io.BytesIO(with_exif(encode_overlay(band, 98), unturned)))
+    shown = Image.open(io.BytesIO(with_exif(encode_jpeg(band, 98), unturned)))
     stored = np.array(ImageOps.exif_transpose(shown))
-    photo = with_exif(encode_overlay(stored, 98), turn)
+    photo = with_exif(encode_jpeg(stored, 98), turn)
     _, (overlay, mask, _) = packed_with(tmp_path, photo, size=size)
     np.testing.assert_array_equal(overlay.mean(-1) >= 128, mask >= 128)
 
@@ -89,13 +90,13 @@ def test_a_turned_photo_lies_on_the_mask_that_was_drawn_as_it_is_shown(
 def test_a_mask_that_was_drawn_on_the_unturned_pixels_is_rejected_by_the_turn(
     tmp_path: Path,
 ) -> None:
-    photo = with_exif(encode_overlay(RAMP[:24]), 6)
+    photo = with_exif(encode_jpeg(RAMP[:24]), 6)
     with pytest.raises(StoreError, match=r"\(32, 24\) as its EXIF orientation 6 shows it"):
         packed_with(tmp_path, photo, mask=MASK[:24])
 
 
 def test_pngs_are_turned_by_the_same_rule(tmp_path: Path) -> None:
-    plain = encode_overlay(RAMP)
+    plain = encode_jpeg(RAMP)
     png = encode_png(MASK)
     exif = b"eXIfMM\0*\0\0\0\x08\0\x01" + struct.pack(">HHIHH", 274, 3, 1, 3, 0) + bytes(4)
     chunk = struct.pack(">I", len(exif) - 4) + exif + struct.pack(">I", zlib.crc32(exif))
@@ -113,7 +114,7 @@ def test_samples_without_foreground_are_samples(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     empty = np.zeros_like(MASK)
-    _, (_, mask, _) = packed_with(tmp_path, encode_overlay(RAMP), mask=empty)
+    _, (_, mask, _) = packed_with(tmp_path, encode_jpeg(RAMP), mask=empty)
     assert not mask.any()
     assert inspect_shards.main(["verify", str(tmp_path / "out")]) == 0
     assert "12 samples decoded, 12 of them without foreground" in capsys.readouterr().out
@@ -132,4 +133,4 @@ def test_a_mask_that_never_reaches_foreground_names_its_values(
 ) -> None:
     mask = np.where(MASK > 0, values[1], values[0]).astype(np.uint8)
     with pytest.raises(StoreError, match=said):
-        packed_with(tmp_path, encode_overlay(RAMP), mask=mask)
+        packed_with(tmp_path, encode_jpeg(RAMP), mask=mask)

@@ -24,8 +24,12 @@ from typing import Any
 import numpy as np
 import zstandard
 
-from wdtrain import triple
 from wdtrain.disk.failures import DamagedSample, StoreError
+from wdtrain.fields.depth_format import DepthFormat
+from wdtrain.fields.jpeg import encode_jpeg
+from wdtrain.fields.npy import encode_npy
+from wdtrain.fields.png import encode_png
+from wdtrain.fields.sample import encode_meta
 from wdtrain.store import frames, native, tar
 from wdtrain.store.filling import Filler, MemberPlaces, RowBuffers, WindowSlice
 from wdtrain.store.manifest import Manifest
@@ -36,7 +40,6 @@ from wdtrain.store.samples import (
     parse_block,
     payloads,
 )
-from wdtrain.triple import DepthFormat
 
 HEIGHT, WIDTH, SAMPLES = 24, 32, 4
 SIZES = ((24, 32), (12, 16), (10, 30), (5, 7), (31, 40))
@@ -86,12 +89,12 @@ def base_of(form: tuple[str, str, int], number: int) -> Base:
         depth = chance.integers(0, 256**manifest.depth.dtype.itemsize, mask.shape)
         arrays = overlay.astype(np.uint8), mask, depth.astype(manifest.depth.dtype)
         if encoding == "raw":
-            contents = [triple.encode_npy(array) for array in arrays]
+            contents = [encode_npy(array) for array in arrays]
         else:
             is_stored = compression != "none"
-            contents = [triple.encode_overlay(arrays[0])]
-            contents += [triple.encode_png(array, stored=is_stored) for array in arrays[1:]]
-        contents.append(triple.encode_meta({"cutout": sample}, pad_to=40))
+            contents = [encode_jpeg(arrays[0])]
+            contents += [encode_png(array, stored=is_stored) for array in arrays[1:]]
+        contents.append(encode_meta({"cutout": sample}, pad_to=40))
         for suffix, content in zip(member_suffixes(encoding), contents, strict=True):
             parts.append(tar.member(f"k{number}-{sample}.{suffix}".encode(), content))
     data = b"".join(parts)

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from PIL import features
 
 from tests.disks import FORMS
-from wdtrain import triple
+from wdtrain.fields.jpeg import encode_jpeg
+from wdtrain.fields.png import encode_png
 from wdtrain.packing.verify import walk_blocks
 from wdtrain.store import native, tar
 from wdtrain.store.filling import Filler, MemberPlaces, RowBuffers, WindowSlice, copied_columns
@@ -28,14 +29,14 @@ Packed = Callable[..., Manifest]
 
 def few_lines() -> bytes:
     """A PNG of 24 lines, of which there are 20."""
-    whole = triple.encode_png(np.zeros((24, 32), np.uint8))
+    whole = encode_png(np.zeros((24, 32), np.uint8))
     data = b"IDAT" + zlib.compress(bytes([2, *bytes(32)]) * 20)
     chunk = struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
     return whole[:33] + chunk + whole[-12:]
 
 
 FEWER_LINES = few_lines()
-NOISY = triple.encode_overlay(np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8))
+NOISY = encode_jpeg(np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8))
 FILTERS = ("NONE", "SUB", "UP", "AVG", "PAETH")
 needs_library = pytest.mark.skipif(native.LIBRARY is None, reason="no compiled part")
 
@@ -169,17 +170,17 @@ def test_without_the_compiled_part_nothing_is_found_and_nothing_is_alike(
     "change",
     [
         {"overlay.jpg": b"\xff\xd8nothing"},
-        {"overlay.jpg": triple.encode_overlay(np.zeros((8, 8, 3), np.uint8))},
+        {"overlay.jpg": encode_jpeg(np.zeros((8, 8, 3), np.uint8))},
         {"overlay.jpg": NOISY[:-40]},
         {"overlay.jpg": NOISY[:-2]},
         {"overlay.jpg": NOISY[:-60] + NOISY[-20:]},
-        {"overlay.jpg": triple.encode_overlay(np.zeros((32, 24, 3), np.uint8))},
-        {"mask.png": triple.encode_png(np.zeros((24, 32), np.uint16), stored=True)},
-        {"mask.png": triple.encode_png(np.zeros((32, 24), np.uint8), stored=True)},
-        {"mask.png": triple.encode_png(np.zeros((36, 21), np.uint8), stored=True)},  # as many bytes
-        {"mask.png": triple.encode_png(np.tile(2 + 2 * np.arange(36, dtype=np.uint8), (21, 1)).T)},
+        {"overlay.jpg": encode_jpeg(np.zeros((32, 24, 3), np.uint8))},
+        {"mask.png": encode_png(np.zeros((24, 32), np.uint16), stored=True)},
+        {"mask.png": encode_png(np.zeros((32, 24), np.uint8), stored=True)},
+        {"mask.png": encode_png(np.zeros((36, 21), np.uint8), stored=True)},  # as many bytes
+        {"mask.png": encode_png(np.tile(2 + 2 * np.arange(36, dtype=np.uint8), (21, 1)).T)},
         {"mask.png": FEWER_LINES},
-        {"depth.png": triple.encode_png(np.zeros((24, 32), np.uint8), stored=True)[:-30]},
+        {"depth.png": encode_png(np.zeros((24, 32), np.uint8), stored=True)[:-30]},
         {"depth.png": b""},
     ],
 )
@@ -262,9 +263,9 @@ def test_stored_pngs_of_several_parts_are_sliced(packed: Packed, height: int, wi
         mask = rng.integers(0, 250, shape).astype(np.uint8)
         depth = rng.integers(0, 1 << bits, shape).astype(manifest.depth.dtype)
         members = {
-            "overlay.jpg": triple.encode_overlay(np.full((*shape, 3), 90, np.uint8)),
-            "mask.png": triple.encode_png(mask, stored=True),
-            "depth.png": triple.encode_png(depth, stored=True),
+            "overlay.jpg": encode_jpeg(np.full((*shape, 3), 90, np.uint8)),
+            "mask.png": encode_png(mask, stored=True),
+            "depth.png": encode_png(depth, stored=True),
             "json": b"{}",
         }
         target = target_of(manifest, 1)
@@ -382,7 +383,7 @@ def test_a_jpeg_that_has_the_size_only_at_a_scale_is_not_taken(
     manifest = packed("image", compression)
     members, target = stored_sample(manifest), target_of(manifest, 1, (12, 16))
     for stored, expected in (((24, 32), 1), ((23, 32), 0), ((24, 31), 0)):
-        jpeg = triple.encode_overlay(np.zeros((*stored, 3), np.uint8))
+        jpeg = encode_jpeg(np.zeros((*stored, 3), np.uint8))
         part = WindowSlice(window_of(manifest, members | {"overlay.jpg": jpeg}), 0, 1, 0)
         assert Filler(manifest, (12, 16)).fill([part], target).parts == expected
 
@@ -410,5 +411,5 @@ def test_a_damaged_jpeg_gives_what_row_by_row_gives_or_is_left_to_it(
 @needs_library
 @pytest.mark.skipif(native.jpeg_calls() is None, reason="no libjpeg-turbo of that interface")
 def test_a_library_that_gives_other_pixels_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triple, "decode_overlay", lambda *_, **__: np.zeros((5, 7, 3), np.uint8))
+    monkeypatch.setattr(native, "decode_jpeg", lambda *_, **__: np.zeros((5, 7, 3), np.uint8))
     assert native.jpeg_calls.__wrapped__() is None

@@ -17,7 +17,8 @@ import pytest
 import xxhash
 
 from tests.disks import FORMS
-from wdtrain import triple
+from wdtrain.fields.jpeg import decode_jpeg
+from wdtrain.fields.png import decode_png
 from wdtrain.packing.verify import walk_blocks
 from wdtrain.store import opener
 from wdtrain.store.manifest import Manifest
@@ -89,7 +90,7 @@ def test_a_reader_written_from_the_format_page_gets_every_member(
         assert got[name][128:] == np.load(io.BytesIO(got[name])).tobytes()
     elif compression != "none":
         name = next(name for name in got if name.endswith("mask.png"))
-        pixels = triple.decode_png(got[name], name=name, dtype=np.dtype(np.uint8))
+        pixels = decode_png(got[name], name=name, dtype=np.dtype(np.uint8))
         lines = np.frombuffer(got[name], np.uint8)[48 : 48 + 24 * 33].reshape(24, 33)
         np.testing.assert_array_equal(lines[:, 1:], pixels)
 
@@ -232,11 +233,11 @@ def test_hugging_face_datasets_reads_plain_tar(
     for row in rows:
         key = row["__key__"]
         keys.append(key)
-        overlay = triple.decode_overlay(expected[f"{key}.overlay.jpg"])
+        overlay = decode_jpeg(expected[f"{key}.overlay.jpg"])
         np.testing.assert_array_equal(np.array(row["overlay.jpg"]), overlay)
         for name in ("mask", "depth"):
             data = expected[f"{key}.{name}.png"]
-            pixels = triple.decode_png(data, name=name, dtype=np.dtype(np.uint8))
+            pixels = decode_png(data, name=name, dtype=np.dtype(np.uint8))
             np.testing.assert_array_equal(np.array(row[f"{name}.png"]), pixels)
         assert row["json"] == json.loads(expected[f"{key}.json"])
     assert keys == [name.split(".")[0] for name in expected][::4]

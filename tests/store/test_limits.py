@@ -20,9 +20,10 @@ from tests.disks import Disks
 from tests.store.blocks import SAMPLES, Written, block_of, inflated, samples_of
 from tests.store.test_filling import filled, needs_library, stored_sample, target_of
 from tests.store.test_samples import either_way  # noqa: F401
-from wdtrain import triple
 from wdtrain.disk.failures import DamagedBlock, DamagedSample, StoreError
 from wdtrain.fields import Sample
+from wdtrain.fields.errors import FieldError
+from wdtrain.fields.jpeg import encode_jpeg
 from wdtrain.packing.plan import make_plan
 from wdtrain.packing.prepare import prepare
 from wdtrain.packing.splits import Holdout
@@ -33,7 +34,6 @@ from wdtrain.store.limits import MAX_KEY, most_free_bytes, most_sample_bytes
 from wdtrain.store.loading import BlockLoader
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.samples import decode_row, parse_block
-from wdtrain.triple import TripleError
 
 Packed = Callable[..., Manifest]
 both_ways = pytest.mark.usefixtures("either_way")
@@ -87,7 +87,7 @@ def test_a_packed_sample_is_never_larger_than_a_reader_takes() -> None:
         object.__setattr__(source, "words", most_free_bytes(24, 32) - 4096)
         assert len(prepare(source, 0, settings).meta) > source.words
         object.__setattr__(source, "words", most_free_bytes(24, 32))
-        with pytest.raises(TripleError, match="too large: its JPEG and JSON take"):
+        with pytest.raises(FieldError, match="too large: its JPEG and JSON take"):
             prepare(source, 0, settings)
 
 
@@ -105,7 +105,7 @@ def png_of(width: int, height: int, bits: int = 8) -> bytes:
 
 
 def jpeg_of(width: int, height: int) -> bytes:
-    data = triple.encode_overlay(np.zeros((24, 32, 3), np.uint8))
+    data = encode_jpeg(np.zeros((24, 32, 3), np.uint8))
     at = data.find(b"\xff\xc0") + 5
     return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
 
@@ -181,7 +181,7 @@ def test_no_jpeg_takes_tables_of_the_one_before_it(packed: Packed, marker: int) 
     manifest = packed("image", "zstd:3")
     members = stored_sample(manifest)
     rgb = np.random.default_rng(0).integers(0, 256, (24, 32, 3)).astype(np.uint8)
-    whole = triple.encode_overlay(rgb)
+    whole = encode_jpeg(rgb)
     odd = [whole, one_table(rgb), whole, without_segment(one_table(rgb), marker)]
     samples = [(f"k{at}", members | {"overlay.jpg": jpeg}) for at, jpeg in enumerate(odd)]
     block = parse_block(block_of(samples), manifest)

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from tests.disks import FORMS, Disks
-from wdtrain import triple
 from wdtrain.disk.failures import DamagedSample, StoreError
+from wdtrain.fields.jpeg import decode_jpeg, encode_jpeg
+from wdtrain.fields.png import encode_png
+from wdtrain.fields.sample import encode_meta
 from wdtrain.packing.verify import walk_blocks
 from wdtrain.store import native, tar
 from wdtrain.store.manifest import Manifest
@@ -35,7 +37,7 @@ def test_every_sample_comes_back_as_it_was(packed: Packed, encoding: str, compre
                 overlay, mask, depth = decode_row(block, row)
                 expected = sample.arrays["overlay"]
                 if encoding == "image":
-                    expected = triple.decode_overlay(triple.encode_overlay(expected, 90))
+                    expected = decode_jpeg(encode_jpeg(expected, 90))
                 np.testing.assert_array_equal(overlay, expected)
                 np.testing.assert_array_equal(mask, sample.arrays["mask"])
                 np.testing.assert_array_equal(depth, sample.arrays["depth"])
@@ -60,7 +62,7 @@ def test_the_json_of_a_raw_shard_is_padded_to_its_longest(packed: Packed) -> Non
     sizes: dict[str, set[int]] = {}
     for shard, _, block in walk_blocks(manifest, manifest.split("train")):
         sizes.setdefault(shard.name, set()).update(block.sizes[:, 3].tolist())
-        longest = max(len(triple.encode_meta(block.meta(row))) for row in range(block.num_samples))
+        longest = max(len(encode_meta(block.meta(row))) for row in range(block.num_samples))
         assert longest <= block.sizes[0, 3]
     assert all(len(of_shard) == 1 for of_shard in sizes.values())
 
@@ -96,9 +98,9 @@ def block_of(manifest: Manifest, key: str = "k", **changes: bytes) -> bytes:
     ("changes", "why"),
     [
         ({"overlay_jpg": b"\xff\xd8nothing"}, "overlay"),
-        ({"overlay_jpg": triple.encode_overlay(np.zeros((8, 8, 3), np.uint8))}, "manifest says"),
-        ({"mask_png": triple.encode_png(np.zeros((24, 32), np.uint16))}, "mask is a 16-bit"),
-        ({"depth_png": triple.encode_png(np.zeros((24, 32), np.uint8))[:-30]}, "depth"),
+        ({"overlay_jpg": encode_jpeg(np.zeros((8, 8, 3), np.uint8))}, "manifest says"),
+        ({"mask_png": encode_png(np.zeros((24, 32), np.uint16))}, "mask is a 16-bit"),
+        ({"depth_png": encode_png(np.zeros((24, 32), np.uint8))[:-30]}, "depth"),
     ],
 )
 def test_a_sample_that_cannot_be_decoded_is_named(

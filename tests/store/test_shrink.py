@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wdtrain import resize
+from wdtrain.fields import resize
 from wdtrain.store import native
 from wdtrain.store.shrink import Resizer
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from wdtrain.triple import DepthFormat
+from wdtrain.fields.depth_format import DepthFormat
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from wdtrain.fields.depth_format import DepthFormat
 from wdtrain.targets.metrics import (
     LABELS,
     DepthSums,
@@ -17,7 +18,6 @@ from wdtrain.targets.metrics import (
     mask_metrics,
     rank_samples,
 )
-from wdtrain.triple import DepthFormat
 
 ONES = torch.ones(1, 1, 4, 4)
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from wdtrain.fields.depth_format import DepthFormat
 from wdtrain.targets.depths import DepthSums
 from wdtrain.targets.masks import MaskSums
 from wdtrain.targets.sums import boundary_band, dilate, fixed, is_foreground
-from wdtrain.triple import DepthFormat
 
 
 def random_mask(seed: int, size: int = 17) -> torch.Tensor:

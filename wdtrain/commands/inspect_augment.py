@@ -22,10 +22,10 @@ from wdtrain.commands.pack_shards import long_work
 from wdtrain.commands.trust import add_trust, load_run_recipe
 from wdtrain.config import AugmentSettings, DataSettings, Recipe, RunSettings, load_recipe
 from wdtrain.disk.failures import StoreError
+from wdtrain.fields.resize import network_size
 from wdtrain.record.outputs import OVERWRITE_HELP, Outputs
 from wdtrain.record.picture_grid import colour_depth, colour_mask, png_of
 from wdtrain.remote.urls import redacted
-from wdtrain.resize import network_size
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.samples import BlockIndex, decode_row, parse_block
 from wdtrain.store.shards import ShardReader

@@ -18,7 +18,9 @@ from typing import Any
 from rich.progress import track
 
 from wdtrain.commands import Output, run_command
+from wdtrain.disk.sourcefiles import is_clutter
 from wdtrain.fields import DepthField, Field, FieldError, Sample
+from wdtrain.fields.sample import encode_meta
 from wdtrain.fields.source import Source
 from wdtrain.packing.contents import FromFiles, all_contents
 from wdtrain.record.outputs import ASIDE_PREFIX, write_new
@@ -26,9 +28,7 @@ from wdtrain.scenes.compose import Composition
 from wdtrain.scenes.lift import lifts_json
 from wdtrain.scenes.playground import Playground
 from wdtrain.scenes.seedfolder import SeedFolder
-from wdtrain.sourcefiles import is_clutter
 from wdtrain.sources.folder import TRIPLES, UNFINISHED
-from wdtrain.triple import encode_meta
 
 _MOST_WAITING = 32
 

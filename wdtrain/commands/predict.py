@@ -31,6 +31,9 @@ from wdtrain.commands.predict_inputs import (
     split_stream,
 )
 from wdtrain.commands.trust import add_trust, load_run_recipe
+from wdtrain.fields.depth_format import DepthFormat
+from wdtrain.fields.png import encode_png
+from wdtrain.fields.resize import STRIDE, size_for
 from wdtrain.learn.build import load_state
 from wdtrain.learn.evaluate import predict
 from wdtrain.learn.out_of_memory import release, try_to
@@ -40,8 +43,6 @@ from wdtrain.ranks.devices import default_device, exact_float32
 from wdtrain.record.checkpoint import Checkpoints, SavedCheckpoint, load_weights
 from wdtrain.record.outputs import OVERWRITE_HELP, Outputs
 from wdtrain.record.picture_grid import colour_depth, colour_mask, png_of
-from wdtrain.resize import STRIDE, size_for
-from wdtrain.triple import DepthFormat, encode_png
 
 MOST_INPUT_PIXELS = 2**24
 """Of a picture as networks see it: a strip of 5,000 x 1 would become one of 320,000 x 64."""

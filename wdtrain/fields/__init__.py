@@ -16,7 +16,8 @@ from typing import Any, Final
 
 from wdtrain.fields.base import Codec, Encoding, Field, Resizing, Value
 from wdtrain.fields.classes import ClassesField
-from wdtrain.fields.depth import DepthField, DepthFormat
+from wdtrain.fields.depth import DepthField
+from wdtrain.fields.depth_format import DepthFormat
 from wdtrain.fields.errors import FieldError
 from wdtrain.fields.image import ImageField
 from wdtrain.fields.mask import MaskField

@@ -18,8 +18,9 @@ from typing import Any, ClassVar, Final, Literal, NamedTuple, Self
 
 import numpy as np
 
-from wdtrain.fields import npy, png
+from wdtrain.fields import npy
 from wdtrain.fields.errors import FieldError, check_pixels
+from wdtrain.fields.png import decode_png, encode_png, png_shape
 from wdtrain.fields.resize import Size
 
 Encoding = Literal["image", "raw"]
@@ -110,16 +111,16 @@ class Field(ABC):
     def encode(
         self, array: np.ndarray, encoding: Encoding, *, stored: bool = False, quality: int = 90
     ) -> bytes:
-        """The bytes of a member. stored: PNGs inside zstd (`png.encode`). quality: of JPEGs."""
+        """The bytes of a member. stored: PNGs inside zstd (`encode_png`). quality: of JPEGs."""
         if self.codec(encoding) == "npy":
-            return npy.encode(array)
-        return png.encode(array, stored=stored)
+            return npy.encode_npy(array)
+        return encode_png(array, stored=stored)
 
     def stored_shape(self, data: bytes | memoryview, encoding: Encoding) -> Size:
         """(height, width) of a member, from its header: nothing is decoded or made room for."""
         if self.codec(encoding) == "png":
-            return png.shape(data, name=self.name)
-        header = npy.read_header(data)
+            return png_shape(data, name=self.name)
+        header = npy.read_npy_header(data)
         if header is None or len(header[0]) < 2:
             raise FieldError(f"{self.name} is not a readable .npy array of pixels")
         return header[0][0], header[0][1]
@@ -130,10 +131,10 @@ class Field(ABC):
         """The stored array of a member's bytes, brought to `size` where one is given. A view of
         `data` where these are raw and keep their size."""
         if self.codec(encoding) == "npy":
-            array = npy.decode(data, name=self.name)
+            array = npy.decode_npy(data, name=self.name)
             self.check(array)
         else:
-            array = png.decode(data, name=self.name, dtype=self.dtype, channels=self.channels)
+            array = decode_png(data, name=self.name, dtype=self.dtype, channels=self.channels)
         return array if size is None else self.resize(array, size)
 
     # ------------------------------------------------------------------ size
@@ -155,7 +156,7 @@ class Field(ABC):
     def pixels_of(self, value: Value, size: Size | None = None) -> tuple[np.ndarray, Size | None]:
         """The stored array of what a source handed on, and None; or, of a JPEG that is to become
         smaller than it is (`size`), the picture decoded at a fraction, and how many eighths of its
-        pixels that is high and wide (see `jpeg.decode_scaled`)."""
+        pixels that is high and wide (see `decode_jpeg_scaled`)."""
         assert isinstance(value, np.ndarray), f"{self.kind} fields are handed on as arrays"
         return value, None
 
@@ -169,8 +170,8 @@ class Field(ABC):
         """The stored array of a person's file, of the file's own size, turned as viewers show it
         and converted as declared. FieldError, which names `file`, for what cannot be used; where it
         could mean several things, with the declarations that would settle it."""
-        if npy.is_array(data):
-            return self.from_array(npy.read(data, file=file), file=file)
+        if npy.is_npy(data):
+            return self.from_array(npy.read_npy(data, file=file), file=file)
         return self.from_picture(data, file=file)
 
     @abstractmethod
@@ -245,11 +246,17 @@ class Field(ABC):
         return found
 
 
-def check_size(array: np.ndarray, *, file: str) -> None:
-    """FieldError for an array that is no picture, by its sides."""
-    if array.ndim < 2:
-        raise FieldError(f"{file} is an array {list(array.shape)}; [h, w] is needed")
-    check_pixels(array.shape[0], array.shape[1], name=file)
+def plane(array: np.ndarray, *, file: str) -> np.ndarray:
+    """[h, w] of an array of one number a pixel, an axis of 1 left out. FieldError for others."""
+    if array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
+        array = array[0] if array.shape[0] == 1 else array[..., 0]
+    if array.ndim != 2 or array.dtype.kind not in "biuf":
+        raise FieldError(
+            f"{file} is an array of {array.dtype} {list(array.shape)}; one number a pixel, [h, w], "
+            "is needed"
+        )
+    check_pixels(*array.shape, name=file)
+    return array
 
 
 def flag(text: str) -> bool:

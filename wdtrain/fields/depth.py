@@ -7,34 +7,99 @@ The surprise: a depth is never averaged: between a figure and its wall lies the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Literal, Self
+from typing import Any, ClassVar, Final, Literal, Self, get_args
 
 import numpy as np
 
-from wdtrain.fields import resize
-from wdtrain.fields.base import Field, Resizing
+from wdtrain.fields import labels, levels, resize
+from wdtrain.fields.base import Field, Resizing, plane
+from wdtrain.fields.depth_format import DepthFormat
+from wdtrain.fields.errors import AmbiguousError, FieldError
 from wdtrain.fields.resize import Size
-from wdtrain.triple import DepthFormat
 
 Unit = Literal["m", "cm", "mm", "relative", "inverse", "codes"]
-__all__ = ["DepthField", "DepthFormat", "Unit"]
+
+UNITS: Final = get_args(Unit)
+PER_METRE: Final = {"mm": 1000.0, "cm": 100.0, "m": 1.0}
+"""Values a metre, by the unit."""
 _FORMAT: Final = DepthFormat(bits=16)
+_FORMAT_OPTIONS: Final = {"format": "kind", "near": "near_m", "far": "far_m", "bits": "bits"}
+_MOST_BEYOND: Final = 0.5
+_MOST_UNIT: Final = 1 + 1e-3
+"""A relative depth that exceeds 1 by rounding is taken for 1."""
+
+
+def _read_number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ValueError("a number is needed") from error
 
 
 @dataclass(frozen=True)
 class DepthField(Field):
-    """format: what is stored. unit, scale: of the values of files (metres = value / scale; inverse:
-    metres = scale / value). shift: bits by which 16-bit values are turned (SUN RGB-D: 3)."""
+    """format: what is stored. unit: of the values of files; None: not declared. scale: metres are
+    value / scale; of an inverse depth that is stored in metres, scale / value; of a relative or
+    inverse one that is not, the value that becomes 1. shift: bits by which values of 16 bits are
+    turned to the right (SUN RGB-D: 3)."""
 
     kind: ClassVar[str] = "depth"
-    options: ClassVar[Mapping[str, Callable[[str], Any]]] = {}
+    options: ClassVar[Mapping[str, Callable[[str], Any]]] = {
+        "unit": str,
+        "scale": _read_number,
+        "shift": labels.read_number,
+        "near": _read_number,
+        "far": _read_number,
+        "bits": labels.read_number,
+        "format": str,
+    }
 
     format: DepthFormat = _FORMAT
     unit: Unit | None = None
     scale: float | None = None
     shift: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.format, DepthFormat):
+            raise FieldError(
+                f"field {self.name}: format is {self.format!r:.80}; an object is needed"
+            )
+        if self.unit is not None and self.unit not in UNITS:
+            raise FieldError(
+                f"field {self.name}: unit is {self.unit!r:.80}; it is one of {', '.join(UNITS)}"
+            )
+        if self.scale is not None and not _is_positive(self.scale):
+            raise FieldError(f"field {self.name}: scale is {self.scale!r:.80}; it is above 0")
+        if not labels.is_number(self.shift) or not 0 <= self.shift < 16:
+            raise FieldError(f"field {self.name}: shift is {self.shift!r:.80}; it is 0 to 15 bits")
+        if self.unit in ("cm", "mm", "codes") and self.scale is not None:
+            raise FieldError(f"field {self.name}: unit and scale are declared; keep one")
+        if self.unit != "codes" and self._stores_metres != self.format.is_logarithmic:
+            self._refuse_format()
+        keeps_unit = self.unit in ("relative", "inverse") and not self._stores_metres
+        if keeps_unit and self.format.kind != self.unit:
+            self._refuse_format()
+
+    def _refuse_format(self) -> None:
+        meaning = f"{self.unit} depth" if self.unit in ("relative", "inverse") else "metres"
+        raise FieldError(
+            f"field {self.name}: its files hold {meaning}, and its format is {self.format.kind}; "
+            "metric and geometric formats store metres, inverse and relative ones what they are "
+            "called"
+        )
+
+    @property
+    def _stores_metres(self) -> bool:
+        """Whether values are converted to metres."""
+        if self.unit is None and self.scale is None:
+            return self.format.is_logarithmic
+        return self.unit not in ("relative", "inverse") or (
+            self.unit == "inverse" and self.format.is_logarithmic
+        )
 
     @property
     def dtype(self) -> np.dtype:
@@ -51,22 +116,164 @@ class DepthField(Field):
     def resize(self, array: np.ndarray, size: Size) -> np.ndarray:
         return resize.median(array, size, larger_is_nearer=self.format.larger_is_nearer)
 
-    def from_array(self, array: np.ndarray, *, file: str) -> np.ndarray:
-        raise NotImplementedError
-
-    def from_picture(self, data: bytes, *, file: str) -> np.ndarray:
-        raise NotImplementedError
-
     def decode(self, array: np.ndarray) -> np.ndarray:
         """float32 [h, w] in metres (logarithmic formats) or unit values 0..1; unknown is NaN."""
         return self.format.decode(array)
 
+    # ------------------------------------------------------------------ a person's files
+
+    def from_array(self, array: np.ndarray, *, file: str) -> np.ndarray:
+        values = plane(array, file=file)
+        if values.dtype == bool:
+            raise FieldError(f"{file} holds yes and no; a depth is a number")
+        full = int(np.iinfo(values.dtype).max) if values.dtype in (np.uint8, np.uint16) else 0
+        return self._codes(values, full, file)
+
+    def from_picture(self, data: bytes, *, file: str) -> np.ndarray:
+        found = levels.read(data, file=file)
+        if found.alpha is not None:
+            raise FieldError(
+                f"{file} is transparent in parts, and nothing says how far that is; save the depth "
+                "without transparency, 0 where it is unknown"
+            )
+        greys = found.greys()
+        if greys is None:
+            raise FieldError(
+                f"{file} is a picture of colours, and a depth that was coloured cannot be turned "
+                "back; save it in grey, or as .npy"
+            )
+        return self._codes(greys.values, greys.full, file)
+
+    def _codes(self, values: np.ndarray, full: int, file: str) -> np.ndarray:
+        """Codes of the values of a file; full: their largest, 0 where that is not known."""
+        if self.unit is None and self.scale is None:
+            raise self._ambiguous(values, full, file)
+        if self.shift:
+            values = self._turned(values, full, file)
+        if self.unit == "codes":
+            return self._as_they_are(values, full, file)
+        values = values.astype(np.float64)
+        known = np.isfinite(values) & (values > 0)
+        safe = np.where(known, values, 1.0)
+        if not self._stores_metres:
+            unit = self._unit_values(safe, full, file)
+        elif self.unit == "inverse":
+            unit = (1.0 if self.scale is None else self.scale) / safe
+        else:
+            unit = safe / (self.scale or PER_METRE[self.unit or "m"])
+        if self._stores_metres:
+            self._check_limits(unit[known], file)
+        return self.format.encode(np.where(known, unit, np.nan))
+
+    def _unit_values(self, values: np.ndarray, full: int, file: str) -> np.ndarray:
+        """Values as 0..1 of those that are relative or inverse."""
+        scale = self.scale or full or 1.0
+        if full == 0 and values.max(initial=0) > scale * _MOST_UNIT:
+            raise FieldError(
+                f"{file} has {self.unit} depths of up to {values.max():.6g}, and the largest is to "
+                f"be {scale:.6g}; declare which value of all files becomes 1: --field "
+                f"'{self.name}=depth:PATTERN,unit={self.unit},scale={values.max():.6g}'"
+            )
+        return values / scale
+
+    def _turned(self, values: np.ndarray, full: int, file: str) -> np.ndarray:
+        if full != 65535:
+            raise FieldError(
+                f"{file} is of {values.dtype}; shift is of values of 16 bits: leave it out"
+            )
+        return values >> self.shift | (values << (16 - self.shift)).astype(np.uint16)
+
+    def _as_they_are(self, values: np.ndarray, full: int, file: str) -> np.ndarray:
+        if full != self.format.max_code:
+            found = f"{full.bit_length()} bits" if full else str(values.dtype)
+            raise FieldError(
+                f"{file} is of {found}, and the codes of its format have {self.format.bits} bits; "
+                "declare bits=8 or bits=16 as they are, or another unit"
+            )
+        return np.ascontiguousarray(values, self.dtype)
+
+    def _check_limits(self, metres: np.ndarray, file: str) -> None:
+        near, far = self.format.near_m, self.format.far_m
+        if metres.size and ((metres < near) | (metres > far)).mean() > _MOST_BEYOND:
+            raise FieldError(
+                f"{file}: depth beyond its limits: most of it is {metres.min():.4g} to "
+                f"{metres.max():.4g} m, and {near:g} to {far:g} m are kept; declare its unit or "
+                "scale, or near= and far= (metres), as they are"
+            )
+
+    def _ambiguous(self, values: np.ndarray, full: int, file: str) -> AmbiguousError:
+        """Of a depth of which neither unit nor scale is declared."""
+        known = values[np.isfinite(values) & (values > 0)]
+        span = f"{known.min():.6g} to {known.max():.6g}" if known.size else "no known depth"
+        if full == 65535:
+            what = "a picture of 16 bits"
+            choices = {
+                "unit=mm": "values are millimetres",
+                "scale=5000": "values a metre: TUM 5000, KITTI 256",
+                "unit=codes": "codes of this project, logarithmic; format, near, far as they are",
+            }
+        elif full:
+            what = "a picture of 8 bits"
+            choices = {
+                "unit=relative": "brighter is farther, and no more is known",
+                "unit=inverse": "brighter is nearer",
+                "unit=codes,bits=8": "codes of this project, logarithmic; format, near, far",
+            }
+        else:
+            what = f"an array of {values.dtype}"
+            choices = {
+                "unit=m": "values are metres (mm: millimetres)",
+                "unit=inverse": "larger is nearer; scale= is what becomes 1",
+                "unit=inverse,format=metric,scale=1": "metres are scale / value: a disparity",
+            }
+        return AmbiguousError(
+            f"{file} is {what} with values of {span}, and nothing says in which unit",
+            choices,
+            name=self.name,
+            kind=self.kind,
+        )
+
+    # ------------------------------------------------------------------ the declaration
+
     @classmethod
     def from_dict(cls, name: str, values: Mapping[str, Any]) -> Self:
-        raise NotImplementedError
+        if isinstance(values, Mapping) and "format" in values:
+            values = {**values, "format": format_of(name, values["format"])}
+        return super().from_dict(name, values)
 
     @classmethod
     def declared(cls, name: str, options: Mapping[str, str]) -> Self:
-        """Options unit, scale, shift; near, far (metres), bits, format (the kind) of what is
-        stored."""
-        raise NotImplementedError
+        """Of what is stored: format (its kind; by default that of the unit), near, far and bits."""
+        found = cls.read_options(name, options)
+        words = {
+            word: found.pop(option) for option, word in _FORMAT_OPTIONS.items() if option in found
+        }
+        unit = found.get("unit")
+        kind = unit if unit in ("relative", "inverse") else _FORMAT.kind
+        stored = {**_FORMAT.as_dict(), "kind": kind, **words}
+        return cls(name, format=format_of(name, stored), **found)
+
+
+def format_of(name: str, values: object) -> DepthFormat:
+    """The format that a manifest or options describe. FieldError names the field."""
+    if isinstance(values, DepthFormat):
+        return values
+    known = _FORMAT.as_dict()
+    if not isinstance(values, Mapping) or set(values) != set(known):
+        raise FieldError(
+            f"field {name}: format is {values!r:.80}; it has {', '.join(known)} and nothing else"
+        )
+    for word in ("near_m", "far_m"):
+        if not _is_positive(values[word]):
+            raise FieldError(f"field {name}: {word} is {values[word]!r:.80}; it is metres, above 0")
+    if not isinstance(values["kind"], str) or not labels.is_number(values["bits"]):
+        raise FieldError(f"field {name}: kind is a word and bits a number, not {values!r:.80}")
+    try:
+        return DepthFormat(**values)
+    except FieldError as error:
+        raise FieldError(f"field {name}: {error}") from error
+
+
+def _is_positive(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value) and value > 0

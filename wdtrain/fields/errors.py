@@ -2,7 +2,61 @@
 
 from __future__ import annotations
 
-from wdtrain.triple import TripleError as FieldError
-from wdtrain.triple import check_pixels, decoding
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
 
-__all__ = ["FieldError", "check_pixels", "decoding"]
+MOST_PIXELS: Final = 1 << 28
+"""A picture may have so many; it is judged by its head, before anything is decoded."""
+_SHOWN_ERROR: Final = 120
+
+
+class FieldError(ValueError):
+    """A declaration, a file or a sample that cannot be used: what was found, why it cannot work,
+    and what to do."""
+
+
+class AmbiguousError(FieldError):
+    """A file that could mean several things, until one of `choices` is declared.
+
+    found: what was found. choices: by the options that would settle it ("unit=mm"), what the file
+    then means; `name` and `kind` are those of the field.
+    """
+
+    def __init__(self, found: str, choices: Mapping[str, str], *, name: str, kind: str) -> None:
+        self.found, self.choices, self.name, self.kind = found, dict(choices), name, kind
+        told = "; ".join(
+            f"--field '{name}={kind}:PATTERN,{options}' ({meaning})"
+            for options, meaning in choices.items()
+        )
+        super().__init__(f"{found}; declare which it is: {told}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _again, (self.found, self.choices, self.name, self.kind)
+
+
+def _again(found: str, choices: dict[str, str], name: str, kind: str) -> AmbiguousError:
+    return AmbiguousError(found, choices, name=name, kind=kind)
+
+
+@contextmanager
+def decoding(name: str) -> Iterator[None]:
+    """Whatever a decoder throws inside is a FieldError that names the picture."""
+    try:
+        yield
+    except FieldError:
+        raise
+    except Exception as error:
+        line = " ".join(str(error).split())[:_SHOWN_ERROR] or type(error).__name__
+        raise FieldError(f"{name} cannot be decoded ({line})") from error
+
+
+def check_pixels(height: int, width: int, *, name: str) -> None:
+    """FieldError for a picture without pixels, or of more than are read here."""
+    if height < 1 or width < 1:
+        raise FieldError(f"{name} is {width} x {height} pixels; it holds no picture")
+    if height * width > MOST_PIXELS:
+        raise FieldError(
+            f"{name} is {width:,} x {height:,} pixels; pictures of up to {MOST_PIXELS:,} are read; "
+            "make it smaller"
+        )

@@ -14,13 +14,15 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 
-from wdtrain import pictures
-from wdtrain.fields import jpeg, resize
+from wdtrain.fields import levels, pictures, resize
 from wdtrain.fields.base import Codec, Encoding, Field, Resizing, Value, flag
-from wdtrain.fields.errors import FieldError
+from wdtrain.fields.errors import AmbiguousError, FieldError, check_pixels
+from wdtrain.fields.jpeg import decode_jpeg, decode_jpeg_scaled, encode_jpeg, jpeg_shape
 from wdtrain.fields.resize import Size
 
 _COLOUR: Final = re.compile(r"#[0-9a-f]{6}")
+_SHAPES: Final = ((), (1,), (3,), (4,))
+"""What may follow height and width in the shape of an array of a picture."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,12 @@ class ImageField(Field):
         self, array: np.ndarray, encoding: Encoding, *, stored: bool = False, quality: int = 90
     ) -> bytes:
         if self.codec(encoding) == "jpeg":
-            return jpeg.encode(array, quality)
+            return encode_jpeg(array, quality)
         return super().encode(array, encoding, stored=stored)
 
     def stored_shape(self, data: bytes | memoryview, encoding: Encoding) -> Size:
         if self.codec(encoding) == "jpeg":
-            return jpeg.shape(data)
+            return jpeg_shape(data, name=self.name)
         return super().stored_shape(data, encoding)
 
     def decode_member(
@@ -74,8 +76,8 @@ class ImageField(Field):
         if self.codec(encoding) != "jpeg":
             return super().decode_member(data, encoding, size=size)
         if size is None:
-            return jpeg.decode(data, name=self.name)
-        rgb, eighths = jpeg.decode_scaled(data, size)
+            return decode_jpeg(data, name=self.name)
+        rgb, eighths = decode_jpeg_scaled(data, size, name=self.name)
         return resize.area(rgb, size, eighths=eighths)
 
     @property
@@ -91,20 +93,74 @@ class ImageField(Field):
         return super().size_of(value)
 
     def pixels_of(self, value: Value, size: Size | None = None) -> tuple[np.ndarray, Size | None]:
-        raise NotImplementedError
+        if not isinstance(value, bytes):
+            return value, None
+        head = pictures.read_picture_header(value, name=self.name)
+        if size is None or head.turn != 1 or head.channels > self.channels:
+            return self.from_picture(value, file=self.name), None
+        plain = pictures.plain_jpeg(value, name=self.name)
+        return decode_jpeg_scaled(plain, size, name=self.name)
 
     def as_it_lies(self, value: Value, size: Size) -> bytes | None:
-        raise NotImplementedError
+        """A JPEG of this size that needs no turn, less its EXIF and what lies behind its end."""
+        if not isinstance(value, bytes) or self.lossless:
+            return None
+        head = pictures.read_picture_header(value, name=self.name)
+        fits = head.shown == size and head.turn == 1 and head.channels == self.channels
+        return pictures.plain_jpeg(value, name=self.name) if fits else None
 
     def from_array(self, array: np.ndarray, *, file: str) -> np.ndarray:
-        raise NotImplementedError
+        if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in _SHAPES:
+            raise FieldError(
+                f"{file} is an array of {array.dtype} {list(array.shape)}; a picture is uint8 "
+                "[h, w, 3] RGB; convert it"
+            )
+        check_pixels(*array.shape[:2], name=file)
+        if array.shape[2:] in ((), (1,)):
+            return np.repeat(array.reshape(*array.shape[:2], 1), 3, 2)
+        alpha = array[..., 3] if array.shape[2] == 4 else None
+        return self._opaque(np.ascontiguousarray(array[..., :3]), alpha, file)
 
     def from_picture(self, data: bytes, *, file: str) -> np.ndarray:
-        raise NotImplementedError
+        found = levels.read(data, file=file)
+        rgb = found.rgb()
+        if rgb is None:
+            raise FieldError(
+                f"{file} holds {found.values.dtype} values, whose range nothing says; save the "
+                "picture with 8 or 16 bits a channel"
+            )
+        alpha = found.alpha
+        if alpha is not None:
+            alpha = levels.bytes_of(alpha, 255 if found.palette is not None else found.full)
+        return self._opaque(rgb, alpha, file)
+
+    def _opaque(self, rgb: np.ndarray, alpha: np.ndarray | None, file: str) -> np.ndarray:
+        """RGB over the declared colour, each channel rounded."""
+        if alpha is None or (alpha == 255).all():
+            return rgb
+        if self.over is None:
+            raise AmbiguousError(
+                f"{file} is transparent in parts, and what stands behind it is not said",
+                {
+                    "over=#ffffff": "over white",
+                    "over=#000000": "over black, or any other colour",
+                },
+                name=self.name,
+                kind=self.kind,
+            )
+        behind = np.frombuffer(bytes.fromhex(self.over[1:]), np.uint8)
+        share = alpha[..., None].astype(np.uint32)
+        blended = (rgb * share + behind * (255 - share) + 127) // 255
+        return blended.astype(np.uint8)
 
     def load(self, data: bytes, *, file: str) -> Value:
-        """A JPEG's bytes as they lie, where it is to be stored as one."""
-        raise NotImplementedError
+        """A JPEG's bytes as they lie, but of inks; else as `read`."""
+        if (
+            data.startswith(b"\xff\xd8")
+            and pictures.read_picture_header(data, name=file).channels <= 3
+        ):
+            return data
+        return self.read(data, file=file)
 
     def decode(self, array: np.ndarray) -> np.ndarray:
         """uint8 [h, w, 3] RGB: what is stored."""

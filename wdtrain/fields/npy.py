@@ -2,31 +2,104 @@
 
 from __future__ import annotations
 
+import io
+import math
+import re
+import zipfile
+from typing import Final
+
 import numpy as np
 
-from wdtrain import triple
+from wdtrain.fields.errors import FieldError, decoding
+
+MOST_BYTES: Final = 1 << 32
+"""Of a person's array; it is judged by its head, before it is made room for."""
+_STORED_START: Final = re.compile(
+    rb"\x93NUMPY\x01\x00(?P<size>..)\{ *'descr': *'(?P<dtype>[|<=]u[12])', *"
+    rb"'fortran_order': *False, *"
+    rb"'shape': *\((?P<shape>[0-9]{1,9}(?:, *[0-9]{1,9}){0,3}),? *\),? *\} *\n",
+    re.DOTALL,
+)
+"""The head of the `.npy` arrays that are stored (format 1.0). numpy's own reader evaluates the
+text, which fails in many ways, and makes room for whatever shape it names."""
+_NPY, _NPZ = b"\x93NUMPY", b"PK\3\4"
 
 
-def encode(array: np.ndarray) -> bytes:
+def encode_npy(array: np.ndarray) -> bytes:
     """`.npy` bytes (NumPy format 1.0) of a C-contiguous array."""
-    return triple.encode_npy(array)
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(array), (1, 0), allow_pickle=False)
+    return buffer.getvalue()
 
 
-def read_header(data: bytes | memoryview) -> tuple[tuple[int, ...], np.dtype, int] | None:
-    """(shape, dtype, bytes of the header) of a `.npy` array of codes in C order, else None."""
-    return triple.read_npy_header(data)
+def read_npy_header(data: bytes | memoryview) -> tuple[tuple[int, ...], np.dtype, int] | None:
+    """(shape, dtype, bytes of the header) of a `.npy` array of codes in C order; None for others,
+    whose numbers or order no stored array has."""
+    found = _STORED_START.match(data)
+    if found is None or found.end() != 10 + int.from_bytes(found["size"], "little"):
+        return None
+    shape = tuple(int(side) for side in found["shape"].split(b","))
+    return shape, np.dtype(found["dtype"].decode()), found.end()
 
 
-def decode(data: bytes | memoryview, *, name: str) -> np.ndarray:
+def decode_npy(data: bytes | memoryview, *, name: str) -> np.ndarray:
     """The array of `.npy` bytes that were stored, a view of them. Pickle is never decoded."""
-    return triple.decode_npy(data, name=name)
+    header = read_npy_header(data)
+    if header is None:
+        raise FieldError(f"{name} is not a readable .npy array (of uint8 or uint16, in C order)")
+    shape, dtype, start = header
+    wanted, found = math.prod(shape) * dtype.itemsize, len(data) - start
+    if wanted != found:
+        raise FieldError(
+            f"{name} is a .npy array {shape} of {wanted:,} bytes, and {found:,} follow its header"
+        )
+    return np.ndarray(shape, dtype, data, start)
 
 
-def is_array(data: bytes) -> bool:
+def is_npy(data: bytes) -> bool:
     """Whether a file holds `.npy` or `.npz`."""
-    return data.startswith((b"\x93NUMPY", b"PK\3\4"))
+    return data.startswith((_NPY, _NPZ))
 
 
-def read(data: bytes, *, file: str) -> np.ndarray:
-    """The array of a person's `.npy` file, or the only one of a `.npz`. FieldError names it."""
-    raise NotImplementedError
+def read_npy(data: bytes, *, file: str) -> np.ndarray:
+    """The array of numbers of a person's `.npy` file, or the only one of a `.npz`. FieldError names
+    the file. Pickle is never decoded."""
+    if data.startswith(_NPZ):
+        data = _only_member(data, file)
+    with decoding(file):
+        stream = io.BytesIO(data)
+        version = np.lib.format.read_magic(stream)
+        read_head = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
+        shape, _, dtype = read_head(stream)
+        if dtype.hasobject or dtype.kind not in "biuf":
+            raise FieldError(f"{file} is an array of {dtype}; numbers are needed")
+        wanted = math.prod(shape) * dtype.itemsize
+        if wanted != len(data) - stream.tell():
+            raise FieldError(
+                f"{file} is a .npy array {list(shape)} of {wanted:,} bytes, and "
+                f"{len(data) - stream.tell():,} follow its header: it is cut off or damaged"
+            )
+        array: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _only_member(data: bytes, file: str) -> bytes:
+    """The `.npy` bytes of the only array of a `.npz`."""
+    with decoding(file), zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
+        if len(members) != 1:
+            names = ", ".join(info.filename.removesuffix(".npy") for info in members[:6]) or "none"
+            raise FieldError(
+                f"{file} holds {len(members)} arrays ({names}); one is needed: save it by itself "
+                "as .npy"
+            )
+        if members[0].file_size > MOST_BYTES:
+            raise FieldError(
+                f"{file} holds an array of {members[0].file_size:,} bytes; up to {MOST_BYTES:,} "
+                "are read"
+            )
+        return archive.read(members[0])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from wdtrain.fields.base import Value
+from wdtrain.fields.errors import FieldError
 
 
 @dataclass(frozen=True)
@@ -18,3 +21,54 @@ class Sample:
     key: str
     arrays: Mapping[str, Value]
     meta: dict[str, Any] = field(default_factory=dict)
+
+
+def encode_meta(meta: dict[str, Any], *, pad_to: int = 0) -> bytes:
+    """Canonical JSON, padded with spaces up to `pad_to` bytes; FieldError for what JSON has no
+    word for, NaN and infinity among it."""
+    try:
+        text = json.dumps(
+            meta, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+        )
+    except (ValueError, TypeError, RecursionError) as error:
+        raise FieldError(f"json cannot be written ({error})") from error
+    return text.encode().ljust(pad_to)
+
+
+def decode_meta(data: bytes | memoryview) -> dict[str, Any]:
+    """The object that JSON bytes hold. Numbers that JSON does not know (`NaN`, `Infinity`, which
+    Python writes, and those beyond a float) become None; a name that stands twice is refused."""
+    try:
+        meta = _read_json(bytes(data))
+    except ValueError as error:
+        raise FieldError(f"json is not readable ({error})") from error
+    if not isinstance(meta, dict):
+        raise FieldError(f"json holds a {type(meta).__name__}; an object is needed")
+    return meta
+
+
+def _read_json(data: bytes) -> Any:
+    """What JSON bytes hold; ValueError for what is none."""
+    try:
+        return json.loads(
+            data,
+            parse_constant=lambda name: None,
+            parse_float=_finite,
+            object_pairs_hook=_each_name_once,
+        )
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _finite(text: str) -> float | None:
+    value = float(text)
+    return value if math.isfinite(value) else None
+
+
+def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {twice!r} stands twice in an object")
+    return found

@@ -21,6 +21,7 @@ from kornia.geometry.conversions import normalize_homography
 from kornia.geometry.transform import get_affine_matrix2d
 from torch import Tensor
 
+from wdtrain.fields.depth_format import DepthFormat
 from wdtrain.targets.truth import (
     Normalisation,
     TargetName,
@@ -30,7 +31,6 @@ from wdtrain.targets.truth import (
     plain_target,
     unit_overlay,
 )
-from wdtrain.triple import DepthFormat
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wdtrain.fields.depth_format import DepthFormat
 from wdtrain.learn.augment import Augmentation, AugmentedBatch
 from wdtrain.learn.rows import Rows
 from wdtrain.targets.truth import Normalisation, TargetName, TrainingInput, plain
-from wdtrain.triple import DepthFormat
 
 PRECISIONS = ("fp32", "bf16", "fp64")
 """bf16: float32 parameters, bfloat16 autocast; fp64: everything, for tests."""

@@ -14,8 +14,9 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from wdtrain import triple
 from wdtrain.disk.failures import DamagedSample
+from wdtrain.fields.errors import FieldError
+from wdtrain.fields.jpeg import decode_jpeg
 from wdtrain.packing.duplicates import key_hash
 from wdtrain.packing.likeness import Prints, find_alike
 from wdtrain.packing.verify import PackingProgress, walk_blocks
@@ -121,8 +122,8 @@ def _overlay(block: BlockIndex, row: int) -> np.ndarray:
         return picture
     try:
         size = (_LOOKED_AT_PX, _LOOKED_AT_PX)
-        return triple.decode_overlay(block.members(row)[0], at_least=size)
-    except triple.TripleError as error:
+        return decode_jpeg(block.members(row)[0], at_least=size, name="overlay")
+    except FieldError as error:
         raise DamagedSample(block.keys[row], str(error)) from error
 
 

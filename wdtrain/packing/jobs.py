@@ -14,13 +14,13 @@ import numpy as np
 
 from wdtrain.disk.failures import StoreError
 from wdtrain.fields.announce import Prefetching, prefetched
+from wdtrain.fields.errors import FieldError
 from wdtrain.packing.contents import FromFiles, changed, named
 from wdtrain.packing.duplicates import key_hash
 from wdtrain.packing.plan import Job, Plan
 from wdtrain.packing.prepare import OverlaySums, prepare
 from wdtrain.packing.shardfile import ImageBlocks, RawBlocks, ShardFile
 from wdtrain.packing.staging import Staging
-from wdtrain.triple import TripleError
 
 _WATCH_EVERY: Final = 64
 _SHOWN_REJECTS: Final = 5
@@ -213,9 +213,9 @@ class _Filling:
         source = self._plan.source
         try:
             if is_duplicate:
-                raise TripleError("duplicate key: another sample of the source has it too")
+                raise FieldError("duplicate key: another sample of the source has it too")
             sample = prepare(source, index, self._plan.settings)
-        except TripleError as error:
+        except FieldError as error:
             self.rejects.append((source.key(index), str(error)))
             return
         self.kept.append((key_hash(sample.key), index))

@@ -17,11 +17,12 @@ import numpy as np
 import simplejpeg
 import zstandard
 
-from wdtrain import pictures, triple
 from wdtrain.disk.failures import StoreError
+from wdtrain.fields import pictures
+from wdtrain.fields.errors import FieldError
+from wdtrain.fields.resize import size_for
 from wdtrain.fields.source import SPLITS, Source
 from wdtrain.packing.splits import Deal, Holdout, Kept, different_parts, make_splitter
-from wdtrain.resize import size_for
 from wdtrain.store.manifest import Encoding, canonical
 
 _BLOCK_BYTES: Final = 1 << 20
@@ -156,7 +157,7 @@ def probe_size(source: Source) -> tuple[int, int]:
                 sizes[pictures.read_picture_header(overlay, name="overlay").shown] += 1
             else:
                 sizes[overlay.shape[0], overlay.shape[1]] += 1
-        except triple.TripleError as error:
+        except FieldError as error:
             reasons.append(f"{source.key(index)}: {error}")
     if not sizes:
         raise StoreError(
@@ -303,6 +304,6 @@ def _names(source: Source, part: str) -> list[str]:
     for index in range(min(len(source), _MOST_LOOKED_AT)):
         try:
             found.add(str(source.load(index).meta.get(part)))
-        except triple.TripleError:
+        except FieldError:
             continue
     return sorted(found)[:_FEW_PARTS]

@@ -12,14 +12,18 @@ from typing import Any, Final, NamedTuple
 import cv2
 import numpy as np
 
-from wdtrain import pictures, triple
+from wdtrain.fields import pictures
+from wdtrain.fields.depth_format import DepthFormat
+from wdtrain.fields.errors import FieldError
+from wdtrain.fields.jpeg import decode_jpeg, decode_jpeg_scaled, encode_jpeg
+from wdtrain.fields.labels import shown_values
+from wdtrain.fields.mask import FOREGROUND
+from wdtrain.fields.resize import size_for
+from wdtrain.fields.sample import encode_meta
 from wdtrain.fields.source import Source
 from wdtrain.packing.plan import Settings
-from wdtrain.pictures import shown_values
-from wdtrain.resize import size_for
 from wdtrain.store.limits import KEY, MAX_KEY, most_free_bytes
 from wdtrain.store.shrink import Resizer
-from wdtrain.triple import FOREGROUND, DepthFormat, TripleError
 
 _COLOURS: Final = 3
 
@@ -38,7 +42,7 @@ class PackedSample:
 
 
 def prepare(source: Source, index: int, settings: Settings) -> PackedSample:
-    """The sample of an index, ready to be written; TripleError with the reason to reject it."""
+    """The sample of an index, ready to be written; FieldError with the reason to reject it."""
     check_key(source.key(index))
     loaded = source.load(index)
     check_key(loaded.key)
@@ -50,7 +54,7 @@ def prepare(source: Source, index: int, settings: Settings) -> PackedSample:
     else:
         jpeg, arrays = _with_jpeg(sample, format_of_depth, settings)
     overlay, mask, depth = (np.ascontiguousarray(array) for array in arrays)
-    meta = triple.encode_meta(loaded.meta)
+    meta = encode_meta(loaded.meta)
     _check_room(len(jpeg) + len(meta), settings)
     return PackedSample(loaded.key, jpeg, overlay, mask, depth, meta)
 
@@ -64,16 +68,16 @@ class _Triple(NamedTuple):
 def _check_room(num_bytes: int, settings: Settings) -> None:
     most = most_free_bytes(settings.height, settings.width)
     if num_bytes > most:
-        raise TripleError(
+        raise FieldError(
             f"too large: its JPEG and JSON take {num_bytes:,} bytes, of which a reader takes "
             f"{most:,} at this size; leave out metadata that training does not need"
         )
 
 
 def _check_mask(mask: np.ndarray) -> None:
-    """TripleError for values that are no alpha: all are below foreground, and not all are 0."""
+    """FieldError for values that are no alpha: all are below foreground, and not all are 0."""
     if mask.dtype == np.uint8 and 0 < mask.max(initial=0) < FOREGROUND:
-        raise TripleError(
+        raise FieldError(
             f"mask without foreground: {shown_values(mask)} were found; foreground counts from "
             f"{FOREGROUND}: an empty mask is 0 everywhere, and of labels triples.json says which "
             'are foreground ({"mask": {"foreground": [1]}})'
@@ -81,14 +85,14 @@ def _check_mask(mask: np.ndarray) -> None:
 
 
 def check_key(key: str) -> None:
-    """TripleError for a key that a reader of WebDataset would not give back as it is."""
+    """FieldError for a key that a reader of WebDataset would not give back as it is."""
     if not KEY.fullmatch(key):
-        raise TripleError(
+        raise FieldError(
             f"key: {key!r} may hold only letters, digits, - and _ (a name in a WebDataset is cut "
             "at its first dot)"
         )
     if len(key) > MAX_KEY:
-        raise TripleError(f"key: {key!r} is longer than {MAX_KEY} characters")
+        raise FieldError(f"key: {key!r} is longer than {MAX_KEY} characters")
 
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -102,13 +106,13 @@ def _with_jpeg(sample: _Triple, depth: DepthFormat, settings: Settings) -> tuple
     if isinstance(overlay, bytes):
         head = pictures.read_picture_header(overlay, name="overlay")
         if head.shown == size and head.turn == 1 and head.channels == _COLOURS:
-            jpeg = pictures.plain_jpeg(overlay)
-            rgb = triple.decode_overlay(jpeg)
+            jpeg = pictures.plain_jpeg(overlay, name="overlay")
+            rgb = decode_jpeg(jpeg, name="overlay")
             _check_arrays(rgb, sample, depth)
             return jpeg, (rgb, sample.mask, sample.depth)
     rgb, mask, codes = _sized(sample, depth, settings)
-    jpeg = triple.encode_overlay(rgb, settings.jpeg_quality)
-    return jpeg, (triple.decode_overlay(jpeg), mask, codes)
+    jpeg = encode_jpeg(rgb, settings.jpeg_quality)
+    return jpeg, (decode_jpeg(jpeg), mask, codes)
 
 
 def _sized(sample: _Triple, depth: DepthFormat, settings: Settings) -> Arrays:
@@ -121,7 +125,8 @@ def _sized(sample: _Triple, depth: DepthFormat, settings: Settings) -> Arrays:
         _check_size(full_size, sample, turn=head.turn)
         _check_shape(full_size, settings)
         if head.turn == 1 and head.channels <= _COLOURS:
-            rgb, eighths = triple.decode_scaled(pictures.plain_jpeg(overlay), size)
+            plain = pictures.plain_jpeg(overlay, name="overlay")
+            rgb, eighths = decode_jpeg_scaled(plain, size, name="overlay")
         else:
             rgb = pictures.read_rgb(overlay, name="overlay")
     else:
@@ -140,12 +145,12 @@ def _sized(sample: _Triple, depth: DepthFormat, settings: Settings) -> Arrays:
 
 
 def _check_shape(full_size: tuple[int, int], settings: Settings) -> None:
-    """TripleError for a picture that would have to be cut or squeezed without having been asked."""
+    """FieldError for a picture that would have to be cut or squeezed without having been asked."""
     size = (settings.height, settings.width)
     if not settings.resize and full_size != size:
-        raise TripleError(f"wrong size: {full_size}, the others are {size}")
+        raise FieldError(f"wrong size: {full_size}, the others are {size}")
     if settings.keep_shape and size_for(full_size, min(size)) != size:
-        raise TripleError(
+        raise FieldError(
             f"wrong shape: {full_size} would be squeezed to {size}, the shape of the others; give "
             "the size as height x width if that is wanted"
         )
@@ -159,9 +164,9 @@ def _check_arrays(
     overlay_size: tuple[int, ...] | None = None,
 ) -> None:
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
-        raise TripleError(f"overlay: {rgb.dtype} {rgb.shape}; uint8 [h, w, 3] is needed")
+        raise FieldError(f"overlay: {rgb.dtype} {rgb.shape}; uint8 [h, w, 3] is needed")
     if sample.mask.dtype != np.uint8 or sample.depth.dtype != depth.dtype:
-        raise TripleError(
+        raise FieldError(
             f"dtypes: mask {sample.mask.dtype}, depth {sample.depth.dtype}; "
             f"uint8 and {depth.dtype} are needed"
         )
@@ -172,7 +177,7 @@ def _check_size(overlay_size: tuple[int, ...], sample: _Triple, *, turn: int = 1
     shown = "" if turn == 1 else f" as its EXIF orientation {turn} shows it"
     for name, shape in (("mask", sample.mask.shape), ("depth", sample.depth.shape)):
         if shape != overlay_size:
-            raise TripleError(
+            raise FieldError(
                 f"{name} of another size: {shape}, the overlay is {overlay_size}{shown}"
             )
 

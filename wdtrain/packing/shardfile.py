@@ -18,8 +18,8 @@ from typing import Any, Final, Self
 import numpy as np
 import xxhash
 
-from wdtrain import triple
-from wdtrain.fields.fast_png import StoredPng
+from wdtrain.fields.npy import encode_npy
+from wdtrain.fields.png import StoredPng, encode_png
 from wdtrain.packing.prepare import PackedSample
 from wdtrain.store import frames, tar
 from wdtrain.store.samples import member_suffixes
@@ -101,7 +101,7 @@ class ImageBlocks:
 
     def _png(self, name: str, gray: np.ndarray) -> bytes:
         if not self._stored_png:
-            return triple.encode_png(gray)
+            return encode_png(gray)
         if name not in self._writers:
             height, width = gray.shape
             self._writers[name] = StoredPng(height, width, gray.dtype)
@@ -138,7 +138,7 @@ class RawBlocks:
         arrays = (sample.overlay, sample.mask, sample.depth)
         if not self._keys:
             self._payload_bytes = [array.nbytes for array in arrays]
-            self._npy_headers = [triple.encode_npy(array)[: -array.nbytes] for array in arrays]
+            self._npy_headers = [encode_npy(array)[: -array.nbytes] for array in arrays]
         for array in arrays:
             self._spool.write(array.data)
         self._keys.append(sample.key.encode())

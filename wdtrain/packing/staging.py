@@ -27,9 +27,9 @@ import xxhash
 
 from wdtrain.disk.failures import StoreError
 from wdtrain.disk.machine import is_running, this_machine
+from wdtrain.disk.sourcefiles import is_clutter
 from wdtrain.packing import contents
 from wdtrain.remote.access import sha256_of
-from wdtrain.sourcefiles import is_clutter
 from wdtrain.store import manifest as manifests
 from wdtrain.store.manifest import canonical
 

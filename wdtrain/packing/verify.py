@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wdtrain.disk.failures import DamagedBlock, DamagedSample, StoreError
+from wdtrain.fields.mask import FOREGROUND
 from wdtrain.packing.duplicates import key_hash
 from wdtrain.packing.prepare import OverlaySums
 from wdtrain.store.manifest import Manifest, Shard, Split
 from wdtrain.store.samples import BlockIndex, decode_row, parse_block
 from wdtrain.store.shards import ShardReader
-from wdtrain.triple import FOREGROUND
 
 PackingProgress = Callable[[int, int], None]
 

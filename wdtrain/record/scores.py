@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from wdtrain.fields.depth_format import DepthFormat
 from wdtrain.record.console_base import Score
 from wdtrain.record.ranking import Ranking
 from wdtrain.targets.baselines import ColourHistogram, ColourThreshold, MeanDepth
@@ -22,7 +23,6 @@ from wdtrain.targets.depths import DepthSums
 from wdtrain.targets.masks import MaskSums
 from wdtrain.targets.metrics import is_higher_better
 from wdtrain.targets.sums import is_foreground
-from wdtrain.triple import DepthFormat
 
 Total = Callable[[Tensor], Tensor]
 """The sum over all ranks of an fp64 vector."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from wdtrain.fields import DepthFormat, FieldError, Sample, triple_of
+from wdtrain.fields.mask import FOREGROUND
 from wdtrain.scenes.camera import Camera
 from wdtrain.scenes.cutouts import Cutout, prepare_cutout, relief_m
 from wdtrain.scenes.keyed import generator
@@ -20,7 +21,6 @@ from wdtrain.scenes.kit_pictures import kit_digest, list_pictures, read_backgrou
 from wdtrain.scenes.lift import Lift, fit_lift, read_lifts
 from wdtrain.scenes.pasting import Layer, Spot, paste, visible_fraction
 from wdtrain.scenes.product import Product, Scene, Shelf, shelf_places
-from wdtrain.triple import FOREGROUND
 
 LEAST_VISIBLE = 0.6
 _DRAWS = 12

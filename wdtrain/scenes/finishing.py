@@ -11,10 +11,10 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
+from wdtrain.fields.jpeg import decode_jpeg, encode_jpeg
 from wdtrain.scenes.difficulty import Difficulty
 from wdtrain.scenes.keyed import generator
 from wdtrain.scenes.pasting import Spot, overlap
-from wdtrain.triple import decode_overlay, encode_overlay
 
 _SHADOW_DARKNESS = 0.45
 
@@ -55,4 +55,4 @@ def develop(rng: np.random.Generator, rgb: np.ndarray, difficulty: Difficulty) -
     row, column = rng.integers(0, size, 2)
     rgb = rgb + difficulty.noise * bank[row : row + size, column : column + size]
     codes = np.clip(rgb * 255 + 0.5, 0, 255).astype(np.uint8)
-    return decode_overlay(encode_overlay(codes, quality=difficulty.jpeg_quality))
+    return decode_jpeg(encode_jpeg(codes, quality=difficulty.jpeg_quality))

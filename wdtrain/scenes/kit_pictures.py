@@ -12,9 +12,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from wdtrain.pictures import read_rgb, read_unchanged
-from wdtrain.sourcefiles import read_regular
-from wdtrain.triple import TripleError
+from wdtrain.disk.sourcefiles import read_regular
+from wdtrain.fields.errors import FieldError
+from wdtrain.fields.pictures import read_rgb, read_unchanged
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -55,7 +55,7 @@ def _bytes_of(path: Path) -> bytes:
     try:
         return read_regular(path)
     except OSError as error:
-        raise TripleError(f"{path.name} cannot be read ({error.strerror})") from error
+        raise FieldError(f"{path.name} cannot be read ({error.strerror})") from error
 
 
 def read_background(path: Path, size: int) -> np.ndarray:
@@ -75,20 +75,20 @@ def read_cutout(path: Path) -> np.ndarray:
     """uint8 [h, w, 4] RGBA, cropped to where alpha is not 0: its last row touches the ground."""
     pixels = read_unchanged(_bytes_of(path), name=path.name)
     if pixels.ndim != 3 or pixels.shape[2] != 4:
-        raise TripleError(
+        raise FieldError(
             f"{path.name} has no alpha channel, so its outline is unknown; save the cut-out as a "
             "PNG with transparency"
         )
     if pixels.dtype == np.uint16:
         pixels = (pixels >> 8).astype(np.uint8)
     if pixels.dtype != np.uint8:
-        raise TripleError(
+        raise FieldError(
             f"{path.name} holds {pixels.dtype} values, whose range nothing says; save the cut-out "
             "as a PNG of 8 or 16 bits with transparency"
         )
     inside = pixels[..., 3] >= 8
     if not (pixels[..., 3] >= 128).any():
-        raise TripleError(f"{path.name} is transparent everywhere; there is nothing to place")
+        raise FieldError(f"{path.name} is transparent everywhere; there is nothing to place")
     rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
     cropped = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     return np.ascontiguousarray(cropped[..., [2, 1, 0, 3]])

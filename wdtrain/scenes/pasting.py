@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wdtrain.triple import FOREGROUND
+from wdtrain.fields.mask import FOREGROUND
 
 
 @dataclass(frozen=True)

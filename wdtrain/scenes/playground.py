@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from wdtrain.fields import DepthFormat, FieldError, Sample, triple_of
+from wdtrain.fields.mask import FOREGROUND
 from wdtrain.scenes.difficulty import Difficulty
 from wdtrain.scenes.figures import TALLEST, Figure, build_figure
 from wdtrain.scenes.finishing import cast_shadow, develop
@@ -21,7 +22,6 @@ from wdtrain.scenes.keyed import generator
 from wdtrain.scenes.pasting import Layer, Spot, paste, visible_fraction
 from wdtrain.scenes.product import Product, Scene, Shelf, shelf_places
 from wdtrain.scenes.rooms import Background, build_background
-from wdtrain.triple import FOREGROUND
 
 LEAST_VISIBLE_SHARE = 0.6
 SMALLEST_SIZE = 16

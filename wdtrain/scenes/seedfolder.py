@@ -15,9 +15,7 @@ from typing import Any, Final
 import numpy as np
 import xxhash
 
-from wdtrain.fields import DepthFormat, FieldError, Sample, Value, triple_of
-from wdtrain.pictures import read_grey, read_picture_header
-from wdtrain.sourcefiles import (
+from wdtrain.disk.sourcefiles import (
     PassedOver,
     bytes_or_none,
     content_of,
@@ -25,6 +23,8 @@ from wdtrain.sourcefiles import (
     read_regular,
     signal_of,
 )
+from wdtrain.fields import DepthFormat, FieldError, Sample, Value, triple_of
+from wdtrain.fields.pictures import read_grey, read_picture_header
 
 _FOLDERS = (("fg", ""), ("mask", "mask_"), ("depth", "depth_"))
 _ENDINGS: Final = (".jpg", ".jpeg", ".jpe", ".jfif")

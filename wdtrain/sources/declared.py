@@ -15,8 +15,10 @@ import cv2
 import numpy as np
 
 from wdtrain.disk.failures import StoreError
-from wdtrain.pictures import shown_values
-from wdtrain.triple import FOREGROUND, DepthFormat, TripleError
+from wdtrain.fields.depth_format import DepthFormat
+from wdtrain.fields.errors import FieldError
+from wdtrain.fields.labels import shown_values
+from wdtrain.fields.mask import FOREGROUND
 
 UNITS: Final = {"mm": 1000.0, "cm": 100.0, "m": 1.0}
 """Values a metre, by the unit."""
@@ -58,14 +60,14 @@ class Declared:
         known = values[values > 0]
         if self.per_metre is None:
             if not self.is_sure and known.size and _are_like_millimetres(known):
-                raise TripleError(_ambiguous(self.depth, known))
+                raise FieldError(_ambiguous(self.depth, known))
             return values
         metres = values / self.per_metre
         beyond = (known > self.depth.far_m * self.per_metre) | (
             known < self.depth.near_m * self.per_metre
         )
         if known.size and beyond.mean() > _MOST_BEYOND:
-            raise TripleError(
+            raise FieldError(
                 f"depth beyond its limits: most of it is {known.min() / self.per_metre:.4g} to "
                 f"{known.max() / self.per_metre:.4g} m, and triples.json keeps "
                 f"{self.depth.near_m:g} to {self.depth.far_m:g} m; declare its unit or scale, or "
@@ -80,7 +82,7 @@ class Declared:
             return mask
         values, is_declared = self.labels
         if not is_declared[mask].all():
-            raise TripleError(
+            raise FieldError(
                 f"mask of other labels: {shown_values(mask)} were found, and triples.json does not "
                 'say what all of them are; name them under "foreground" or "background"'
             )
@@ -104,7 +106,7 @@ def _ambiguous(depth: DepthFormat, known: np.ndarray) -> str:
 
 
 def _check_alpha(mask: np.ndarray) -> None:
-    """TripleError for a mask of labels with 255 for "leave out", which alpha would turn around."""
+    """FieldError for a mask of labels with 255 for "leave out", which alpha would turn around."""
     low = (mask > 0) & (mask <= _HIGHEST_LABEL)
     if not low.any() or not (mask == _FULL).any() or ((mask < _FULL) & ~low & (mask > 0)).any():
         return
@@ -112,7 +114,7 @@ def _check_alpha(mask: np.ndarray) -> None:
     kernel = np.ones((3, 3), np.uint8)
     even = cv2.erode(mask, kernel) == cv2.dilate(mask, kernel)
     if (even & low).any():
-        raise TripleError(
+        raise FieldError(
             f"mask of labels: {shown_values(mask)} were found, and foreground counts from "
             f"{FOREGROUND}, so that 255 alone would be it; say in triples.json which are: "
             '{"mask": {"foreground": [1], "background": [0, 255]}}'
@@ -136,7 +138,7 @@ def read_declared(document: dict[str, Any], guess: DepthFormat | None) -> Declar
     unit, scale = words.pop("unit", None), words.pop("scale", None)
     try:
         depth = DepthFormat(**words)
-    except TripleError as error:
+    except FieldError as error:
         raise StoreError(f"triples.json declares a depth that cannot be: {error}") from error
     per_metre = _per_metre(unit, scale, depth)
     if per_metre is None:

@@ -17,13 +17,13 @@ from typing import Any, Final
 import numpy as np
 import xxhash
 
-from wdtrain import triple
 from wdtrain.disk.failures import StoreError
+from wdtrain.disk.sourcefiles import bytes_or_none, content_of, read_regular, signal_of
 from wdtrain.fields import DepthFormat, FieldError, Sample, triple_of
 from wdtrain.fields.announce import prefetched
-from wdtrain.fields.fast_png import decode_fast_png
-from wdtrain.pictures import read_rgb, read_unchanged, turned_like
-from wdtrain.sourcefiles import bytes_or_none, content_of, read_regular, signal_of
+from wdtrain.fields.pictures import read_rgb, read_unchanged, turned_like
+from wdtrain.fields.png import decode_fast_png
+from wdtrain.fields.sample import decode_meta
 from wdtrain.sources.declared import read_declared
 from wdtrain.sources.division import Division, division_of
 from wdtrain.sources.listing import NO_OVERLAY, OVERLAY_SUFFIXES, list_folder
@@ -44,7 +44,7 @@ def declaration(folder: Path) -> dict[str, Any]:
     """What a folder's `triples.json` says; {} where there is none, StoreError if unreadable."""
     path = folder / TRIPLES
     try:
-        return triple.decode_meta(read_regular(path))
+        return decode_meta(read_regular(path))
     except FileNotFoundError:
         return {}
     except FieldError as error:
@@ -119,7 +119,7 @@ class FolderSource:
             "mask": self.declared.alpha(turned_like(mask, alpha, name="mask")),
             "depth": self.declared.codes(turned_like(depth, codes, name="depth")),
         }
-        return Sample(self.key(index), arrays, {} if meta is None else triple.decode_meta(meta))
+        return Sample(self.key(index), arrays, {} if meta is None else decode_meta(meta))
 
     def prefetch(self, index: int) -> None:
         """Begins to read the files of a sample that is loaded soon, without waiting for them."""
@@ -211,7 +211,7 @@ class FolderSource:
 
     def _meta(self, index: int) -> dict[str, Any]:
         data = self._read_meta(index)
-        return {} if data is None else triple.decode_meta(data)
+        return {} if data is None else decode_meta(data)
 
     def _guessed_depth(self) -> DepthFormat:
         """`relative`, with the bits of the first depth PNG."""

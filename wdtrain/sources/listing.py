@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import xxhash
 
-from wdtrain.sourcefiles import PassedOver, is_clutter
+from wdtrain.disk.sourcefiles import PassedOver, is_clutter
 
 OVERLAY_SUFFIXES: Final = {
     b"j": ".overlay.jpg",

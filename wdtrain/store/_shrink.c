@@ -1,7 +1,7 @@
 /* Many pictures at another size by the mean of what each new pixel covers, and depth codes by their
  * median there.
  *
- * The sums are those of wdtrain/resize.py, in its order and precision, so that the result is the
+ * The sums are those of wdtrain/fields/resize.py, in its order and precision, so that the result is the
  * same to the bit: across in each line, then down; what weighs depth is whole numbers.
  */
 #include "_rows.h"

@@ -19,7 +19,10 @@ from typing import Final, NamedTuple
 import numpy as np
 import simplejpeg
 
-from wdtrain import resize, triple
+from wdtrain.fields import resize
+from wdtrain.fields.errors import FieldError
+from wdtrain.fields.jpeg import decode_jpeg_scaled, jpeg_shape
+from wdtrain.fields.png import decode_png, encode_png, png_shape
 from wdtrain.store import native, tar
 from wdtrain.store.buffers import Recycled
 from wdtrain.store.manifest import Manifest
@@ -218,11 +221,11 @@ class Filler:
         """The pixels are brought to the size of `into`."""
         try:
             for png, row in zip(pngs, into, strict=True):
-                if triple.png_shape(png, name="") != self._stored:
+                if png_shape(png, name="") != self._stored:
                     return False
-                pixels = triple.decode_png(png, name="", dtype=into.dtype)
+                pixels = decode_png(png, name="", dtype=into.dtype)
                 bring(pixels[None], row[None])
-        except triple.TripleError:
+        except FieldError:
             return False
         return True
 
@@ -243,10 +246,10 @@ class Filler:
                 if row.shape == shape:
                     if simplejpeg.decode_jpeg(jpeg, "RGB", strict=True, buffer=row).shape != shape:
                         return False
-                elif triple.overlay_shape(jpeg) != self._stored:
+                elif jpeg_shape(jpeg) != self._stored:
                     return False
                 else:
-                    rgb, _ = triple.decode_scaled(jpeg, self._size)
+                    rgb, _ = decode_jpeg_scaled(jpeg, self._size)
                     self._from_decoded.shrink(rgb[None], row[None])
         except ValueError:
             return False
@@ -271,5 +274,5 @@ def copied_columns(block: BlockIndex) -> np.ndarray:
 @lru_cache(maxsize=16)
 def _png_prefix(height: int, width: int, dtype: str) -> bytes:
     """What every stored PNG of this size and dtype begins with."""
-    plain = triple.encode_png(np.zeros((height, width), np.dtype(dtype)), stored=True)
+    plain = encode_png(np.zeros((height, width), np.dtype(dtype)), stored=True)
     return plain[:_PNG_PREFIX_BYTES]

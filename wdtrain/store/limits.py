@@ -9,17 +9,26 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from wdtrain import triple
 from wdtrain.store import tar
 
+IMAGE_MEMBERS: Final = {
+    "overlay": "overlay.jpg",
+    "mask": "mask.png",
+    "depth": "depth.png",
+    "meta": "json",
+}
+RAW_MEMBERS: Final = {
+    "overlay": "overlay.npy",
+    "mask": "mask.npy",
+    "depth": "depth.npy",
+    "meta": "json",
+}
 KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 """A WebDataset's key ends at its first dot; and a key must be no path, since files are named after
 it. `is_key` of `_rows.c` is the same."""
 
 _LONGEST_SUFFIX: Final = max(
-    len(f".{suffix}")
-    for names in (triple.IMAGE_MEMBERS, triple.RAW_MEMBERS)
-    for suffix in names.values()
+    len(f".{suffix}") for names in (IMAGE_MEMBERS, RAW_MEMBERS) for suffix in names.values()
 )
 MAX_KEY: Final = tar.MAX_NAME - _LONGEST_SUFFIX
 

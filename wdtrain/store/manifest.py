@@ -17,11 +17,11 @@ from functools import cached_property
 from typing import Any, Final, Literal, NamedTuple
 
 from wdtrain.disk.failures import StoreError
+from wdtrain.fields.depth_format import DepthFormat
 from wdtrain.remote.access import RandomFile, file_bytes, open_file, read_bytes, sha256_of
 from wdtrain.remote.remote_files import Remote, RemoteAccess
 from wdtrain.remote.urls import folder_of, is_url, join_url, redacted, was_redacted
 from wdtrain.store import schema
-from wdtrain.triple import DepthFormat
 
 MANIFEST_NAME: Final = "manifest.json"
 FORMAT: Final = "wdtrain-dataset"

@@ -21,7 +21,8 @@ from typing import Any, Final
 import numpy as np
 import zstandard
 
-from wdtrain import resize, triple
+from wdtrain.fields import resize
+from wdtrain.fields.jpeg import decode_jpeg, encode_jpeg
 from wdtrain.store.tar import BLOCK
 
 _POINTER = ctypes.c_void_p
@@ -323,7 +324,7 @@ def _decode_jpegs(
 @cache
 def jpeg_calls() -> Any:
     """The addresses of the libjpeg-turbo that Pillow has loaded; None where there is none of the
-    interface that `_jpegs.c` knows, or it gives other pixels than `triple.decode_overlay`."""
+    interface that `_jpegs.c` knows, or it gives other pixels than `decode_jpeg`."""
     try:
         import PIL._imaging as imaging
 
@@ -340,11 +341,11 @@ def _gives_the_same_pixels(calls: Any) -> bool:
         return False
     stored = (40, 56)
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).repeat(8, 0).repeat(8, 1)
-    jpeg = triple.encode_overlay(pixels.astype(np.uint8))
+    jpeg = encode_jpeg(pixels.astype(np.uint8))
     source, size = np.array([address_of(jpeg)]), np.array([len(jpeg)])
     for scale in (8, 4, 2):
         height, width = resize.scaled(stored, scale)
-        expected = triple.decode_overlay(jpeg, at_least=(height, width))
+        expected = decode_jpeg(jpeg, at_least=(height, width))
         target = np.zeros((height, width, 3), np.uint8)
         is_done = _decode_jpegs(calls, source, size, stored, scale, target[None])
         if not is_done or not np.array_equal(target, expected):

@@ -15,10 +15,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from wdtrain import triple
 from wdtrain.disk.failures import DamagedSample, StoreError
+from wdtrain.fields import resize
+from wdtrain.fields.errors import FieldError
+from wdtrain.fields.jpeg import decode_jpeg_scaled, jpeg_shape
+from wdtrain.fields.npy import decode_npy, read_npy_header
+from wdtrain.fields.png import decode_png, png_shape
+from wdtrain.fields.sample import decode_meta
 from wdtrain.store import native, tar
-from wdtrain.store.limits import KEY
+from wdtrain.store.limits import IMAGE_MEMBERS, KEY, RAW_MEMBERS
 from wdtrain.store.manifest import Manifest
 
 MEMBERS: Final = ("overlay", "mask", "depth", "meta")
@@ -27,7 +32,7 @@ MEMBERS: Final = ("overlay", "mask", "depth", "meta")
 
 def member_suffixes(encoding: str) -> tuple[str, ...]:
     """What follows `KEY.` in the names of a sample's members, in order."""
-    names = triple.RAW_MEMBERS if encoding == "raw" else triple.IMAGE_MEMBERS
+    names = RAW_MEMBERS if encoding == "raw" else IMAGE_MEMBERS
     return tuple(names[member] for member in MEMBERS)
 
 
@@ -61,8 +66,8 @@ class BlockIndex:
     def meta(self, row: int) -> dict[str, Any]:
         """The sample's JSON object."""
         try:
-            return triple.decode_meta(self.members(row)[3])
-        except triple.TripleError as error:
+            return decode_meta(self.members(row)[3])
+        except FieldError as error:
             raise DamagedSample(self.keys[row], str(error)) from error
 
     def raw_arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -100,7 +105,7 @@ def parse_block(data: bytes | memoryview, manifest: Manifest) -> BlockIndex:
         if manifest.encoding == "raw":
             return _parse_raw(data, manifest)
         return _parse_members(data, manifest)
-    except (tar.TarError, triple.TripleError) as error:
+    except (tar.TarError, FieldError) as error:
         raise StoreError(f"a block does not hold packed samples: {error}") from error
 
 
@@ -176,8 +181,8 @@ def _check_arrays(block: BlockIndex, column: int, shape: tuple[int, ...], dtype:
     for row in range(block.num_samples):
         name = MEMBERS[column]
         try:
-            array = triple.decode_npy(block.members(row)[column], name=name)
-        except triple.TripleError as error:
+            array = decode_npy(block.members(row)[column], name=name)
+        except FieldError as error:
             found = str(error)
         else:
             if (array.shape, array.dtype) == (shape, dtype):
@@ -194,7 +199,7 @@ def member_bytes(shape: tuple[int, ...], dtype: np.dtype) -> int:
 @lru_cache(maxsize=64)
 def _is_header(header: bytes, shape: tuple[int, ...], dtype: np.dtype) -> bool:
     """Whether this is all of the header of a `.npy` array of this shape and dtype."""
-    return triple.read_npy_header(header) == (shape, dtype, len(header))
+    return read_npy_header(header) == (shape, dtype, len(header))
 
 
 def decode_row(
@@ -216,32 +221,28 @@ def decode_row(
     except MemoryError:
         raise  # the machine's: sizes were judged before anything was decoded
     except Exception as error:  # decoders have errors of their own, and none of a name in common
-        why = (
-            str(error)
-            if isinstance(error, triple.TripleError)
-            else f"{type(error).__name__}: {error}"
-        )
+        why = str(error) if isinstance(error, FieldError) else f"{type(error).__name__}: {error}"
         raise DamagedSample(block.keys[row], why) from error
 
 
 def _decode(
     members: Sequence[memoryview], manifest: Manifest, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The arrays of an encoded sample, brought to (h, w) `size`; TripleError, or a decoder's own
+    """The arrays of an encoded sample, brought to (h, w) `size`; FieldError, or a decoder's own
     error. Headers come first: no size but the manifest's is ever made room for."""
     overlay_jpeg, mask_png, depth_png, _ = members
     stored = manifest.height, manifest.width
     shapes = (
-        triple.overlay_shape(overlay_jpeg),
-        triple.png_shape(mask_png, name="mask"),
-        triple.png_shape(depth_png, name="depth"),
+        jpeg_shape(overlay_jpeg, name="overlay"),
+        png_shape(mask_png, name="mask"),
+        png_shape(depth_png, name="depth"),
     )
     for name, shape in zip(MEMBERS, shapes, strict=False):
         if shape != stored:
-            raise triple.TripleError(f"{name} is {shape}, the manifest says {stored}")
-    overlay, eighths = triple.decode_scaled(overlay_jpeg, size)
-    mask = triple.decode_png(mask_png, name="mask", dtype=np.dtype(np.uint8))
-    depth = triple.decode_png(depth_png, name="depth", dtype=manifest.depth.dtype)
+            raise FieldError(f"{name} is {shape}, the manifest says {stored}")
+    overlay, eighths = decode_jpeg_scaled(overlay_jpeg, size, name="overlay")
+    mask = decode_png(mask_png, name="mask", dtype=np.dtype(np.uint8))
+    depth = decode_png(depth_png, name="depth", dtype=manifest.depth.dtype)
     return _sized((overlay, mask, depth), size, eighths, manifest)
 
 
@@ -251,10 +252,9 @@ def _sized(
     eighths: tuple[int, int] | None,
     manifest: Manifest,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return triple.resize_triple_arrays(
-        *arrays,
-        height=size[0],
-        width=size[1],
-        larger_is_nearer=manifest.depth.larger_is_nearer,
-        eighths=eighths,
+    overlay, mask, depth = arrays
+    return (
+        resize.area(overlay, size, eighths=eighths),
+        resize.area(mask, size),
+        resize.median(depth, size, larger_is_nearer=manifest.depth.larger_is_nearer),
     )

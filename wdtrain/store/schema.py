@@ -13,9 +13,10 @@ from typing import Annotated, Any, Final, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from wdtrain import triple
+from wdtrain.fields.depth_format import DepthFormat
+from wdtrain.fields.errors import FieldError
 from wdtrain.store import frames, tar
-from wdtrain.triple import DepthFormat, TripleError
+from wdtrain.store.limits import IMAGE_MEMBERS, RAW_MEMBERS
 
 CHANNELS: Final = 3
 _SHARD_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]*\.tar(\.zst)?")
@@ -141,9 +142,9 @@ def _check_fields(head: _Head) -> None:
     depth = {name: getattr(fields.depth, name) for name in ("kind", "near_m", "far_m", "bits")}
     try:
         dtype = str(DepthFormat(**depth).dtype)
-    except TripleError as error:
+    except FieldError as error:
         raise SchemaError("fields.depth", depth, f"a depth format ({error})") from error
-    members = triple.RAW_MEMBERS if head.encoding == "raw" else triple.IMAGE_MEMBERS
+    members = RAW_MEMBERS if head.encoding == "raw" else IMAGE_MEMBERS
     wanted = {"overlay": ("uint8", [*size, 3]), "mask": ("uint8", size), "depth": (dtype, size)}
     for name, facts in wanted.items():
         field: _Field = getattr(fields, name)

@@ -1,4 +1,4 @@
-"""Many pictures brought to another size at once: as `wdtrain/resize.py` does each, to the bit.
+"""Many pictures brought to another size at once: as `fields/resize.py` does each, to the bit.
 
 The compiled loops are many times as fast and hold no interpreter lock; where they were not built,
 pictures are resized one by one.
@@ -11,8 +11,8 @@ from typing import Final
 
 import numpy as np
 
-from wdtrain import resize
-from wdtrain.resize import EIGHTHS, Size
+from wdtrain.fields import resize
+from wdtrain.fields.resize import EIGHTHS, Size
 from wdtrain.store import native
 from wdtrain.store.buffers import Recycled
 

@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple, TypeVar, get_args
 import numpy as np
 import torch
 
-from wdtrain.resize import size_for
+from wdtrain.fields.resize import size_for
 from wdtrain.store.filling import Filler, RowBuffers, WindowSlice
 from wdtrain.store.manifest import Manifest
 from wdtrain.stream.batches import Batch, HostMemory, Lent, tensors

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from wdtrain.fields.depth_format import DepthFormat
 from wdtrain.targets.sums import IMAGE_BITS, PIXEL_BITS, Sums, boundary_band, fixed, ratio
-from wdtrain.triple import DepthFormat
 
 BOUNDARY_PX = 3
 REGIONS = ("all", "foreground", "background", "boundary")

@@ -13,9 +13,9 @@ from collections.abc import Iterable
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
+from wdtrain.fields.depth_format import DepthFormat
 from wdtrain.targets.depths import DepthSums
 from wdtrain.targets.masks import MaskSums, boundary_f
-from wdtrain.triple import DepthFormat
 
 __all__ = [
     "LABELS",

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from wdtrain.triple import FOREGROUND
+from wdtrain.fields.mask import FOREGROUND
 
 PIXEL_BITS = 20
 """Summands per pixel are multiples of 2**-20 (1e-6): exact up to a total of 8.6e9."""

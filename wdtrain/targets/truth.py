@@ -16,7 +16,8 @@ import torch
 from kornia.enhance import normalize
 from torch import Tensor
 
-from wdtrain.triple import FOREGROUND, DepthFormat
+from wdtrain.fields.depth_format import DepthFormat
+from wdtrain.fields.mask import FOREGROUND
 
 TargetName = Literal["mask", "depth"]
 

@@ -1,20 +1,17 @@
 """The files that a person brings: read without waiting, told from what they were, and counted.
 
-The truth about a file is its bytes; size, times and inode only say which to read again. Every room
-may import this module; it imports none.
+The truth about a file is its bytes; size, times and inode only say which to read again.
 """
 
 from __future__ import annotations
 
 import errno
-import json
-import math
 import os
 import stat
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import xxhash
 
@@ -95,31 +92,3 @@ def content_of(files: Iterable[bytes | None]) -> int:
     """64 bits of these files' bytes, in this order; None where there is none to read."""
     sums = [_ABSENT if data is None else xxhash.xxh3_64_digest(data) for data in files]
     return xxhash.xxh3_64_intdigest(b"".join(sums))
-
-
-def read_json(data: bytes) -> Any:
-    """What JSON bytes hold; ValueError for what is none. Numbers that JSON does not know (`NaN`,
-    `Infinity`, which Python writes, and those beyond a float) become None."""
-    try:
-        return json.loads(
-            data,
-            parse_constant=lambda name: None,
-            parse_float=_finite,
-            object_pairs_hook=_each_name_once,
-        )
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-
-
-def _finite(text: str) -> float | None:
-    value = float(text)
-    return value if math.isfinite(value) else None
-
-
-def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the name {twice!r} stands twice in an object")
-    return found

@@ -14,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from wdtrain import pictures, triple
-from wdtrain.triple import TripleError
+from wdtrain.fields import pictures
+from wdtrain.fields.errors import FieldError
+from wdtrain.fields.jpeg import decode_jpeg, encode_jpeg
+from wdtrain.fields.png import decode_png, encode_png
 
 FORMATS: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 95, "subsampling": 0},
@@ -55,7 +57,7 @@ def png_of(height: int, width: int, *, bits: int = 8, colour: int = 0) -> bytes:
 
 def jpeg_of(height: int, width: int) -> bytes:
     """A JPEG whose frame claims another size."""
-    data = bytearray(triple.encode_overlay(some_pixels()))
+    data = bytearray(encode_jpeg(some_pixels()))
     at = data.index(b"\xff\xc0")
     data[at + 5 : at + 9] = struct.pack(">HH", height, width)
     return bytes(data)
@@ -127,7 +129,7 @@ def test_a_jpeg_that_is_cut_off_is_refused(cut: int) -> None:
         lambda: pictures.read_rgb(data[:-cut], name="x"),
         lambda: pictures.plain_jpeg(data[:-cut]),
     ):
-        with pytest.raises(TripleError, match="it is cut off"):
+        with pytest.raises(FieldError, match="it is cut off"):
             read()
 
 
@@ -138,7 +140,7 @@ def test_a_jpeg_is_stored_less_its_exif_and_what_lies_behind_it() -> None:
         plain = pictures.plain_jpeg(data + VIDEO)
         assert b"Exif" not in plain
         assert b"profileprofile" in plain
-        np.testing.assert_array_equal(triple.decode_overlay(plain), triple.decode_overlay(bare))
+        np.testing.assert_array_equal(decode_jpeg(plain), decode_jpeg(bare))
     assert pictures.plain_jpeg(bare) is bare
 
 
@@ -173,21 +175,19 @@ def test_a_size_is_judged_by_the_head_alone(data: bytes, monkeypatch: pytest.Mon
     monkeypatch.setattr(cv2, "imdecode", never)
     monkeypatch.setattr("simplejpeg.decode_jpeg", never)
     for read in (pictures.read_rgb, pictures.read_unchanged, pictures.read_grey):
-        with pytest.raises(TripleError, match="pixels"):
+        with pytest.raises(FieldError, match="pixels"):
             read(data, name="x")
     if data.startswith(b"\x89PNG") and data[25] == 0:
         dtype = np.dtype(np.uint8 if data[24] == 8 else np.uint16)
-        with pytest.raises(TripleError, match="pixels"):
-            triple.decode_png(data, name="x", dtype=dtype)
+        with pytest.raises(FieldError, match="pixels"):
+            decode_png(data, name="x", dtype=dtype)
 
 
 def test_a_picture_that_holds_what_it_says_is_not_too_large() -> None:
     flat = np.zeros((3000, 4000), np.uint8)
-    for data in (triple.encode_png(flat), saved(flat, "JPEG", quality=10)):
+    for data in (encode_png(flat), saved(flat, "JPEG", quality=10)):
         assert pictures.read_grey(data, name="x").shape == flat.shape
-    np.testing.assert_array_equal(
-        triple.decode_png(triple.encode_png(flat), name="x", dtype=flat.dtype), flat
-    )
+    np.testing.assert_array_equal(decode_png(encode_png(flat), name="x", dtype=flat.dtype), flat)
 
 
 @given(
@@ -206,7 +206,7 @@ def test_whatever_is_wrong_with_a_picture_is_said_in_its_name(
         said = ""
         try:
             assert read(bytes(data), name="holiday.x").size
-        except TripleError as error:
+        except FieldError as error:
             said = str(error)
         assert said.startswith("holiday.x" if said else "")
 
@@ -216,7 +216,7 @@ def test_whatever_is_wrong_with_a_picture_is_said_in_its_name(
 )
 def test_what_is_no_picture_is_refused(data: bytes) -> None:
     for read in (pictures.read_rgb, pictures.read_unchanged, pictures.read_grey):
-        with pytest.raises(TripleError, match="holiday"):
+        with pytest.raises(FieldError, match="holiday"):
             read(data, name="holiday")
 
 
@@ -225,5 +225,5 @@ def test_whatever_a_decoder_throws_is_that_pictures_error(monkeypatch: pytest.Mo
         raise MemoryError
 
     monkeypatch.setattr(cv2, "imdecode", throws)
-    with pytest.raises(TripleError, match=r"x cannot be decoded \(MemoryError\)"):
+    with pytest.raises(FieldError, match=r"x cannot be decoded \(MemoryError\)"):
         pictures.read_rgb(saved(some_pixels(), "PNG"), name="x")

@@ -1,7 +1,7 @@
 """Reading a picture that somebody brought, for every tool: whole and as viewers show it.
 
 Owns what is read of a file's head before anything is decoded: its kind, size, and the turn that
-EXIF asks for (JPEG, PNG, WebP and TIFF alike). Whatever a decoder throws becomes a TripleError, so
+EXIF asks for (JPEG, PNG, WebP and TIFF alike). Whatever a decoder throws becomes a FieldError, so
 that one picture never ends the work on all others.
 The surprise: the end of a JPEG is looked for, since phones put a video behind it, and since OpenCV
 fills one that was cut off with grey and says nothing of it.
@@ -18,10 +18,10 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from wdtrain import triple
-from wdtrain.triple import TripleError, check_pixels, decoding
+from wdtrain.fields.errors import FieldError, check_pixels, decoding
+from wdtrain.fields.jpeg import decode_jpeg
+from wdtrain.fields.png import png_holds_too_little
 
-_SHOWN_VALUES: Final = 6
 PICTURE_KINDS: Final = ("JPEG", "PNG", "WebP", "TIFF", "BMP")
 _ORIENTATION, _WIDTH, _HEIGHT = 274, 256, 257
 _EXIF: Final = b"Exif\0\0"
@@ -51,22 +51,22 @@ class Header(NamedTuple):
 
 
 def read_picture_header(data: bytes, *, name: str) -> Header:
-    """The head of a picture. TripleError, which names it, for what is none, or of more pixels than
+    """The head of a picture. FieldError, which names it, for what is none, or of more pixels than
     are read here, or than its bytes can hold."""
     for start, read in _READERS.items():
         if data.startswith(start):
             try:
                 header = read(data)
             except (struct.error, IndexError, ValueError) as error:
-                raise TripleError(f"{name} cannot be decoded: its head is damaged") from error
+                raise FieldError(f"{name} cannot be decoded: its head is damaged") from error
             check_pixels(header.height, header.width, name=name)
             if _holds_too_little(header, data):
-                raise TripleError(
+                raise FieldError(
                     f"{name} is damaged: its {len(data):,} bytes cannot hold the {header.width} x "
                     f"{header.height} pixels of its head"
                 )
             return header
-    raise TripleError(f"{name} cannot be decoded: it is none of {', '.join(PICTURE_KINDS)}")
+    raise FieldError(f"{name} cannot be decoded: it is none of {', '.join(PICTURE_KINDS)}")
 
 
 def read_rgb(data: bytes, *, name: str) -> np.ndarray:
@@ -74,9 +74,9 @@ def read_rgb(data: bytes, *, name: str) -> np.ndarray:
     header = read_picture_header(data, name=name)
     if header.kind == "JPEG":
         if jpeg_end(data) is None:
-            raise TripleError(f"{name} cannot be decoded: it is cut off; fetch it again")
+            raise FieldError(f"{name} cannot be decoded: it is cut off; fetch it again")
         if header.channels != 4:  # else inks: simplejpeg does not make colours of them
-            return _turned(triple.decode_overlay(data, name=name), header.turn)
+            return turned(decode_jpeg(data, name=name), header.turn)
     return np.ascontiguousarray(_decoded(data, cv2.IMREAD_COLOR, header, name)[..., ::-1])
 
 
@@ -92,24 +92,24 @@ def read_grey(data: bytes, *, name: str) -> np.ndarray:
         return _decoded(data, cv2.IMREAD_GRAYSCALE, header, name)
     with decoding(name):
         grey: np.ndarray = simplejpeg.decode_jpeg(data, "GRAY", strict=True)[..., 0]
-    return _turned(grey, header.turn)
+    return turned(grey, header.turn)
 
 
 def turned_like(data: bytes, pixels: np.ndarray, *, name: str) -> np.ndarray:
     """The decoded pixels of a PNG, turned as its EXIF says."""
-    return _turned(pixels, read_picture_header(data, name=name).turn) if b"eXIf" in data else pixels
+    return turned(pixels, read_picture_header(data, name=name).turn) if b"eXIf" in data else pixels
 
 
 def _decoded(data: bytes, flags: int, header: Header, name: str) -> np.ndarray:
     with decoding(name):
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None:
-        raise TripleError(f"{name} cannot be decoded: it is damaged or no picture")
+        raise FieldError(f"{name} cannot be decoded: it is damaged or no picture")
     # OpenCV turns a TIFF whatever it is told.
-    return _turned(np.asarray(pixels), 1 if header.kind == "TIFF" else header.turn)
+    return turned(np.asarray(pixels), 1 if header.kind == "TIFF" else header.turn)
 
 
-def _turned(pixels: np.ndarray, turn: int) -> np.ndarray:
+def turned(pixels: np.ndarray, turn: int) -> np.ndarray:
     if turn == 1:
         return pixels
     if turn >= 5:
@@ -128,21 +128,21 @@ def _holds_too_little(header: Header, data: bytes) -> bool:
     if header.kind == "JPEG":
         return header.height * header.width > _JPEG_MOST_PER_BYTE * len(data)
     if header.kind == "PNG":
-        return triple.png_holds_too_little(data)
+        return png_holds_too_little(data)
     return False
 
 
 # ---------------------------------------------------------------------------- JPEG
 
 
-def plain_jpeg(data: bytes) -> bytes:
+def plain_jpeg(data: bytes, *, name: str = "picture") -> bytes:
     """A JPEG's bytes without its EXIF and what lies behind its end: every reader sees the same.
 
-    Pixels and colour profile stay; TripleError where its end is missing.
+    Pixels and colour profile stay; FieldError where its end is missing.
     """
     end = jpeg_end(data)
     if end is None:
-        raise TripleError("overlay cannot be decoded: it is cut off")
+        raise FieldError(f"{name} cannot be decoded: it is cut off")
     kept, at = [], 0
     for marker, start, stop in _segments(data):
         body = data[start + 4 : start + 4 + len(_EXIF)]
@@ -300,13 +300,3 @@ _READERS: Final = {
     b"MM\0*": _look_tiff,
     b"BM": _look_bmp,
 }
-
-
-def shown_values(mask: np.ndarray) -> str:
-    """The different values of a mask in words: "values 0, 1 and 255"."""
-    values = [str(value) for value in np.unique(mask)]
-    if len(values) > _SHOWN_VALUES:
-        return f"{len(values)} values from {values[0]} to {values[-1]}"
-    if len(values) == 1:
-        return f"no value but {values[0]}"
-    return f"values {', '.join(values[:-1])} and {values[-1]}"

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from tests.disks import Disks, write_folder
 from wdtrain.disk.failures import StoreError
+from wdtrain.fields.errors import FieldError
+from wdtrain.fields.sample import decode_meta, encode_meta
 from wdtrain.packing.pack import pack
 from wdtrain.packing.verify import walk_blocks
 from wdtrain.sources.folder import FolderSource
-from wdtrain.triple import TripleError, decode_meta, encode_meta
 
 
 def refuse(word: str) -> None:
@@ -56,7 +57,7 @@ def test_whatever_python_writes_is_read_and_written_as_json(meta: dict[str, Any]
     ],
 )
 def test_other_json_is_a_reject_with_its_reason(tmp_path: Path, text: str, reason: str) -> None:
-    with pytest.raises(TripleError, match=reason):
+    with pytest.raises(FieldError, match=reason):
         decode_meta(text.encode())
     folder = write_folder(tmp_path / "in", Disks(count=12))
     (folder / "disk-000003.json").write_text(text)
@@ -71,7 +72,7 @@ def test_other_json_is_a_reject_with_its_reason(tmp_path: Path, text: str, reaso
 
 @pytest.mark.parametrize("value", [math.nan, -math.inf, {1, 2}, [math.inf]])
 def test_what_a_source_gives_and_json_has_no_word_for_is_refused(value: Any) -> None:
-    with pytest.raises(TripleError, match="json cannot be written"):
+    with pytest.raises(FieldError, match="json cannot be written"):
         encode_meta({"score": value})
 
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wdtrain import resize, triple
-from wdtrain.triple import DepthFormat
+from wdtrain.fields import resize
+from wdtrain.fields.depth_format import DepthFormat
+from wdtrain.fields.jpeg import decode_jpeg_scaled, encode_jpeg
 
 UNKNOWN = 0
 
@@ -127,10 +128,10 @@ def test_a_jpeg_at_a_fraction_covers_what_is_asked(stored: tuple[int, int], side
 
 @pytest.mark.parametrize("stored", [(1, 1), (3, 5), (7, 7), (8, 8), (9, 30), (171, 225)])
 def test_a_jpeg_is_decoded_at_the_fraction_that_is_said(stored: tuple[int, int]) -> None:
-    jpeg = triple.encode_overlay(np.full((*stored, 3), 90, np.uint8))
+    jpeg = encode_jpeg(np.full((*stored, 3), 90, np.uint8))
     for side in range(1, 64, 3):
         size = resize.size_for(stored, side)
-        rgb, eighths = triple.decode_scaled(jpeg, size)
+        rgb, eighths = decode_jpeg_scaled(jpeg, size)
         assert rgb.shape[:2] == tuple(-(-side // 8) for side in eighths)
         assert all(side % of == 0 for side, of in zip(eighths, stored, strict=True))
 
