@@ -22,7 +22,7 @@ import xxhash
 from wdtrain.disk.failures import StoreError
 from wdtrain.fields import Field, FieldError, pictures
 from wdtrain.fields.errors import AmbiguousError, decoding
-from wdtrain.fields.npy import is_npy, read_npy_header
+from wdtrain.fields.npy import is_npy
 from wdtrain.fields.resize import Size
 from wdtrain.packing.duplicates import key_hash
 from wdtrain.remote.access import pieces_of
@@ -37,6 +37,9 @@ _TOLD_REJECTS: Final = 10_000
 _TOLD_ENDINGS: Final = 12
 _AT_ONCE: Final = 1 << 12
 """Records that are held before they are written."""
+_NPY_HEAD: Final = 256
+_NPY_SHAPE: Final = re.compile(rb"'shape': \((\d{1,9}), (\d{1,9})(?:, [134])?,?\)")
+"""Of a `.npy` array that is a picture, in its head."""
 
 
 class ForeignField(NamedTuple):
@@ -283,9 +286,9 @@ def _bytes(text: str) -> bytes:
 def member_size(of: Field, data: bytes, file: str) -> Size:
     """(height, width) of a person's file as it is shown, from its head where that says it."""
     if is_npy(data):
-        header = read_npy_header(data)
-        if header is not None and (len(header[0]) == 2 or header[0][2:] in ((1,), (3,), (4,))):
-            return header[0][0], header[0][1]
+        shape = _NPY_SHAPE.search(data, 0, _NPY_HEAD)
+        if shape is not None:
+            return int(shape[1]), int(shape[2])
     else:
         try:
             return pictures.read_picture_header(data, name=file).shown

@@ -123,8 +123,9 @@ class TarStream:
             raise self._refuse(f"its end, {len(header)} bytes into a header", begin)
         stated = _number(header[148:156], self._refuse)
         blanked = header[:148] + b" " * 8 + header[156:]
-        signed = sum(blanked) - 256 * sum(byte > 127 for byte in blanked)  # as some old tars count
-        if stated not in (sum(blanked), signed):
+        found = sum(blanked)
+        if stated != found and stated != found - 256 * sum(byte > 127 for byte in blanked):
+            # nor as old tars have it, which take bytes as signed
             raise self._refuse("a header whose checksum is wrong", begin)
         return header
 
