@@ -51,6 +51,7 @@ def without(*endings: str) -> Callable[[int], Members]:
     return members
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_every_member_is_the_one_that_webdataset_finds(tmp_path: Path) -> None:
     import webdataset
 

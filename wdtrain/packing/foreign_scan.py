@@ -32,7 +32,9 @@ from wdtrain.store.foreign import foreign_pixels
 from wdtrain.store.foreign_index import MAX_MEMBER, sample_checksum
 
 _PROBED: Final = 8
-"""Samples that are decoded whole; so many failures before the first success are a question."""
+"""Samples that are decoded whole."""
+_HOPELESS: Final = 64
+"""So many rejects before the first sample that can be used: none can, as the fields are declared."""
 _TOLD_REJECTS: Final = 10_000
 _TOLD_ENDINGS: Final = 12
 _AT_ONCE: Final = 1 << 12
@@ -152,7 +154,7 @@ class Scan:
 
         stream = TarStream(hashed(), name)
         for sample in self._samples(stream):
-            self._add(sample, number)
+            self._add(sample, number, name)
         stream.drain()
         if self.found == 0 and self.rejected.count > 0:
             raise StoreError(self._nothing(name))
@@ -202,7 +204,7 @@ class Scan:
             sample.places[column] = member
             sample.data[column] = b"".join(stream.payload())
 
-    def _add(self, sample: _Sample, number: int) -> None:
+    def _add(self, sample: _Sample, number: int, name: str) -> None:
         key = self._key_of(sample.name)
         try:
             if sample.problem:
@@ -211,9 +213,9 @@ class Scan:
         except AmbiguousError as error:
             raise StoreError(str(error)) from error
         except FieldError as error:
-            if self._decoded < _PROBED <= self.rejected.count and not self.found:
-                raise StoreError(f"{error} (and so it is with the first {_PROBED})") from error
             self.rejected.add(key, str(error))
+            if self.rejected.count == _HOPELESS and not self.found:
+                raise StoreError(self._nothing(name)) from error
             return
         coded = key.encode()
         columns = range(len(self._fields))
@@ -273,7 +275,7 @@ class Scan:
         there = ", ".join(ending for ending, _ in self._endings.most_common(_TOLD_ENDINGS))
         wanted = " ".join(f"--field '{each}'" for each in self._fields)
         return (
-            f"no sample of {name} can be used ({kinds}; the first is {first['key']}: "
+            f"no sample of {name} can be used so far ({kinds}; the first is {first['key']}: "
             f"{first['reason']}); its members end on {there}; {wanted} was asked for: name the "
             "endings that they have, or declare with ,optional a field that samples may lack"
         )

@@ -22,7 +22,7 @@ from wdtrain.fields.errors import decoding
 from wdtrain.fields.resize import Size
 from wdtrain.store.foreign_index import sample_checksum
 from wdtrain.store.limits import KEY
-from wdtrain.store.manifest import Manifest
+from wdtrain.store.manifest import Manifest, Shard
 from wdtrain.store.shards import ShardReader
 from wdtrain.store.tar import MAX_NAME
 
@@ -58,6 +58,9 @@ class ForeignShardReader(ShardReader):
             packed = self.read_packed(index)
         return packed
 
+    def _bytes(self, offset: int, count: int) -> bytes | memoryview:
+        return self._file.read(offset, count)
+
     def _records(self, index: int) -> np.ndarray:
         """Of the samples of a block; DamagedBlock where they cannot be true."""
         count = self.block_samples(index)
@@ -77,6 +80,13 @@ class ForeignShardReader(ShardReader):
         ) > self.shard.num_bytes or sizes.sum() > bounds.block_bytes:
             raise DamagedBlock(self.shard.name, index, "the index names places beyond its end")
         return records
+
+
+def open_shard(url: str, shard: Shard, manifest: Manifest, **options: Any) -> ShardReader:
+    """What reads the blocks of a shard at a path or URL: `ShardReader` of ours, the index of
+    somebody else's. options: those of `ShardReader`."""
+    reader = ShardReader if manifest.index is None else ForeignShardReader
+    return reader(url, shard, manifest, **options)
 
 
 def _extents(records: np.ndarray) -> tuple[list[int], list[int]]:

@@ -20,7 +20,7 @@ import xxhash
 from wdtrain.disk.failures import StoreError
 from wdtrain.fields import Field
 from wdtrain.fields.resize import Size
-from wdtrain.remote.urls import is_http, is_url, protocol_of
+from wdtrain.remote.urls import is_url, protocol_of
 from wdtrain.store import schema, tar
 from wdtrain.store.schema import SchemaError
 
@@ -30,7 +30,7 @@ SUFFIX: Final = ".index"
 MAX_MEMBER: Final = 256 << 20
 """Bytes of a member that is indexed."""
 _MOST_BLOCK: Final = 1 << 40
-_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_AFAR: Final = ("http", "https", "s3", "gs", "gcs", "az", "abfs", "abfss", "hf", "oci", "oss")
 _PLAIN: Final = re.compile(r"[^\x00-\x1f\x7f]{1,4096}")
 
 
@@ -194,31 +194,32 @@ def check_foreign_shards(head: schema.Head, url: str) -> None:
     """SchemaError for shards that an index does not have. One that came from a URL names no file of
     this machine."""
     known: dict[str, tuple[Any, Any]] = {}
+    may_be_named = _may_be_named_afar if is_url(url) else _may_be_named
     for name, split in head.splits.items():
-        schema.check_split_name(name)
         samples, seen = 0, set()
         for at, entry in enumerate(split.shards):
             place = f"splits.{name}.shards.{at}"
             if not isinstance(entry, dict):
                 raise SchemaError(place, entry, "an object")
             shard = entry.get("name")
-            if not _may_be_named(shard, url) or shard in seen:
-                raise SchemaError(
-                    f"{place}.name", shard, "the place of a tar, and no other shard's"
-                )
+            if not may_be_named(shard) or shard in seen:
+                raise SchemaError(f"{place}.name", shard, "the place of a tar, and no other shard's")
             seen.add(shard)
             samples += schema.check_counts(place, entry)
             facts = entry["bytes"], entry["sha256"]
-            if known.setdefault(shard, facts) != facts:
+            if len(head.splits) > 1 and known.setdefault(shard, facts) != facts:
                 raise SchemaError(f"{place}.sha256", entry["sha256"], "what other splits say of it")
-        schema.check_samples(name, split.samples, samples)
+        schema.check_split(name, split.samples, samples)
 
 
-def _may_be_named(name: object, url: str) -> bool:
-    if type(name) is not str or not _PLAIN.fullmatch(name) or "::" in name:
+def _may_be_named(name: object) -> bool:
+    return isinstance(name, str) and _PLAIN.fullmatch(name) is not None and "::" not in name
+
+
+def _may_be_named_afar(name: object) -> bool:
+    """Below the manifest, or behind a URL that leads to no file of this machine."""
+    if not isinstance(name, str) or not _may_be_named(name):
         return False
-    if not is_url(url):
-        return True
     if is_url(name):
-        return is_http(name) or protocol_of(name) == protocol_of(url)
+        return protocol_of(name) in _AFAR
     return not name.startswith("/") and ".." not in name.split("/")
