@@ -34,9 +34,10 @@ from typing import Any
 import numpy as np
 from findings import add_options, keeper
 
+from wdtrain.disk.machine import usable_cores
 from wdtrain.fields import DepthFormat, Sample, triple_of
 from wdtrain.fields.jpeg import encode_jpeg
-from wdtrain.packing.pack import pack, usable_cores
+from wdtrain.packing.pack import pack
 from wdtrain.packing.verify import verify
 from wdtrain.scenes.playground import Playground
 from wdtrain.store.manifest import FORMAT, MANIFEST_NAME, VERSION, Manifest, digest_of

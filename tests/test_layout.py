@@ -21,7 +21,7 @@ STANDS_ON = {
     "remote": {"disk"},
     "fields": {"disk"},
     "networks": set(),
-    "ranks": {"disk"},
+    "ranks": {"disk", "settings"},
     "store": {"fields", "remote"},
     "packing": {"store"},
     "scenes": {"fields"},

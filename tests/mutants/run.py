@@ -58,8 +58,8 @@ END_TO_END = "tests/end_to_end/"
 CLEAN_SECONDS = 1800
 """How long the unbroken tests of one file may take."""
 
-FOREIGN = 98
-"""What a test's process ends with when it ran code of another tree."""
+FOREIGN, BROKEN = 98, 70
+"""What a test's process ends with when it ran code of another tree, or when it could not be run."""
 
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of Linux
@@ -93,7 +93,8 @@ class Ended:
             return f"timed out after {self.seconds:.0f} s"
         if self.code < 0:
             return f"ended by {signal.Signals(-self.code).name}"
-        return "ran code of another tree" if self.code == FOREIGN else f"pytest gave {self.code}"
+        words = {FOREIGN: "ran code of another tree", BROKEN: "could not be run"}
+        return words.get(self.code, f"pytest gave {self.code}")
 
 
 class Reports:
@@ -196,7 +197,7 @@ def in_a_fork(work: Any) -> int:
     process = os.fork()
     if process:
         return process
-    code = 70
+    code = BROKEN
     try:
         code = work()
     except BaseException:  # noqa: BLE001
@@ -258,7 +259,7 @@ def supervise(job: Job, unbroken: Path, folder: Path) -> int:
 
 
 def ended_of(folder: Path, seconds: float) -> Ended:
-    ended = Ended(code=70, seconds=seconds)
+    ended = Ended(code=BROKEN, seconds=seconds)
     if (folder / "ended.json").exists():
         ended.code = json.loads((folder / "ended.json").read_text())
     if (folder / "tests.json").exists():

@@ -39,11 +39,10 @@ def test_size_resizes_as_triples_are_resized(tmp_path: Path, encoding: str, as_j
         (overlay, mask, depth), eighths = sample.arrays.values(), None
         if isinstance(overlay, bytes):
             overlay, eighths = decode_jpeg_scaled(overlay, (12, 20))
-        size = (12, 20)
         sized = (
-            resize.area(overlay, size, eighths=eighths),
-            resize.area(mask, size),
-            resize.median(depth, size),
+            resize.area(overlay, (12, 20), eighths=eighths),
+            resize.area(mask, (12, 20)),
+            resize.median(depth, (12, 20)),
         )
         if encoding == "image":
             sized = (decode_jpeg(encode_jpeg(sized[0])), *sized[1:])

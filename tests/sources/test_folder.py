@@ -280,5 +280,6 @@ def test_listing_takes_at_most_100_bytes_a_triple(
 def test_source_is_a_pure_function_of_the_index(folder: Path) -> None:
     source = FolderSource(folder)
     first, second = source.load(5), source.load(5)
-    for name in first.arrays:
+    assert (first.key, first.meta) == (second.key, second.meta)
+    for name in ("overlay", "mask", "depth"):
         assert np.array_equal(first.arrays[name], second.arrays[name])

@@ -21,8 +21,8 @@ import torch
 from rich.table import Table
 
 from wdtrain.commands import Output, run_command
+from wdtrain.disk.machine import usable_cores
 from wdtrain.fields.resize import size_for
-from wdtrain.packing.pack import usable_cores
 from wdtrain.settings import parse_bytes
 from wdtrain.store import native
 from wdtrain.store.buffers import Recycled

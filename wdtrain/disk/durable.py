@@ -87,29 +87,43 @@ def sync_tree(folder: Path) -> None:
 
 
 def rename_synced(source: Path, target: Path) -> None:
-    """`source` is called `target`, on disk. Both lie in the same folder."""
+    """`source`, a whole file or folder, is called `target`, on disk. Both lie in one folder."""
     os.rename(source, target)
     sync_folder(target.parent)
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """`path` holds all of `data`, or what it held before: never a part, whatever is killed."""
-    write_parts(path, [data])
+def write_whole(path: Path, data: bytes, *, aside: Path | None = None, synced: bool = True) -> None:
+    """`path` holds all of `data`, or what it held before: never a part, whatever is killed.
+
+    aside: where it is written first, beside `path`, where several processes may write `path`;
+    synced: also after a power cut, which costs milliseconds.
+    """
+    write_parts(path, [data], aside=aside, synced=synced)
 
 
-def write_parts(path: Path, parts: Iterable[bytes]) -> None:
+def write_parts(
+    path: Path, parts: Iterable[bytes], *, aside: Path | None = None, synced: bool = True
+) -> None:
     """As `write_whole`, for data that comes in parts and need not fit into memory."""
-    aside = path.with_name(f".{path.name}.partial")
+    aside = aside or path.with_name(f".{path.name}.partial")
     try:
-        with writing(path), aside.open("wb") as file:
-            file.writelines(parts)
-            file.flush()
-            os.fsync(file.fileno())
+        with writing(path):
+            write_synced(aside, parts, synced=synced)
         os.replace(aside, path)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    if synced:
+        sync_folder(path.parent)
+
+
+def write_synced(path: Path, parts: Iterable[bytes], *, synced: bool = True) -> None:
+    """A new file of these parts, whose bytes are on disk. Its name is only when it is renamed."""
+    with path.open("wb") as file:
+        file.writelines(parts)
+        if synced:
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def overwrite(path: Path, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Which machine this is, and whether a process of it still runs.
+"""Which machine this is, how many cores it has for us, and whether a process of it still runs.
 
 A process number means something on one machine only, and in a container only within it. So a
 machine is its name, its boot and its space of process numbers: a temporary file that bears another
@@ -24,6 +24,16 @@ def this_machine() -> str:
     numbers = os.readlink(_PROCESS_NUMBERS) if os.path.lexists(_PROCESS_NUMBERS) else ""
     names = "\n".join((socket.gethostname(), boot, numbers))
     return hashlib.blake2b(names.encode(), digest_size=6).hexdigest()
+
+
+def usable_cores() -> int:
+    """The cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def own_cores() -> int:
+    """This process's share of them, where a launcher has started several here; at least 1."""
+    return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def is_running(pid: int) -> bool:

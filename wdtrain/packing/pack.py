@@ -8,7 +8,6 @@ when it is whole. So one process or eight, one machine or many, a second run or 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, TypedDict, Unpack, overload
 
 from wdtrain.disk.failures import StoreError
+from wdtrain.disk.machine import usable_cores
 from wdtrain.fields.source import Source
 from wdtrain.packing import staging
 from wdtrain.packing.contents import FromFiles, changed_since, named, note_of
@@ -172,11 +172,6 @@ def _identity(manifest: Manifest) -> dict[str, Any]:
 
 def _unseen(done: int, total: int) -> None:
     """Progress that nobody watches."""
-
-
-def usable_cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

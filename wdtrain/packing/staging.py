@@ -11,7 +11,6 @@ same time; the lock only spares a person from starting two by mistake.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import re
@@ -25,6 +24,8 @@ from typing import Any, Final
 import numpy as np
 import xxhash
 
+from wdtrain.disk import locks
+from wdtrain.disk.durable import rename_synced, sync_folder, write_synced, write_whole
 from wdtrain.disk.failures import StoreError
 from wdtrain.disk.machine import is_running, this_machine
 from wdtrain.disk.sourcefiles import is_clutter
@@ -41,27 +42,6 @@ _REFUSAL: Final = "refused.json"
 _TABLES: Final = ("keys", "files")
 _TEMPORARY: Final = ".part"
 _TEMPORARY_OF: Final = re.compile(r".*\.(?P<machine>[0-9a-f]+)-(?P<pid>\d+)-[0-9a-f]+\.part")
-_NO_LOCKS_HERE: Final = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
-
-
-def write_file(path: Path, data: bytes, *, synced: bool = True) -> None:
-    """`path` holds `data`, whole, or is as it was before; `synced`: after a power cut too."""
-    temporary = _temporary_beside(path)
-    try:
-        if synced:
-            _write_synced(temporary, data)
-            rename_synced(temporary, path)
-        else:
-            temporary.write_bytes(data)
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def rename_synced(temporary: Path, path: Path) -> None:
-    """A whole, fsynced file gets its final name, and the name is on the disk too."""
-    temporary.replace(path)
-    _sync_folder(path.parent)
 
 
 def _temporary_beside(path: Path) -> Path:
@@ -70,19 +50,8 @@ def _temporary_beside(path: Path) -> Path:
     return path.with_name(f"{path.name}.{owner}{_TEMPORARY}")
 
 
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _write(path: Path, data: bytes, *, synced: bool = True) -> None:
+    write_whole(path, data, aside=_temporary_beside(path), synced=synced)
 
 
 @dataclass(frozen=True)
@@ -161,8 +130,8 @@ class Staging:
         if shard is not None:
             shard.replace(self.folder / edition)
         for name in _TABLES:
-            write_file(self.folder / f"{edition}.{name}", data[name], synced=False)
-        write_file(self.folder / f"{edition}.json", canonical(summary), synced=False)
+            _write(self.folder / f"{edition}.{name}", data[name], synced=False)
+        _write(self.folder / f"{edition}.json", canonical(summary), synced=False)
 
     def forget(self, edition: str) -> None:
         """A shard counts as not finished any more. Only for a packer that is alone."""
@@ -183,7 +152,7 @@ class Staging:
         the folder: of two parts that each add a file and then look, one sees the other.
         """
         mark = self.folder / f"looked-{this_machine()}-{os.getpid()}.json"
-        write_file(mark, b"{}", synced=False)
+        _write(mark, b"{}", synced=False)
         there = set(os.listdir(self.folder))
         unmarked = [name for name in editions if f"{name}.json" not in there]
         return unmarked or [name for name in editions if not self._is_there(name)]
@@ -197,17 +166,17 @@ class Staging:
 
     def note(self, packed_from: bytes) -> None:
         """What the shards were packed from lies beside them."""
-        write_file(self.target / contents.PACKED_FROM, packed_from)
+        _write(self.target / contents.PACKED_FROM, packed_from)
 
     def commit(self, document: dict[str, Any], shards: list[Finished]) -> None:
         """The shards and then the manifest stand under their names, and nothing else is left."""
         for shard in shards:
             self._publish(shard)
-        _sync_folder(self.target)
+        sync_folder(self.target)
         lines = [canonical(name) + b": " + canonical(document[name]) for name in sorted(document)]
         data = b"{\n" + b",\n".join(lines) + b"\n}\n"
         aside = self.temporary(manifests.MANIFEST_NAME)
-        _write_synced(aside, data)
+        write_synced(aside, [data])
         rename_synced(aside, self.target / manifests.MANIFEST_NAME)
         self.sweep()
 
@@ -240,7 +209,7 @@ class Staging:
 
     def refuse(self, count: int, first: list[tuple[str, str]]) -> None:
         """Writes down that too many samples are rejected, for the other parts to see."""
-        write_file(self.folder / _REFUSAL, canonical({"count": count, "first": first}))
+        _write(self.folder / _REFUSAL, canonical({"count": count, "first": first}))
 
     def refusal(self) -> tuple[int, list[tuple[str, str]]] | None:
         """(rejects counted, the first of them) if a part gave up because of them."""
@@ -305,7 +274,7 @@ def locked_staging(target: Path, *, shared: bool = False) -> Iterator[Staging]:
     """
     work = Staging(target)
     _make_folder(work)
-    descriptor = _lock(work, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+    descriptor = _lock(work, shared=shared)
     try:
         work.remove_stale()
         yield work
@@ -329,35 +298,21 @@ def _make_folder(work: Staging) -> None:
     work.folder.mkdir(exist_ok=True)
 
 
-def _lock(work: Staging, kind: int) -> int:
+def _lock(work: Staging, *, shared: bool) -> int:
     """A descriptor that holds the lock; taken again if the holder swept the folder meanwhile."""
     path = work.folder / _LOCK
     while True:
         work.folder.mkdir(exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
         try:
-            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            descriptor = locks.take(path, shared=shared, is_needed=False)
         except BlockingIOError as error:
-            os.close(descriptor)
             raise StoreError(
                 f"another process is packing into {work.target}; wait for it, or stop it first "
                 "(several pack together only if each is given its --part)"
             ) from error
-        except OSError as error:
-            if error.errno not in _NO_LOCKS_HERE:
-                os.close(descriptor)
-                raise
-        if _is_under(path, descriptor):
+        if locks.is_under(path, descriptor):
             return descriptor
         os.close(descriptor)
-
-
-def _is_under(path: Path, descriptor: int) -> bool:
-    """Whether an open file still has this name; another part may remove it at any moment."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def enter_plan(work: Staging, digest: str) -> None:
@@ -384,9 +339,9 @@ def _write_once(path: Path, data: bytes) -> None:
     temporary = _temporary_beside(path)
     try:
         temporary.mkdir()
-        _write_synced(temporary / _INSIDE, data)
+        write_synced(temporary / _INSIDE, [data])
         temporary.rename(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
             raise

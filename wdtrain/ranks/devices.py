@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import re
 import warnings
+from contextlib import suppress
 
 import torch
 import torch.nn.functional as F
+
+from wdtrain.settings import parse_bytes
 
 
 def indexed(device: torch.device | str) -> torch.device:
@@ -73,15 +76,13 @@ KNOWN_DEVICES: dict[str, float] = {
 """GiB of common GPUs as PyTorch sees them ("total capacity"): 1 to 5 % below what nvidia-smi says,
 and the least that drivers leave."""
 
-_UNITS = {"GiB": 2**30, "MiB": 2**20, "GB": 10**9, "MB": 10**6}
-
 
 def parse_device(text: str) -> tuple[str, int]:
     """(what it is called, its memory in bytes) of "24GiB", or of a GPU by name: "T4", "A100-80GB",
     "NVIDIA H100 80GB HBM3". Raises ValueError with the list for a name it does not know."""
-    size = re.fullmatch(r"(\d+(?:\.\d+)?) ?(GiB|MiB|GB|MB)", text.strip())
-    if size and float(size[1]) > 0:
-        return "a device of " + text.strip(), int(float(size[1]) * _UNITS[size[2]])
+    if re.fullmatch(r"[0-9.]+ ?[A-Za-z]i?B", text.strip()):  # "4090" is a name
+        with suppress(ValueError):
+            return f"a device of {text.strip()}", parse_bytes(text)
     names = {known: _plain(known) for known in KNOWN_DEVICES}
     wanted = _plain(text)
     fitting = [

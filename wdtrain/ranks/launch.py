@@ -23,6 +23,7 @@ from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration
 from torch import Tensor, nn
 
+from wdtrain.disk.machine import own_cores
 from wdtrain.ranks.collective import Collective, RankLost
 from wdtrain.ranks.devices import indexed, warm_up
 from wdtrain.ranks.heap import keep_freed_memory
@@ -135,9 +136,7 @@ def start_accelerator(
 def default_threads(device: torch.device) -> int:
     """Threads of a process's arithmetic on the CPU: its share of the cores, since a launcher would
     leave them idle (OMP_NUM_THREADS=1); two where a GPU computes and the reader needs the cores."""
-    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    share = max(1, len(os.sched_getaffinity(0)) // local_world)
-    return min(share, GPU_THREADS) if device.type == "cuda" else share
+    return min(own_cores(), GPU_THREADS) if device.type == "cuda" else own_cores()
 
 
 def register_tasks(accelerator: Accelerator, tasks: Iterable[Trained]) -> None:

@@ -21,13 +21,13 @@ from torch import Tensor
 
 from wdtrain.disk.durable import described, write_whole, writing
 from wdtrain.disk.failures import RunError
-from wdtrain.disk.locks import RunLock, lock_holder
 from wdtrain.record.checkpoint import Checkpoints, SavedCheckpoint, save_weights
 from wdtrain.record.console import Progress, RunPlan, make_console
 from wdtrain.record.gallery import Gallery
 from wdtrain.record.heartbeat import Heartbeat, process_facts
 from wdtrain.record.process_memory import measure_memory, save_snapshot
 from wdtrain.record.protocols import Ranks, StepNumbers, Waited
+from wdtrain.record.run_lock import RunLock, lock_holder
 from wdtrain.record.runlog import RunLog, State, read_status, save_config, write_status
 from wdtrain.record.scores import BASELINE_NAMES, SplitScores
 

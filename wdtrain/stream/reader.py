@@ -9,7 +9,6 @@ pool is first in, first out, a decode that waits for a block can never stand bef
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections import deque
@@ -21,6 +20,7 @@ from typing import Literal, NamedTuple, TypeVar, get_args
 import numpy as np
 import torch
 
+from wdtrain.disk.machine import own_cores
 from wdtrain.fields.resize import size_for
 from wdtrain.store.filling import Filler, RowBuffers, WindowSlice
 from wdtrain.store.manifest import Manifest
@@ -332,12 +332,6 @@ def _parts(work: Sequence[T], threads: int) -> list[Sequence[T]]:
 def _is_loaded(one: Loading) -> bool:
     """Whether a block is there, or known to be damaged; what failed or was given up is not."""
     return one.done() and not one.cancelled() and one.exception() is None
-
-
-def own_cores() -> int:
-    """The cores this process may use, shared with the other ranks of its launcher here."""
-    cores = len(os.sched_getaffinity(0))
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def open_stream(

@@ -11,11 +11,11 @@ import sys
 import pytest
 
 from wdtrain.disk.failures import RunError
-from wdtrain.disk.locks import RunLock, lock_holder
+from wdtrain.record.run_lock import RunLock, lock_holder
 
 HOLDER = """
 import sys, time
-from wdtrain.disk.locks import RunLock
+from wdtrain.record.run_lock import RunLock
 RunLock(sys.argv[1]).acquire()
 print("held", flush=True)
 time.sleep(60)
