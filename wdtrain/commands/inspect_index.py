@@ -115,7 +115,7 @@ def foreign_field(text: str) -> ForeignField:
                 f"an ending, and {ending!r} is no ending; write for example "
                 f"--field '{option.name}={option.kind}:jpg'"
             )
-    return ForeignField(option.field, endings)
+    return ForeignField(option.field, endings, str(option))
 
 
 def _report(manifest: Manifest, folder: Path, tars: int, seconds: float) -> None:

@@ -45,13 +45,16 @@ _NPY_SHAPE: Final = re.compile(rb"'shape': \((\d{1,9}), (\d{1,9})(?:, [134])?,?\
 
 
 class ForeignField(NamedTuple):
-    """A field, and on which endings its members end (in small letters): any of them, once."""
+    """A field, and on which endings its members end (in small letters): any of them, once.
+    declared: how a person has written that."""
 
     field: Field
     endings: tuple[str, ...]
+    declared: str = ""
 
     def __str__(self) -> str:
-        return f"{self.field.name}={self.field.kind}:{'|'.join(self.endings)}"
+        plain = f"{self.field.name}={self.field.kind}:{'|'.join(self.endings)}"
+        return self.declared or plain
 
 
 class ScannedTar(NamedTuple):

@@ -1,0 +1,94 @@
+"""`inspect-shards index` as a person uses it."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from tests.foreign import make_tars, name_of, read_plainly
+from wdtrain.commands.inspect_shards import main
+from wdtrain.packing.verify import walk_blocks
+from wdtrain.store.manifest import Manifest
+
+DECLARED = (
+    "--field", "image=image:jpg|jpeg",
+    "--field", "mask=mask:seg.png,foreground=1",
+    "--field", "depth=depth:depth.npy,unit=m",
+)  # fmt: skip
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def test_tars_in_braces_become_a_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    urls = make_tars(tmp_path)
+    pattern = tmp_path / "data-{000..002}.tar"
+    assert run("index", pattern, "--out", tmp_path / "index", *DECLARED) == 0
+    told = capsys.readouterr().out
+    assert "indexed 70 samples of 3 tars" in told
+    assert f"train with data.url={tmp_path / 'index'}" in told
+    manifest = Manifest.load(str(tmp_path / "index"))
+    keys = [
+        key for _, _, block in walk_blocks(manifest, manifest.split("train")) for key in block.keys
+    ]
+    assert keys == list(read_plainly(urls))
+    for action in ("show", "verify"):
+        assert run(action, tmp_path / "index") == 0
+    assert "70 samples decoded" in capsys.readouterr().out
+
+
+def test_a_group_is_held_out_by_a_tenth_unless_told_otherwise(tmp_path: Path) -> None:
+    make_tars(tmp_path, name=lambda number: f"scene{number // 2:02d}/{number:04d}")
+    pattern = tmp_path / "data-{000..002}.tar"
+    assert run("index", pattern, "--out", tmp_path / "a", "--group", r"(scene\d+)/", *DECLARED) == 0
+    assert Manifest.load(str(tmp_path / "a")).split("val").samples == 8
+    share = ("--holdout-samples", "0.5")
+    assert run("index", pattern, "--out", tmp_path / "b", *share, *DECLARED) == 0
+    assert Manifest.load(str(tmp_path / "b")).split("val").samples == 35
+
+
+def test_a_name_becomes_the_key_that_packing_makes_of_it(tmp_path: Path) -> None:
+    from wdtrain.sources.names import name_of as name_of_key
+
+    make_tars(tmp_path, 5, name=lambda number: f"room {number}/a-b")
+    assert run("index", tmp_path / "data-000.tar", "--out", tmp_path / "index", *DECLARED) == 0
+    manifest = Manifest.load(str(tmp_path / "index"))
+    ((_, _, block),) = walk_blocks(manifest, manifest.split("train"))
+    assert [name_of_key(key) for key in block.keys] == [f"room {number}/a-b" for number in range(5)]
+    assert name_of(0) not in block.keys
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--field", "image=image:{key}.jpg"], "is no ending; write for example"),
+        (["--field", "image=jpg"], "names no kind"),
+        (["--field", "image=picture:jpg"], "'picture' is not known here"),
+        ([*DECLARED, "--holdout-samples", "1"], "must be in [0, 1)"),
+        ([*DECLARED, "--max-rejects", "2"], "a share from 0 to 1"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    (url,) = make_tars(tmp_path, 5)
+    assert run("index", url, "--out", tmp_path / "index", *arguments) == 2
+    errors = capsys.readouterr().err
+    assert said in errors
+    assert errors.startswith("error: ")
+    assert not (tmp_path / "index").exists()
+
+
+def test_the_way_to_pack_a_compressed_tar_is_a_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (url,) = make_tars(tmp_path, 5)
+    packed = tmp_path / "packed.tar.gz"
+    packed.write_bytes(gzip.compress(Path(url).read_bytes()))
+    assert run("index", packed, "--out", tmp_path / "index", *DECLARED) == 2
+    told = capsys.readouterr().err
+    assert f"tools/pack-shards '{packed}' TARGET --field 'image=image:jpg|jpeg'" in told
+    assert "--field 'mask=mask:seg.png,foreground=1' --field 'depth=depth:depth.npy,unit=m'" in told
