@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ import simplejpeg
 
 from wdtrain.fields import DepthField, Field, ImageField, MaskField
 from wdtrain.packing.foreign_scan import ForeignField
-from wdtrain.packing.indexing import IndexOptions, write_index
+from wdtrain.packing.indexing import IndexOptions, Naming, write_index
 from wdtrain.store.manifest import Manifest
 
 FIELDS = (
@@ -96,14 +97,23 @@ def make_tars(
     ]
 
 
-def plain_key(name: str) -> str:
-    return name.replace("/", "__")
+def plain_key(name: str | bytes) -> str:
+    return (name if isinstance(name, str) else name.decode()).replace("/", "__")
 
 
 def index_of(
-    urls: Sequence[str], folder: Path, fields: Sequence[ForeignField] = FIELDS, **options: Any
+    urls: Sequence[str],
+    folder: Path,
+    fields: Sequence[ForeignField] = FIELDS,
+    *,
+    group: str = "",
+    **options: Any,
 ) -> Manifest:
-    return write_index(urls, folder, fields, IndexOptions(**options), key_of=plain_key)
+    def group_of(name: str) -> str | None:
+        found = re.search(group, name) if group else None
+        return found[1] if found else None
+
+    return write_index(urls, folder, fields, IndexOptions(**options), Naming(plain_key, group_of))
 
 
 def read_plainly(

@@ -23,7 +23,9 @@ def run(*arguments: object) -> int:
     return main([str(argument) for argument in arguments])
 
 
-def test_tars_in_braces_become_a_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tars_in_braces_become_a_dataset(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     urls = make_tars(tmp_path)
     pattern = tmp_path / "data-{000..002}.tar"
     assert run("index", pattern, "--out", tmp_path / "index", *DECLARED) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ from tests.foreign import (
     write_tar,
 )
 from wdtrain.disk.failures import StoreError
+from wdtrain.disk.locks import take
 from wdtrain.fields import ClassesField, DepthField, FieldError, ImageField, MaskField
 from wdtrain.packing.foreign_records import ForeignRecords
 from wdtrain.packing.foreign_scan import ForeignField, scan_layout
@@ -149,7 +151,7 @@ def test_a_sample_without_a_field_is_rejected_with_its_reason(tmp_path: Path) ->
     assert manifest.samples == 63
     assert manifest.rejects["count"] == 7
     first = manifest.rejects["list"][0]
-    assert first["key"] == "scene0__00000"
+    assert first["key"] == "scene0/00000"
     assert first["reason"].startswith("missing mask: no member ends on seg.png, only on cls, jpg")
 
 
@@ -212,29 +214,44 @@ def test_a_sample_that_cannot_be_is_left_out(tmp_path: Path, members: Members, r
     assert reason in manifest.rejects["list"][0]["reason"]
 
 
-def test_of_samples_with_one_key_the_first_stays(tmp_path: Path) -> None:
-    first = write_tar(tmp_path / "a.tar", [(f"{i}", members_of(i)) for i in range(10)])
-    again = write_tar(tmp_path / "b.tar", [(f"{i}", members_of(i + 50)) for i in range(8, 20)])
-    manifest = index_of([str(first), str(again)], tmp_path / "index", max_rejects=0.2)
+def members_by_key(manifest: Manifest) -> dict[str, bytes]:
+    blocks = [block for _, _, block in walk_blocks(manifest, manifest.split("train"))]
+    return {key: bytes(b.members(row)[0]) for b in blocks for row, key in enumerate(b.keys)}
+
+
+def test_of_samples_with_one_name_the_first_stays(tmp_path: Path) -> None:
+    samples = [(f"{i}", members_of(i)) for i in range(20)]
+    path = write_tar(tmp_path / "a.tar", [*samples, ("8", members_of(50)), ("9", members_of(51))])
+    manifest = index_of([str(path)], tmp_path / "index", max_rejects=0.2)
     assert manifest.samples == 20
     assert manifest.rejects["count"] == 2
-    assert "a.tar has it, then " in manifest.rejects["list"][0]["reason"]
-    blocks = [block for _, _, block in walk_blocks(manifest, manifest.split("train"))]
-    members = {key: bytes(b.members(row)[0]) for b in blocks for row, key in enumerate(b.keys)}
-    assert members["8"] == jpeg(8)
+    assert "duplicate name: " in manifest.rejects["list"][0]["reason"]
+    assert members_by_key(manifest)["a__8"] == jpeg(8)
+
+
+def test_tars_that_each_count_from_0_tell_their_samples_apart(tmp_path: Path) -> None:
+    """By their own names, as packing does it."""
+    urls = [
+        str(write_tar(tmp_path / f"{tar}.tar", [(f"{i}", members_of(i + at)) for i in range(10)]))
+        for at, tar in ((0, "a"), (10, "b"))
+    ]
+    found = members_by_key(index_of(urls, tmp_path / "index"))
+    assert found == {
+        f"{tar}__{i}": jpeg(i + at) for at, tar in ((0, "a"), (10, "b")) for i in range(10)
+    }
 
 
 def test_duplicates_are_found_in_any_number_of_passes(tmp_path: Path) -> None:
     names = [b"a", b"b", b"a", b"c", b"b", b"a"]
     layout = scan_layout(1)
     table = np.zeros(len(names), layout)
-    table["key_at"], table["key_bytes"] = np.arange(len(names)), 1
-    table["key_hash"] = [xxhash.xxh3_64_intdigest(name) for name in names]
-    table["key_hash"][3] = table["key_hash"][0]  # a collision rejects nothing
-    (tmp_path / "keys").write_bytes(b"".join(names))
+    table["name_at"], table["name_bytes"] = np.arange(len(names)), 1
+    table["name_hash"] = [xxhash.xxh3_64_intdigest(name) for name in names]
+    table["name_hash"][3] = table["name_hash"][0]  # a collision rejects nothing
+    (tmp_path / "names").write_bytes(b"".join(names))
     for passes in (1, 3, 6):
         (tmp_path / "records").write_bytes(table.tobytes())
-        records = ForeignRecords(tmp_path / "records", tmp_path / "keys", layout)
+        records = ForeignRecords(tmp_path / "records", tmp_path / "names", layout)
         found = sorted(records.leave_out_duplicates(keys_a_pass=-(-len(names) // passes)))
         assert found == [(2, "a", 0), (4, "b", 1), (5, "a", 0)]
 
@@ -274,8 +291,20 @@ def test_fields_that_cannot_be_are_refused(tmp_path: Path) -> None:
             index_of(urls, tmp_path / "index", fields)
     with pytest.raises(StoreError, match="given twice"):
         index_of([*urls, urls[0]], tmp_path / "index")
-    with pytest.raises(StoreError, match=r"--group '\(' is no pattern"):
-        index_of(urls, tmp_path / "index", group="(")
+
+
+def test_a_folder_is_indexed_by_one_at_a_time(tmp_path: Path) -> None:
+    urls = make_tars(tmp_path, 3)
+    (tmp_path / "index").mkdir()
+    held = take(tmp_path / "index" / ".indexing.lock")
+    try:
+        with pytest.raises(StoreError, match="is being indexed by another process"):
+            index_of(urls, tmp_path / "index")
+    finally:
+        os.close(held)
+    assert index_of(urls, tmp_path / "index").samples == 3
+    names = {path.name for path in (tmp_path / "index").iterdir()}
+    assert len(names) == 2
 
 
 def test_a_depth_array_of_another_layout_is_of_its_own_size(tmp_path: Path) -> None:

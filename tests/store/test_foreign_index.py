@@ -17,7 +17,12 @@ from tests.foreign import index_of, make_tars
 from wdtrain.disk.failures import StoreError
 from wdtrain.store import manifest as manifests
 from wdtrain.store.foreign import _extents
-from wdtrain.store.foreign_index import MAGIC, record_layout, sample_checksum
+from wdtrain.store.foreign_index import (
+    MAGIC,
+    members_checksum,
+    record_layout,
+    sample_checksum,
+)
 from wdtrain.store.manifest import Manifest, parse_manifest
 from wdtrain.stream import Order
 
@@ -179,8 +184,8 @@ def test_the_records_are_what_the_format_page_says(tmp_path: Path) -> None:
             digest = xxhash.xxh64()
             for start, size in members:
                 digest.update(tar[start : start + size])
-            digest.update(key + struct.pack("<3Q3I", *places))
-            assert digest.intdigest() == checksum
+            told = struct.pack("<Q", digest.intdigest()) + key + struct.pack("<3Q3I", *places)
+            assert xxhash.xxh64_intdigest(told) == checksum
             assert tar[places[0] :][:2] == b"\xff\xd8"
             row += 1
     assert 16 + row * width == len(data)
@@ -204,12 +209,13 @@ def test_extents_hold_all_members_and_lie_apart(places: list[tuple[int, int]]) -
 
 def test_the_checksum_knows_what_belongs_to_whom() -> None:
     starts, sizes = np.array([512, 2048]), np.array([3, 4])
-    base = sample_checksum(b"key", starts, sizes, [b"abc", b"defg"])
-    assert base == sample_checksum(b"key", starts.astype("<u8"), sizes.astype("<u4"), [b"abcdefg"])
+    held = members_checksum([b"abc", b"defg"])
+    base = sample_checksum(held, b"key", starts, sizes)
+    assert base == sample_checksum(held, b"key", starts.astype("<u8"), sizes.astype("<u4"))
     for other in (
-        sample_checksum(b"kez", starts, sizes, [b"abc", b"defg"]),
-        sample_checksum(b"key", starts[::-1], sizes, [b"abc", b"defg"]),
-        sample_checksum(b"key", starts, sizes[::-1], [b"abc", b"defg"]),
-        sample_checksum(b"key", starts, sizes, [b"abc", b"defh"]),
+        sample_checksum(held, b"kez", starts, sizes),
+        sample_checksum(held, b"key", starts[::-1], sizes),
+        sample_checksum(held, b"key", starts, sizes[::-1]),
+        sample_checksum(members_checksum([b"abc", b"defh"]), b"key", starts, sizes),
     ):
         assert other != base

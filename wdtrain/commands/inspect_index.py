@@ -22,16 +22,16 @@ from wdtrain.store.manifest import Manifest
 
 EXAMPLES: Final = """\
 examples:
-  inspect-shards index photos-{0000..0099}.tar --out shards/photos \\
-      --field image=image:jpg --field mask=mask:seg.png
+  inspect-shards index 'photos-{0000..0099}.tar' --out shards/photos \\
+      --field image=image:jpg --field mask=mask:seg.png,foreground=1
   inspect-shards index 'https://host/rgbd-{000..127}.tar' --out shards/rgbd \\
-      --field 'image=image:jpg|jpeg|png' --field depth=depth:depth.npy,unit=m \\
-      --group '(scene\\d+)_' --holdout-samples 0.05
+      --field 'image=image:jpg|jpeg' --field depth=depth:depth.npy,unit=m \\
+      --group '(scene[0-9]+)/' --holdout-samples 0.05
 
-Then: data.url=OUT in a recipe. Each tar is read once, from its beginning to its end; nothing is
-copied. What is written are places, checksums, and sums of up to 2,048 pictures. Tars have to be
-plain: compressed ones are packed (tools/pack-shards URLS TARGET --field ...), and so is best what is
-read often: an index saves the packing, packed shards are read faster.
+Then: data.url=OUT in a recipe. Each tar is read once, from its beginning to its end, and nothing of
+it is copied: what is written are places, checksums, and sums of up to 2,048 pictures. Tars have to
+be plain. What is read often is best packed (tools/pack-shards URLS TARGET --field ...): that takes
+once what an index takes each time.
 """
 
 
@@ -111,8 +111,8 @@ def foreign_field(text: str) -> ForeignField:
     for ending in endings:
         if not ending or any(letter in ending for letter in "/{}* "):
             raise StoreError(
-                f"--field {text!r}: in a tar the names of a sample's members are its key, a dot and "
-                f"an ending, and {ending!r} is no ending; write for example "
+                f"--field {text!r}: in a tar a member's name is that of its sample, a dot and an "
+                f"ending, and {ending!r} is no ending; write for example "
                 f"--field '{option.name}={option.kind}:jpg'"
             )
     return ForeignField(option.field, endings, str(option))

@@ -1,11 +1,11 @@
-"""What a pass over somebody else's tars found, on disk: records, keys, and the split of each.
+"""What a pass over somebody else's tars found, on disk: records, names, and the split of each.
 
 Gone through a stretch at a time, so memory does not grow with them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +14,7 @@ import numpy as np
 from wdtrain.disk.failures import StoreError
 from wdtrain.fields.source import SPLITS
 from wdtrain.packing.duplicates import KEYS_A_PASS
+from wdtrain.packing.foreign_scan import name_hash
 from wdtrain.packing.splits import CHUNK, threshold
 from wdtrain.store.permutation import Permutation, permutation_key
 
@@ -25,47 +26,67 @@ _TRAIN, _VAL = SPLITS.index("train"), SPLITS.index("val")
 class ForeignRecords:
     """table: the records, of `scan_layout`, in the order in which samples lie in the tars."""
 
-    def __init__(self, records: Path, keys: Path, layout: np.dtype) -> None:
+    def __init__(self, records: Path, names: Path, layout: np.dtype) -> None:
         self.table = np.memmap(records, layout, "r+")
-        self._keys = np.memmap(keys, np.uint8, "r")
+        self._names = np.memmap(names, np.uint8, "r")
+        self._above: list[bytes] | None = None
 
     def stretches(self) -> Iterator[tuple[int, np.ndarray]]:
         """The records, so many at once, with the number of the first; what is changed stays so."""
         for start in range(0, len(self.table), CHUNK):
             yield start, self.table[start : start + CHUNK]
 
-    def key(self, row: int) -> bytes:
-        """The key of a row."""
-        return self.keys(self.table[row : row + 1])[0]
+    def name(self, row: int) -> bytes:
+        """The name of a row's sample."""
+        return self.names(self.table[row : row + 1])[0]
 
-    def keys(self, records: np.ndarray) -> list[bytes]:
-        """The keys of records."""
-        ends = records["key_at"] + records["key_bytes"]
-        places = zip(records["key_at"].tolist(), ends.tolist(), strict=True)
-        return [self._keys[at:end].tobytes() for at, end in places]
+    def names(self, records: np.ndarray) -> list[bytes]:
+        """The names of the samples of records; where tars use the same names, below their tars."""
+        ends = records["name_at"] + records["name_bytes"]
+        places = zip(records["name_at"].tolist(), ends.tolist(), strict=True)
+        names = [self._names[at:end].tobytes() for at, end in places]
+        if self._above is None:
+            return names
+        shards = records["shard"].tolist()
+        return [self._above[shard] + name for shard, name in zip(shards, names, strict=True)]
+
+    def tell_apart(self, tars: Sequence[str], *, keys_a_pass: int = KEYS_A_PASS) -> None:
+        """Where a name comes twice (tars that each count from 0), that of its tar goes before each,
+        as in packing."""
+        if next(self._twins(keys_a_pass), None) is None:
+            return
+        stems = (tar.rpartition("/")[2].partition("?")[0].partition(".")[0] for tar in tars)
+        self._above = [f"{stem}/".encode("utf-8", "surrogateescape") for stem in stems]
+        for _, part in self.stretches():
+            part["name_hash"] = [name_hash(name) for name in self.names(part)]
 
     def leave_out_duplicates(
         self, *, keys_a_pass: int = KEYS_A_PASS
     ) -> Iterator[tuple[int, str, int]]:
-        """Of samples with one key the first stays in: each other one as (row, key, row of the
+        """Of samples with one name the first stays in: each other one as (row, name, row of the
         first). As `duplicates.py` does it: by hashes, in as many passes as memory asks for."""
+        for row, first in self._twins(keys_a_pass):
+            self.table["split"][row] = OUT
+            yield row, self.name(row).decode("utf-8", "surrogateescape"), first
+
+    def _twins(self, keys_a_pass: int) -> Iterator[tuple[int, int]]:
+        """Rows whose name came before, and where it first did."""
         num_passes = -(-len(self.table) // keys_a_pass)
         for number in range(num_passes):
             hashes, rows = self._hashes(number, num_passes)
             for at in (np.flatnonzero(hashes[1:] == hashes[:-1]) + 1).tolist():
-                key = self.key(int(rows[at]))
+                name = self.name(int(rows[at]))
                 alike = rows[int(np.searchsorted(hashes, hashes[at])) : at].tolist()
-                first = next((row for row in alike if self.key(row) == key), None)
+                first = next((row for row in alike if self.name(row) == name), None)
                 if first is not None:
-                    self.table["split"][rows[at]] = OUT
-                    yield int(rows[at]), key.decode(), first
+                    yield int(rows[at]), first
 
     def _hashes(self, number: int, num_passes: int) -> tuple[np.ndarray, np.ndarray]:
-        """Sorted hashes of the keys that fall in one pass, and their rows."""
+        """Sorted hashes of the names that fall in one pass, and their rows."""
         hashes, rows = [], []
         for start, part in self.stretches():
-            mine = np.flatnonzero(part["key_hash"] % np.uint64(num_passes) == number)
-            hashes.append(part["key_hash"][mine])
+            mine = np.flatnonzero(part["name_hash"] % np.uint64(num_passes) == number)
+            hashes.append(part["name_hash"][mine])
             rows.append(start + mine)
         found, places = np.concatenate(hashes), np.concatenate(rows)
         order = np.lexsort((places, found))

@@ -24,17 +24,16 @@ from wdtrain.fields import Field, FieldError, pictures
 from wdtrain.fields.errors import AmbiguousError, decoding
 from wdtrain.fields.npy import is_npy
 from wdtrain.fields.resize import Size
-from wdtrain.packing.duplicates import key_hash
 from wdtrain.remote.access import pieces_of
 from wdtrain.remote.remote_files import Remote
 from wdtrain.remote.tar_stream import TarMember, TarStream, split_name
 from wdtrain.store.foreign import foreign_pixels
-from wdtrain.store.foreign_index import MAX_MEMBER, sample_checksum
+from wdtrain.store.foreign_index import MAX_MEMBER, members_checksum
 
 _PROBED: Final = 8
 """Samples that are decoded whole."""
 _HOPELESS: Final = 64
-"""So many rejects before the first sample that can be used: none can, as the fields are declared."""
+"""So many rejects before the first sample that can be used: the declarations fit none."""
 _TOLD_REJECTS: Final = 10_000
 _TOLD_ENDINGS: Final = 12
 _AT_ONCE: Final = 1 << 12
@@ -67,14 +66,15 @@ class ScannedTar(NamedTuple):
 
 
 def scan_layout(num_fields: int) -> np.dtype:
-    """A sample that was found. key_at, key_bytes: in the file of keys; group: 63 bits of its
-    group's name, -1 for none; shard: number of its tar; split: for whoever divides them."""
+    """A sample that was found. name_at, name_bytes: in the file of names; members: their checksum;
+    group: 63 bits of its group's name, -1 for none; shard: number of its tar; split: for whoever
+    divides them."""
     return np.dtype(
         [
-            ("key_hash", "<u8"),
-            ("xxh64", "<u8"),
-            ("key_at", "<u8"),
-            ("key_bytes", "<u2"),
+            ("name_hash", "<u8"),
+            ("members", "<u8"),
+            ("name_at", "<u8"),
+            ("name_bytes", "<u4"),
             ("group", "<i8"),
             ("shard", "<u4"),
             ("height", "<u4"),
@@ -94,11 +94,11 @@ class Rejected:
     kinds: Counter[str] = field(default_factory=Counter)
     first: list[dict[str, str]] = field(default_factory=list)
 
-    def add(self, key: str, reason: str) -> None:
+    def add(self, name: str, reason: str) -> None:
         self.count += 1
         self.kinds[re.split(r"[:;(]", reason)[0].strip()[:80]] += 1
         if len(self.first) < _TOLD_REJECTS:
-            self.first.append({"key": key, "reason": reason})
+            self.first.append({"key": shown_name(name_bytes(name)), "reason": reason})
 
     def as_dict(self) -> dict[str, Any]:
         return {"count": self.count, "reasons": dict(self.kinds), "list": self.first}
@@ -116,30 +116,28 @@ class _Sample:
 
 
 class Scan:
-    """The samples of several tars, written to `records` and `keys` as they are found.
+    """The samples of several tars, written to `records` and `names` as they are found.
 
-    key_of: the key of a sample's name. group: which part of the name is its group.
+    group_of: the group of a sample's name, None where it is in none.
     """
 
     def __init__(
         self,
         fields: Sequence[ForeignField],
         records: Path,
-        keys: Path,
-        *,
-        key_of: Callable[[str], str],
-        group: re.Pattern[str] | None,
+        names: Path,
+        group_of: Callable[[str], str | None],
     ) -> None:
-        self._fields, self._key_of, self._group = fields, key_of, group
+        self._fields, self._group_of = fields, group_of
         self._columns = {
             ending: column for column, each in enumerate(fields) for ending in each.endings
         }
         self.layout = scan_layout(len(fields))
         self._records: BinaryIO = records.open("wb")
-        self._keys: BinaryIO = keys.open("wb")
+        self._names: BinaryIO = names.open("wb")
         self._held: list[tuple[Any, ...]] = []
         self.found, self.rejected = 0, Rejected()
-        self._key_at = self._decoded = 0
+        self._name_at = self._decoded = 0
         self._endings: Counter[str] = Counter()
 
     def tar(self, number: int, url: str, name: str, remote: Remote | None) -> ScannedTar:
@@ -172,7 +170,7 @@ class Scan:
         """All that was found is in the files."""
         self._flush()
         self._records.close()
-        self._keys.close()
+        self._names.close()
 
     def _samples(self, stream: TarStream) -> Iterator[_Sample]:
         """Members that follow one another and share a key are a sample, as in WebDataset."""
@@ -208,7 +206,6 @@ class Scan:
             sample.data[column] = b"".join(stream.payload())
 
     def _add(self, sample: _Sample, number: int, name: str) -> None:
-        key = self._key_of(sample.name)
         try:
             if sample.problem:
                 raise FieldError(sample.problem)
@@ -216,20 +213,20 @@ class Scan:
         except AmbiguousError as error:
             raise StoreError(str(error)) from error
         except FieldError as error:
-            self.rejected.add(key, str(error))
+            self.rejected.add(sample.name, str(error))
             if self.rejected.count == _HOPELESS and not self.found:
                 raise StoreError(self._nothing(name)) from error
             return
-        coded = key.encode()
-        columns = range(len(self._fields))
-        starts = np.array([sample.places[at].start if at in sample.places else 0 for at in columns])
-        sizes = np.array([sample.places[at].size if at in sample.places else 0 for at in columns])
+        columns, told = range(len(self._fields)), name_bytes(sample.name)
+        starts = [sample.places[at].start if at in sample.places else 0 for at in columns]
+        sizes = [sample.places[at].size if at in sample.places else 0 for at in columns]
         in_tar = sorted(sample.data, key=lambda at: sample.places[at].start)
-        checksum = sample_checksum(coded, starts, sizes, (sample.data[at] for at in in_tar))
-        place = (self._key_at, len(coded), self._group_of(sample.name), number, height, width, 0)
-        self._held.append((key_hash(key), checksum, *place, starts, sizes))
-        self._keys.write(coded)
-        self._key_at += len(coded)
+        checksum = members_checksum(sample.data[at] for at in in_tar)
+        place = self._name_at, len(told), group_id(self._group_of(sample.name)), number
+        facts = (name_hash(told), checksum, *place, height, width, 0, starts, sizes)
+        self._held.append(facts)
+        self._names.write(told)
+        self._name_at += len(told)
         self.found += 1
         if len(self._held) >= _AT_ONCE:
             self._flush()
@@ -262,14 +259,6 @@ class Scan:
         self._decoded += 1
         return next(iter(sizes.values()))
 
-    def _group_of(self, name: str) -> int:
-        """63 bits of the group that a sample's name tells, -1 where it tells none."""
-        found = None if self._group is None else self._group.search(name)
-        if found is None:
-            return -1
-        text = found[1] if found.re.groups else found[0]
-        return -1 if text is None else xxhash.xxh3_64_intdigest(_bytes(text)) >> 1
-
     def _nothing(self, name: str) -> str:
         kinds = ", ".join(
             f"{count:,} x {kind}" for kind, count in self.rejected.kinds.most_common(4)
@@ -284,8 +273,24 @@ class Scan:
         )
 
 
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
+def name_bytes(name: str) -> bytes:
+    """A name as it stands in its tar."""
+    return name.encode("utf-8", "surrogateescape")
+
+
+def shown_name(name: bytes) -> str:
+    """A name for people; bytes that are no UTF-8 as \\xNN."""
+    return name.decode("utf-8", "backslashreplace")
+
+
+def name_hash(name: bytes) -> int:
+    """64 bits of a name."""
+    return xxhash.xxh3_64_intdigest(name)
+
+
+def group_id(group: str | None) -> int:
+    """63 bits of a group's name, -1 where there is none."""
+    return -1 if group is None else xxhash.xxh3_64_intdigest(name_bytes(group)) >> 1
 
 
 def member_size(of: Field, data: bytes, file: str) -> Size:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,11 +22,19 @@ import numpy as np
 
 from wdtrain.disk.durable import rename_synced, write_whole, writing
 from wdtrain.disk.failures import StoreError
+from wdtrain.disk.locks import is_under, take
 from wdtrain.fields import FieldError, ImageField
 from wdtrain.fields.errors import decoding
 from wdtrain.fields.source import SPLITS
 from wdtrain.packing.foreign_records import OUT, ForeignRecords
-from wdtrain.packing.foreign_scan import ForeignField, Rejected, Scan, ScannedTar, told_kinds
+from wdtrain.packing.foreign_scan import (
+    ForeignField,
+    Rejected,
+    Scan,
+    ScannedTar,
+    shown_name,
+    told_kinds,
+)
 from wdtrain.packing.prepare import OverlaySums
 from wdtrain.packing.splits import CHUNK, Holdout
 from wdtrain.remote.access import file_bytes, open_file
@@ -35,7 +43,7 @@ from wdtrain.remote.tar_stream import CompressedTar
 from wdtrain.remote.urls import has_secrets, is_url, redacted
 from wdtrain.store import manifest as manifests
 from wdtrain.store.foreign import foreign_pixels
-from wdtrain.store.foreign_index import MAGIC, SUFFIX, record_layout
+from wdtrain.store.foreign_index import MAGIC, SUFFIX, record_layout, sample_checksum
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.permutation import permutation_key
 
@@ -54,8 +62,8 @@ Progress = Callable[[int, int], None]
 @dataclass(frozen=True, kw_only=True)
 class IndexOptions:
     """What an index is made by. holdout: share 0..1 of groups, or of samples that have none, that
-    training never sees. group: a pattern over a sample's name that tells its group (its first
-    bracket, or all of it). max_rejects: share of samples that may be left out."""
+    training never sees. group: how groups were told, in words. max_rejects: share of samples that
+    may be left out."""
 
     holdout: float = 0.0
     group: str | None = None
@@ -67,13 +75,13 @@ class IndexOptions:
         if not 0 <= self.max_rejects <= 1:
             raise StoreError(f"max_rejects is {self.max_rejects}; it is a share from 0 to 1")
 
-    def pattern(self) -> re.Pattern[str] | None:
-        try:
-            return None if self.group is None else re.compile(self.group)
-        except re.error as error:
-            raise StoreError(
-                f"--group {self.group!r} is no pattern ({error}); write for example '(scene\\d+)_'"
-            ) from error
+
+@dataclass(frozen=True)
+class Naming:
+    """What is made of a sample's name: its key, and its group (None: it is in none)."""
+
+    key_of: Callable[[bytes], str]
+    group_of: Callable[[str], str | None] = lambda name: None
 
 
 def write_index(
@@ -81,8 +89,8 @@ def write_index(
     folder: Path,
     fields: Sequence[ForeignField],
     options: IndexOptions,
+    naming: Naming,
     *,
-    key_of: Callable[[str], str],
     remote: Remote | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Manifest:
@@ -91,30 +99,46 @@ def write_index(
     names = [_name(url, folder) for url in urls]
     _check(urls, folder, fields)
     was_there = folder.exists()
-    aside = folder / _ASIDE
-    shutil.rmtree(aside, ignore_errors=True)  # of one that was killed
-    aside.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with writing(folder):
-            work = _Indexing(aside, urls, names, fields, options, remote)
-            work.scan(key_of, progress)
+        with writing(folder), _alone(folder) as aside:
+            work = _Indexing(aside, urls, names, fields, options, naming, remote)
+            work.scan(progress)
             work.divide()
-            document = work.document()
-            rename_synced(work.index_path, folder / document["index"]["name"])
-            text = manifests.canonical(document)
-            write_whole(folder / manifests.MANIFEST_NAME, text)
+            work.finish(folder)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
         if not was_there and not any(folder.iterdir()):
             folder.rmdir()
     return Manifest.load(str(folder))
 
 
+@contextmanager
+def _alone(folder: Path) -> Iterator[Path]:
+    """An empty folder in the folder that no other process writes into; it is gone afterwards."""
+    aside, lock = folder / _ASIDE, folder / f"{_ASIDE}.lock"
+    busy = f"{folder} is being indexed by another process; wait for it, or give another --out"
+    try:
+        descriptor = take(lock, is_needed=False)
+    except BlockingIOError as error:
+        raise StoreError(busy) from error
+    if not is_under(lock, descriptor):
+        os.close(descriptor)
+        raise StoreError(busy)
+    try:
+        shutil.rmtree(aside, ignore_errors=True)  # of one that was killed
+        aside.mkdir()
+        yield aside
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
 def _check(urls: Sequence[str], folder: Path, fields: Sequence[ForeignField]) -> None:
     if (folder / manifests.MANIFEST_NAME).exists():
         raise StoreError(
-            f"{folder} holds a {manifests.MANIFEST_NAME} already, which would be written over; give "
-            "--out another folder, or move it away"
+            f"{folder} holds a {manifests.MANIFEST_NAME} already, which would be written over; "
+            "give --out another folder, or move it away"
         )
     if len(set(urls)) < len(urls):
         twice = next(url for url in urls if urls.count(url) > 1)
@@ -157,22 +181,24 @@ class _Indexing:
         names: Sequence[str],
         fields: Sequence[ForeignField],
         options: IndexOptions,
+        naming: Naming,
         remote: Remote | None,
     ) -> None:
         self._aside, self._urls, self._names = aside, urls, names
         self._fields, self._options, self._remote = fields, options, remote
-        self.index_path = aside / "index"
+        self._naming = naming
+        self._index_path = aside / "index"
         self._tars: list[ScannedTar] = []
         self._rejected = Rejected()
 
     # ------------------------------------------------------------------ the tars, read once
 
-    def scan(self, key_of: Callable[[str], str], progress: Progress) -> None:
-        """All records and keys are on disk; StoreError, which names it, for a tar that cannot be
+    def scan(self, progress: Progress) -> None:
+        """All records and names are on disk; StoreError, which names it, for a tar that cannot be
         read."""
         sizes = [self._size(url) for url in self._urls]
-        records, keys = self._aside / "records", self._aside / "keys"
-        scan = Scan(self._fields, records, keys, key_of=key_of, group=self._options.pattern())
+        records, told = self._aside / "records", self._aside / "names"
+        scan = Scan(self._fields, records, told, self._naming.group_of)
         try:
             for number, (url, name) in enumerate(zip(self._urls, self._names, strict=True)):
                 self._tars.append(scan.tar(number, url, redacted(name), self._remote))
@@ -184,7 +210,7 @@ class _Indexing:
         self._rejected = scan.rejected
         if not scan.found:
             raise StoreError(f"no sample can be used: {', '.join(told_kinds(scan.rejected))}")
-        self.records = ForeignRecords(records, keys, scan.layout)
+        self.records = ForeignRecords(records, told, scan.layout)
 
     def _size(self, url: str) -> int:
         try:
@@ -195,17 +221,25 @@ class _Indexing:
             ) from error
 
     def _packed_instead(self, error: CompressedTar) -> str:
-        declared = " ".join(f"--field '{each}'" for each in self._fields)
+        declared = " ".join(map(shlex.quote, self._declared()))
+        unpack, plain = error.unpacked()
         return (
-            f"{error}; pack the tars instead: tools/pack-shards '{self._urls[0]}' TARGET {declared}"
+            f"{error}: index or pack what is in it, for example {unpack} && tools/pack-shards "
+            f"{shlex.quote(plain)} TARGET {declared}"
         )
+
+    def _declared(self) -> list[str]:
+        return [text for each in self._fields for text in ("--field", str(each))]
+
+    # ------------------------------------------------------------------ names and splits
 
     def divide(self) -> None:
         """Each sample's split is in its record; StoreError where too many are left out, or none is
         left to train on."""
-        for row, key, first in self.records.leave_out_duplicates():
+        self.records.tell_apart(self._names)
+        for row, name, first in self.records.leave_out_duplicates():
             shards = (self._names[int(self.records.table["shard"][at])] for at in (first, row))
-            self._rejected.add(key, "duplicate key: {} has it, then {}".format(*shards))
+            self._rejected.add(name, "duplicate name: {} has it, then {}".format(*shards))
         self._check_rejects()
         self.records.divide(self._options.holdout, self._options.seed)
 
@@ -217,14 +251,25 @@ class _Indexing:
             raise StoreError(
                 f"{self._rejected.count:,} of {total:,} samples cannot be used "
                 f"({', '.join(told_kinds(self._rejected))}; the first is {first['key']}: "
-                f"{first['reason']}), more than --max-rejects {self._options.max_rejects:g} allows; "
-                "mend them, declare what they are, or allow more"
+                f"{first['reason']}), more than --max-rejects {self._options.max_rejects:g} "
+                "allows; mend them, declare what they are, or allow more"
             )
 
     # ------------------------------------------------------------------ index and manifest
 
-    def document(self) -> dict[str, Any]:
-        """The manifest, with its digest; the index is written."""
+    def finish(self, folder: Path) -> None:
+        """The index lies in the folder, and the manifest after it; or neither does."""
+        document = self._document()
+        index = folder / document["index"]["name"]
+        try:
+            rename_synced(self._index_path, index)
+            write_whole(folder / manifests.MANIFEST_NAME, manifests.canonical(document))
+        except BaseException:
+            index.unlink(missing_ok=True)
+            raise
+
+    def _document(self) -> dict[str, Any]:
+        """The manifest, with its digest; the index is written aside."""
         facts = self._facts()
         layout = record_layout(facts["key_bytes"], len(self._fields))
         samples = sum(facts["samples"].values())
@@ -272,7 +317,7 @@ class _Indexing:
             for side, name in enumerate(("height", "width")):
                 smallest[side] = min(smallest[side], int(part[name].min()))
                 largest[side] = max(largest[side], int(part[name].max()))
-            key_bytes = max(key_bytes, int(part["key_bytes"].max()))
+            key_bytes = max(key_bytes, *map(len, self._keys(part)))
             for code in np.unique(part["split"]).tolist():
                 those = part["split"] == code
                 name = SPLITS[code]
@@ -288,6 +333,9 @@ class _Indexing:
             "bytes": num_bytes,
         }
 
+    def _keys(self, records: np.ndarray) -> list[bytes]:
+        return [self._naming.key_of(name).encode() for name in self.records.names(records)]
+
     def _write_records(
         self, layout: np.dtype, block: int, facts: dict[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -295,7 +343,7 @@ class _Indexing:
         digest, row, largest = hashlib.sha256(MAGIC), 0, 1
         splits: dict[str, Any] = {}
         places: dict[str, Any] = {}
-        with self.index_path.open("wb") as file:
+        with self._index_path.open("wb") as file:
             file.write(MAGIC)
             for name, samples in facts["samples"].items():
                 places[name] = {"first_row": row, "bytes": facts["bytes"][name]}
@@ -342,9 +390,16 @@ class _Indexing:
             part = self.records.table[start : min(start + CHUNK, tar.stop)]
             part = part[part["split"] == code]
             records = np.empty(len(part), layout)
-            for name in ("xxh64", "starts", "sizes"):
+            for name in ("starts", "sizes"):
                 records[name] = part[name]
-            records["key"] = self.records.keys(part)
+            keys = self._keys(part)
+            records["key"] = keys
+            records["xxh64"] = [
+                sample_checksum(members, key, starts, sizes)
+                for members, key, starts, sizes in zip(
+                    part["members"].tolist(), keys, part["starts"], part["sizes"], strict=True
+                )
+            ]
             held = np.concatenate([held, records])
             while len(held) >= step:
                 yield held[:step]
@@ -353,8 +408,8 @@ class _Indexing:
             yield held
 
     def _statistics(self) -> dict[str, Any]:
-        """Of each image the sums of the pixels of a draw of train. What cannot be decoded is left out here:
-        it is found as damage when it is read."""
+        """Of each image the sums of the pixels of a draw of train. What cannot be decoded is left
+        out here: it is found as damage when it is read."""
         key = permutation_key("statistics", self._options.seed)
         rows = self.records.drawn(_TRAIN, _PICTURES, key)
         found = {}
@@ -386,7 +441,7 @@ class _Indexing:
                     file = open_file(self._urls[number], remote=self._remote)
                 assert file is not None, "it was opened"
                 start, size = int(record["starts"][column]), int(record["sizes"][column])
-                name = f"{self._fields[column].field.name} of {self.records.key(row).decode()}"
+                name = shown_name(self.records.name(row))
                 yield bytes(file.read(start, size)), name
         finally:
             if file is not None:

@@ -20,7 +20,7 @@ from wdtrain.disk.failures import DamagedBlock, DamagedSample, StoreError
 from wdtrain.fields import Field, FieldError, Value
 from wdtrain.fields.errors import decoding
 from wdtrain.fields.resize import Size
-from wdtrain.store.foreign_index import sample_checksum
+from wdtrain.store.foreign_index import members_checksum, sample_checksum
 from wdtrain.store.limits import KEY
 from wdtrain.store.manifest import Manifest, Shard
 from wdtrain.store.shards import ShardReader
@@ -159,7 +159,8 @@ def parse_foreign(data: bytes | memoryview, manifest: Manifest) -> ForeignBlock:
             raise StoreError(f"key {key!r}; keys are letters, digits, - and _, and no path")
         members = block.members(row)
         in_tar = [members[column] for column in np.argsort(places[row], kind="stable").tolist()]
-        found = sample_checksum(key, records["starts"][row], records["sizes"][row], in_tar)
+        held = members_checksum(in_tar)
+        found = sample_checksum(held, key, records["starts"][row], records["sizes"][row])
         if found != int(records["xxh64"][row]):
             block.damaged[row] = _CHANGED
     return block

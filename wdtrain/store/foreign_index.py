@@ -83,9 +83,9 @@ class ForeignIndex:
         if self.is_mixed and not (isinstance(size, tuple | list) and len(size) == 2):
             low, high = (f"{height} x {width}" for height, width in (self.smallest, self.largest))
             raise StoreError(
-                f"{place} holds pictures of {low} to {high} pixels, and size is {size!r}: a batch is "
-                "of one size; set data.size to [height, width], to which each is brought as it is "
-                "read (or pack them: tools/pack-shards)"
+                f"{place} holds pictures of {low} to {high} pixels, and size is {size!r}: a batch "
+                "is of one size; set data.size to [height, width], to which each is brought as it "
+                "is read (or pack them: tools/pack-shards)"
             )
 
 
@@ -102,18 +102,19 @@ def record_layout(key_bytes: int, num_fields: int) -> np.dtype:
     )
 
 
-def sample_checksum(
-    key: bytes, starts: np.ndarray, sizes: np.ndarray, members: Iterable[bytes | memoryview]
-) -> int:
-    """XXH64 of the bytes of a sample's members, in the order in which they lie in the tar, and of
-    its key, starts (uint64) and sizes (uint32): what is changed in tar or index is found."""
+def members_checksum(members: Iterable[bytes | memoryview]) -> int:
+    """XXH64 of the bytes of a sample's members, in the order in which they lie in the tar."""
     digest = xxhash.xxh64()
     for member in members:
         digest.update(member)
-    digest.update(key)
-    digest.update(np.ascontiguousarray(starts, "<u8").tobytes())
-    digest.update(np.ascontiguousarray(sizes, "<u4").tobytes())
     return digest.intdigest()
+
+
+def sample_checksum(members: int, key: bytes, starts: np.ndarray, sizes: np.ndarray) -> int:
+    """XXH64 of `members_checksum` (uint64), the key, starts (uint64) and sizes (uint32): what was
+    changed in tar or index is found."""
+    places = starts.astype("<u8").tobytes() + sizes.astype("<u4").tobytes()
+    return xxhash.xxh64_intdigest(members.to_bytes(8, "little") + key + places)
 
 
 class ReadableFile(Protocol):
@@ -203,7 +204,9 @@ def check_foreign_shards(head: schema.Head, url: str) -> None:
                 raise SchemaError(place, entry, "an object")
             shard = entry.get("name")
             if not may_be_named(shard) or shard in seen:
-                raise SchemaError(f"{place}.name", shard, "the place of a tar, and no other shard's")
+                raise SchemaError(
+                    f"{place}.name", shard, "the place of a tar, and no other shard's"
+                )
             seen.add(shard)
             samples += schema.check_counts(place, entry)
             facts = entry["bytes"], entry["sha256"]
