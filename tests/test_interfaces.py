@@ -32,9 +32,9 @@ def test_pack_and_open_stream_keep_their_arguments() -> None:
     assert wanted | {"part", "engine"} <= set(parameters(pack))
     packing = inspect.signature(pack).parameters
     assert (packing["part"].default, packing["engine"].default) == (None, "processes")
-    assert parameters(open_stream)[:12] == [
+    assert parameters(open_stream)[:13] == [
         "url", "split", "batch_size", "seed", "rank", "world", "threads", "cursor", "epochs",
-        "size", "lanes", "chunk",
+        "size", "lanes", "chunk", "fields",
     ]  # fmt: skip
     defaults = inspect.signature(open_stream).parameters
     assert (defaults["epochs"].default, defaults["lanes"].default) == (1, 32)
@@ -45,7 +45,7 @@ def test_manifest_batch_and_cursor_keep_their_names() -> None:
     assert callable(Manifest.load)
     assert callable(Manifest.verify)
     fields = {*Batch.__dataclass_fields__, *vars(Batch)}
-    assert {"overlay", "mask", "depth", "keys", "chunks", "cursor"} <= fields
+    assert {"fields", "__getitem__", "__len__", "keys", "chunks", "cursor"} <= fields
     assert {"position", "samples", "digest"} <= set(Cursor.__dataclass_fields__)
     assert Cursor(70, 32, "d").epoch == 2
 

@@ -24,6 +24,7 @@ from wdtrain.record.run_plan import RunPlan, plan_tasks, plan_text
 from wdtrain.record.scores import Baselines, check_splits
 from wdtrain.remote.urls import redacted, without_secrets
 from wdtrain.store.manifest import Manifest
+from wdtrain.store.version1 import depth_of
 from wdtrain.stream import (
     Batch,
     Cursor,
@@ -257,9 +258,9 @@ def open_run(recipe: Recipe) -> Run:
     tasks.open()  # zeros are summed
     # Before `fit` looks at what memory is left.
     ranks.set_up(device, tasks.gradient_buffer.flat, collective)
-    mean, std = manifest.overlay_mean, manifest.overlay_std
-    view = learn.plain_view(mean, std, manifest.depth, recipe.precision)
-    rest = (Baselines(manifest.depth), Cursor.at(order, 0), steps)
+    mean, std = manifest.mean_and_std(manifest.image)
+    view = learn.plain_view(mean, std, depth_of(manifest.fields), recipe.precision)
+    rest = (Baselines(depth_of(manifest.fields)), Cursor.at(order, 0), steps)
     return Run(recipe, manifest, order, accelerator, collective, tasks, view, *rest)
 
 

@@ -22,6 +22,7 @@ from wdtrain.record.gallery import Gallery
 from wdtrain.record.outlet import speak_without_waiting
 from wdtrain.record.run import RunRecord
 from wdtrain.record.scores import SplitScores, check_splits
+from wdtrain.store.version1 import depth_of
 from wdtrain.stream import Cursor
 
 COLLECT_EVERY_STEPS = 50
@@ -95,7 +96,7 @@ def validate(run: Run, record: RunRecord, *, limit: int | None) -> list[SplitSco
     targets, found = {task.name: task.target for task in run.tasks}, []
     with record.phase("validating"):
         for split in check_splits(run.recipe.evaluate.splits, run.manifest.splits):
-            scores = SplitScores(split, targets, run.manifest.depth)
+            scores = SplitScores(split, targets, depth_of(run.manifest.fields))
             for batch, answers in run.answers(split, limit):
                 scores.update(answers, batch, run.baselines)
             scores.reduce(run.collective.total)

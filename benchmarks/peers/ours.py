@@ -26,6 +26,6 @@ def open_loader(job: Job) -> Loader:
             size=job.size,
         )
         for batch in stream:
-            yield batch.overlay, batch.mask, batch.depth
+            yield batch["overlay"], batch["mask"], batch["depth"]
 
     return Loader(epoch=lambda: read(1), endless=lambda: read(ENDLESS))

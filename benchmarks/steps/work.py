@@ -20,6 +20,7 @@ from wdtrain.learn.groups import plan_micro_batches
 from wdtrain.learn.rows import Rows, StoredBatch
 from wdtrain.networks import build, domain_of
 from wdtrain.store.manifest import Manifest
+from wdtrain.store.version1 import depth_of
 from wdtrain.stream import open_stream
 from wdtrain.targets.losses import Loss, build_loss
 from wdtrain.targets.truth import TargetName
@@ -124,6 +125,6 @@ def open_work(url: str, settings: Settings, num_batches: int) -> Work:
     )
     with closing(cast(Generator[StoredBatch, None, None], iter(stream))) as reading:
         batches = [learn.rows_of(next(reading), settings.norm_group) for _ in range(num_batches)]
-    mean, std = manifest.overlay_mean, manifest.overlay_std
-    view = learn.plain_view(mean, std, manifest.depth, settings.precision)
+    mean, std = manifest.mean_and_std(manifest.image)
+    view = learn.plain_view(mean, std, depth_of(manifest.fields), settings.precision)
     return Work(settings, manifest, batches, view.augmented(learn.Augmentation(seed=SEED)))

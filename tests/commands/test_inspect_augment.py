@@ -35,6 +35,7 @@ from wdtrain.learn.view import View
 from wdtrain.packing.pack import pack
 from wdtrain.record.checkpoint import Checkpoints
 from wdtrain.store.manifest import Manifest
+from wdtrain.store.version1 import depth_of
 from wdtrain.stream import Cursor, Order, stream_of
 from wdtrain.targets.truth import TargetName, TrainingInput
 
@@ -72,9 +73,11 @@ def run_folder(manifest: Manifest, tmp_path: Path) -> Path:
 
 def view_of_training(manifest: Manifest, recipe: Recipe) -> View:
     """The view that the training loop builds."""
-    mean, std = manifest.overlay_mean, manifest.overlay_std
+    mean, std = manifest.mean_and_std(manifest.image)
     augmentation = Augmentation(seed=recipe.run.seed, **recipe.augment.model_dump())
-    return plain_view(mean, std, manifest.depth, recipe.precision).augmented(augmentation)
+    return plain_view(mean, std, depth_of(manifest.fields), recipe.precision).augmented(
+        augmentation
+    )
 
 
 Given = dict[tuple[TargetName, str, int], tuple[Tensor, Tensor, Tensor]]
@@ -166,9 +169,9 @@ def test_a_line_says_what_was_drawn(manifest, run_folder, tmp_path):
 
 
 def test_with_every_amount_off_what_was_seen_is_what_is_stored(manifest):
-    mean, std = manifest.overlay_mean, manifest.overlay_std
+    mean, std = manifest.mean_and_std(manifest.image)
     plain = Augmentation(seed=0, zoom=0, rotation_deg=0, crop=0, flip=0, colour=0)
-    view = plain_view(mean, std, manifest.depth, "fp32").augmented(plain)
+    view = plain_view(mean, std, depth_of(manifest.fields), "fp32").augmented(plain)
     sample = find_sample(manifest, "train", "n000024")
     assert (sample.depth == 0).any(), "unknown depth must be shown too"
     for seen, stored in zip(

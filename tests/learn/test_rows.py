@@ -12,10 +12,15 @@ from tests.learn.cases import make_rows
 from wdtrain.learn.rows import Rows, rows_of
 
 
+class Batch(SimpleNamespace):
+    def __getitem__(self, name):
+        return getattr(self, name)
+
+
 def test_a_batch_is_cut_into_groups_that_know_their_epoch_and_place():
     pictures = torch.zeros(11, 3, 4, 4, dtype=torch.uint8)
     positions = np.array([96, 97, 98, 99, 128, 129, 130, 131, 132, 160, 161])
-    batch = SimpleNamespace(
+    batch = Batch(
         overlay=pictures,
         mask=pictures[:, :1],
         depth=pictures[:, :1],

@@ -18,7 +18,6 @@ from wdtrain.packing.prepare import prepare
 from wdtrain.packing.splits import Holdout
 from wdtrain.store import tar
 from wdtrain.store.filling import Filler, MemberPlaces, WindowSlice
-from wdtrain.store.limits import IMAGE_MEMBERS, RAW_MEMBERS
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.samples import decode_row, parse_block
 
@@ -100,24 +99,23 @@ def read_at(
         if manifest.encoding == "raw":
             arrays = sample.arrays.values()
             members = [encode_npy(np.asarray(array)) for array in arrays]
-            names = RAW_MEMBERS.values()
         else:
             pngs = [encode_png(one, stored=True) for one in list(sample.arrays.values())[1:]]
-            members, names = [sample.arrays["overlay"], *pngs], IMAGE_MEMBERS.values()
-        for name, member in zip(names, [*members, b"{}"], strict=True):
+            members = [sample.arrays["overlay"], *pngs]
+        for name, member in zip(manifest.member_suffixes, [*members, b"{}"], strict=True):
             data += tar.member(f"{sample.key}.{name}".encode(), member)
     block = parse_block(data, manifest)
     count, target = len(source), target_of(manifest, len(source), size)
     rows = MemberPlaces.of_blocks([block], np.zeros(count, int), np.arange(count), manifest)
     if Filler(manifest, size).fill([WindowSlice(rows, 0, count, 0)], target).parts:
         for got, alone in zip(
-            (target.overlay, target.mask, target.depth),
-            decode_row(block, 3, size=size),
+            target.arrays.values(),
+            decode_row(block, 3, size=size).values(),
             strict=True,
         ):
             np.testing.assert_array_equal(got[3], alone)
-        return list(zip(target.overlay, target.mask, target.depth, strict=True))
-    return [decode_row(block, row, size=size) for row in range(count)]
+        return list(zip(*target.arrays.values(), strict=True))
+    return [tuple(decode_row(block, row, size=size).values()) for row in range(count)]
 
 
 @pytest.mark.parametrize("form", FORMATS)

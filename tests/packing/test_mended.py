@@ -58,7 +58,7 @@ def mend(folder: Path, index: int) -> None:
 
 def first_mask_pixels(manifest: Manifest) -> dict[str, int]:
     return {
-        key: int(decode_row(block, row)[1][0, 0])
+        key: int(decode_row(block, row)["mask"][0, 0])
         for _, _, block in walk_blocks(manifest, manifest.split("train"))
         for row, key in enumerate(block.keys)
     }

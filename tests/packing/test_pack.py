@@ -237,7 +237,7 @@ def test_duplicate_keys_keep_the_first_of_the_source(tmp_path: Path) -> None:
     assert rejected == ["disk-000003", "disk-000003", "disk-000009"]
     for _, _, block in walk_blocks(manifest, manifest.split("train")):
         if "disk-000003" in block.keys:
-            mask = decode_row(block, block.keys.index("disk-000003"))[1]
+            mask = decode_row(block, block.keys.index("disk-000003"))["mask"]
             np.testing.assert_array_equal(mask, source.load(3).arrays["mask"])
 
 

@@ -120,7 +120,7 @@ def test_a_contact_sheet_shows_the_stored_pixels(packed: Packed) -> None:
     from wdtrain.store.samples import decode_row
 
     _, _, block = next(walk_blocks(manifest, manifest.split("train")))
-    overlay, mask, _ = decode_row(block, 0)
+    overlay, mask, _ = decode_row(block, 0).values()
     shown = sheet[6 : 6 + 24 * factor : factor, 6:]
     np.testing.assert_array_equal(shown[:, : 32 * factor : factor], overlay)
     shown_mask = shown[:, 32 * factor : 64 * factor : factor, 0]

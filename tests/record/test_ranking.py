@@ -73,6 +73,9 @@ def unknown_scores(depth_format: DepthFormat, known: bool) -> SplitScores:
         depth = torch.full((3, 1, 16, 16), 100 if known else 0, dtype=torch.uint8)
         keys = tuple("abc")
 
+        def __getitem__(self, name: str) -> torch.Tensor:
+            return getattr(self, name)
+
         class cursor:  # noqa: N801
             position = 3
 

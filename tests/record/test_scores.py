@@ -15,11 +15,16 @@ DEPTH = DepthFormat()
 TARGETS = {"mask": "mask", "depth": "depth"}
 
 
+class Stored(SimpleNamespace):
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return getattr(self, name)
+
+
 def batch(*depths: int, first: int = 0) -> SimpleNamespace:
     """A sample of one depth code each, with the same mask in the same colours."""
     mask = torch.zeros(len(depths), 1, 8, 8, dtype=torch.uint8)
     mask[:, :, 2:6, 2:6] = 255
-    return SimpleNamespace(
+    return Stored(
         overlay=mask.expand(-1, 3, -1, -1).contiguous(),
         mask=mask,
         depth=torch.tensor(depths, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8),

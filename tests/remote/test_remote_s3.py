@@ -118,7 +118,7 @@ def url(s3: FaultyS3, folder: Path) -> str:
 def keys_and_pixels(manifest: Manifest) -> list[tuple[list[str], bytes]]:
     options: dict[str, Any] = {"batch_size": 32, "seed": 3, "lanes": 4, "chunk": 8, "threads": 2}
     return [
-        (list(batch.keys), batch.overlay.contiguous().numpy().tobytes())
+        (list(batch.keys), batch["overlay"].contiguous().numpy().tobytes())
         for batch in open_stream(manifest, split="train", **options)
     ]
 

@@ -95,9 +95,9 @@ def epoch(manifest: Manifest | str, **options: Any) -> Content:
     return [
         (
             list(batch.keys),
-            batch.overlay.contiguous().numpy().tobytes(),
-            batch.mask.numpy().tobytes(),
-            batch.depth.contiguous().view(torch.uint8).numpy().tobytes(),
+            batch["overlay"].contiguous().numpy().tobytes(),
+            batch["mask"].numpy().tobytes(),
+            batch["depth"].contiguous().view(torch.uint8).numpy().tobytes(),
             batch.positions.tolist(),
         )
         for batch in open_stream(manifest, **{**arguments, **options})

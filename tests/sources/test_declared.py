@@ -45,7 +45,7 @@ def metres_of(where: Path, **options: Any) -> np.ndarray:
         FolderSource(where), where / "out", processes=1, holdout=Holdout(samples=0.0), **options
     )
     _, _, block = next(walk_blocks(manifest, manifest.split("train")))
-    return manifest.depth.decode(decode_row(block, 0)[2])
+    return manifest.fields["depth"].decode(decode_row(block, 0)["depth"])
 
 
 def linear(per_metre: float, dtype: type = np.uint16) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 
 from wdtrain.store import frames, tar
 from wdtrain.store.manifest import Manifest, Shard
-from wdtrain.store.samples import BlockIndex, member_suffixes, parse_block
+from wdtrain.store.samples import BlockIndex, parse_block
 from wdtrain.store.shards import ShardReader
 
 Members = dict[str, bytes]
@@ -52,7 +52,7 @@ def same(one: BlockIndex, other: BlockIndex) -> bool:
 def samples_of(data: bytes, manifest: Manifest) -> Samples:
     """The samples of a block: key, and members by their suffixes."""
     block = parse_block(data, manifest)
-    suffixes = member_suffixes(manifest.encoding)
+    suffixes = manifest.member_suffixes
     rows = [list(map(bytes, block.members(row))) for row in range(block.num_samples)]
     return [
         (key, dict(zip(suffixes, r, strict=True))) for key, r in zip(block.keys, rows, strict=True)

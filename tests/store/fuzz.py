@@ -25,7 +25,7 @@ import numpy as np
 import zstandard
 
 from wdtrain.disk.failures import DamagedSample, StoreError
-from wdtrain.fields.depth_format import DepthFormat
+from wdtrain.fields import DepthFormat, triple_of
 from wdtrain.fields.jpeg import encode_jpeg
 from wdtrain.fields.npy import encode_npy
 from wdtrain.fields.png import encode_png
@@ -36,7 +36,6 @@ from wdtrain.store.manifest import Manifest
 from wdtrain.store.samples import (
     BlockIndex,
     decode_row,
-    member_suffixes,
     parse_block,
     payloads,
 )
@@ -75,19 +74,20 @@ class Base:
 @cache
 def base_of(form: tuple[str, str, int], number: int) -> Base:
     encoding, compression, bits = form
-    unused = ("fields", "splits", "overlay_sums", "settings", "source", "rejects")
+    fields = {field.name: field for field in triple_of(DepthFormat(bits=bits))}
+    unused = ("splits", "sums", "settings", "source", "rejects")
     blank: dict[str, Any] = {name: {} for name in unused}
     manifest = Manifest(
         url="nowhere", version=1, encoding=encoding, compression=compression, height=HEIGHT,
-        width=WIDTH, depth=DepthFormat(bits=bits), samples_per_block=SAMPLES, digest="", **blank,
+        width=WIDTH, fields=fields, samples_per_block=SAMPLES, digest="", **blank,
     )  # fmt: skip
     chance = np.random.default_rng(number)
     parts = []
     for sample in range(SAMPLES):
         overlay = chance.integers(0, 256, (HEIGHT // 8, WIDTH // 8, 3)).repeat(8, 0).repeat(8, 1)
         mask = (overlay[..., 0] > 127).astype(np.uint8) * 255
-        depth = chance.integers(0, 256**manifest.depth.dtype.itemsize, mask.shape)
-        arrays = overlay.astype(np.uint8), mask, depth.astype(manifest.depth.dtype)
+        depth = chance.integers(0, 256 ** fields["depth"].dtype.itemsize, mask.shape)
+        arrays = overlay.astype(np.uint8), mask, depth.astype(fields["depth"].dtype)
         if encoding == "raw":
             contents = [encode_npy(array) for array in arrays]
         else:
@@ -95,7 +95,7 @@ def base_of(form: tuple[str, str, int], number: int) -> Base:
             contents = [encode_jpeg(arrays[0])]
             contents += [encode_png(array, stored=is_stored) for array in arrays[1:]]
         contents.append(encode_meta({"cutout": sample}, pad_to=40))
-        for suffix, content in zip(member_suffixes(encoding), contents, strict=True):
+        for suffix, content in zip(manifest.member_suffixes, contents, strict=True):
             parts.append(tar.member(f"k{number}-{sample}.{suffix}".encode(), content))
     data = b"".join(parts)
     return Base(manifest, data, tuple(member.start for member in tar.walk(data)))
@@ -237,12 +237,11 @@ def judge(number: int) -> str:
 def check_rows(block: BlockIndex, size: tuple[int, int]) -> int:
     """The samples left out: a row that is filled at once is what row by row gives."""
     count, manifest = block.num_samples, block.manifest
-    target = RowBuffers(
-        np.empty((count, *size, 3), np.uint8),
-        np.empty((count, *size), np.uint8),
-        np.empty((count, *size), manifest.depth.dtype),
-        np.empty((count, tar.MAX_NAME), np.uint8),
-    )
+    arrays = {
+        name: np.empty((count, *field.shape(*size)), field.dtype)
+        for name, field in manifest.fields.items()
+    }
+    target = RowBuffers(arrays, np.empty((count, tar.MAX_NAME), np.uint8))
     left_out = 0
     if native.LIBRARY is not None and count:
         rows = MemberPlaces.of_blocks([block], np.zeros(count, int), np.arange(count), manifest)
@@ -259,8 +258,10 @@ def check_rows(block: BlockIndex, size: tuple[int, int]) -> int:
                 raise AssertionError(f"filled, and refused by Python: {error}") from error
             left_out += 1
             continue
-        for got, expected in zip((target.overlay, target.mask, target.depth), arrays, strict=True):
-            assert not is_filled or np.array_equal(got[row], expected), "other pixels"
+        for name, expected in arrays.items():
+            assert not is_filled or np.array_equal(target.arrays[name][row], expected), (
+                "other pixels"
+            )
     return left_out
 
 
@@ -274,7 +275,7 @@ def check_loaded(base: Base, data: bytes, block: BlockIndex | str, chance: rando
     size = len(data) + chance.choice((0, 0, 0, 512, -512))
     samples = block.num_samples if isinstance(block, BlockIndex) else SAMPLES
     packed, room = np.frombuffer(alone(bytes(frame)), np.uint8), np.empty(max(size, 1), np.uint8)
-    suffixes = member_suffixes(base.manifest.encoding)
+    suffixes = base.manifest.member_suffixes
     starts, sizes = np.empty((2, samples, len(suffixes)), np.int64)
     ends = payloads(base.manifest) if base.manifest.encoding == "raw" else None
     entry = (-1, 0, native.at(packed), len(frame), native.at(room), max(size, 0), checksum, samples,

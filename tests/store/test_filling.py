@@ -22,7 +22,7 @@ from wdtrain.packing.verify import walk_blocks
 from wdtrain.store import native, tar
 from wdtrain.store.filling import Filler, MemberPlaces, RowBuffers, WindowSlice, copied_columns
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.samples import BlockIndex, decode_row, member_suffixes, parse_block, payloads
+from wdtrain.store.samples import BlockIndex, decode_row, parse_block, payloads
 
 Packed = Callable[..., Manifest]
 
@@ -43,12 +43,11 @@ needs_library = pytest.mark.skipif(native.LIBRARY is None, reason="no compiled p
 
 def target_of(manifest: Manifest, rows: int, size: tuple[int, int] | None = None) -> RowBuffers:
     height, width = size or (manifest.height, manifest.width)
-    return RowBuffers(
-        np.full((rows, height, width, 3), 7, np.uint8),
-        np.full((rows, height, width), 7, np.uint8),
-        np.full((rows, height, width), 7, manifest.depth.dtype),
-        np.zeros((rows, tar.MAX_NAME), np.uint8),
-    )
+    arrays = {
+        name: np.full((rows, *field.shape(height, width)), 7, field.dtype)
+        for name, field in manifest.fields.items()
+    }
+    return RowBuffers(arrays, np.zeros((rows, tar.MAX_NAME), np.uint8))
 
 
 def two_blocks(manifest: Manifest) -> list[BlockIndex]:
@@ -66,7 +65,7 @@ def mixed(blocks: list[BlockIndex]) -> tuple[np.ndarray, np.ndarray]:
 def stored_sample(manifest: Manifest) -> dict[str, bytes]:
     """The members of a good sample by their suffixes."""
     members = map(bytes, two_blocks(manifest)[0].members(0))
-    return dict(zip(member_suffixes(manifest.encoding), members, strict=True))
+    return dict(zip(manifest.member_suffixes, members, strict=True))
 
 
 def archive(members: dict[str, bytes]) -> bytes:
@@ -128,11 +127,11 @@ def test_many_rows_at_once_equal_row_by_row(
     parts = [WindowSlice(window, 3, len(rows) - 3, 3), WindowSlice(window, 0, 3, 0)]
     filler = Filler(manifest, size or (manifest.height, manifest.width))
     assert filler.fill(parts, target).parts == len(parts)
-    suffix = member_suffixes(encoding)[0]
+    suffix = manifest.member_suffixes[0]
     for at, (slot, row) in enumerate(zip(slots, rows, strict=True)):
         arrays = decode_row(blocks[slot], row, size=size)
-        for got, expected in zip(dataclasses.astuple(target)[:3], arrays, strict=True):
-            np.testing.assert_array_equal(got[at], expected)
+        for field, expected in arrays.items():
+            np.testing.assert_array_equal(target.arrays[field][at], expected)
         name = f"{blocks[slot].keys[row]}.{suffix}".encode()
         assert target.names[at].tobytes() == name.ljust(tar.MAX_NAME, b"\0")
 
@@ -156,7 +155,7 @@ def test_without_the_compiled_part_nothing_is_found_and_nothing_is_alike(
     block = two_blocks(packed("raw", "none"))[0]
     stride = len(block.data) // block.num_samples
     alike = block.data, stride, block.starts, block.sizes, payloads(block.manifest)
-    found = block.data, member_suffixes("raw")
+    found = block.data, block.manifest.member_suffixes
     assert native.LIBRARY is None or (native.are_alike(*alike) and native.index_members(*found))
     monkeypatch.setattr(native, "LIBRARY", None)
     assert not native.are_alike(*alike)
@@ -221,7 +220,7 @@ def test_parts_are_filled_in_turn_until_one_is_unusual(
     assert names[3] == b"k.overlay.jpg"
     for row in (0, 2, 4):
         assert names[row] == b""
-        assert all((array[row] == 7).all() for array in (target.overlay, target.mask, target.depth))
+        assert all((array[row] == 7).all() for array in target.arrays.values())
 
 
 @needs_library
@@ -240,8 +239,9 @@ def test_raw_rows_known_by_their_addresses_alone_are_the_same(packed: Packed) ->
     )
     for window, target in zip(windows, (known, indexed), strict=True):
         assert filler.fill([WindowSlice(window, 0, count, 0)], target).parts == 1
-    for one, other in zip(dataclasses.astuple(known), dataclasses.astuple(indexed), strict=True):
-        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(known.names, indexed.names)
+    for name, array in known.arrays.items():
+        np.testing.assert_array_equal(array, indexed.arrays[name])
 
 
 def test_rows_beyond_the_end_of_a_window_are_refused(packed: Packed) -> None:
@@ -261,7 +261,7 @@ def test_stored_pngs_of_several_parts_are_sliced(packed: Packed, height: int, wi
         manifest = dataclasses.replace(manifest, height=height, width=width)
         rng, shape = np.random.default_rng(0), (height, width)
         mask = rng.integers(0, 250, shape).astype(np.uint8)
-        depth = rng.integers(0, 1 << bits, shape).astype(manifest.depth.dtype)
+        depth = rng.integers(0, 1 << bits, shape).astype(manifest.fields["depth"].dtype)
         members = {
             "overlay.jpg": encode_jpeg(np.full((*shape, 3), 90, np.uint8)),
             "mask.png": encode_png(mask, stored=True),
@@ -270,8 +270,8 @@ def test_stored_pngs_of_several_parts_are_sliced(packed: Packed, height: int, wi
         }
         target = target_of(manifest, 1)
         assert filled(manifest, members, target) == 1
-        np.testing.assert_array_equal(target.mask[0], mask)
-        np.testing.assert_array_equal(target.depth[0], depth)
+        np.testing.assert_array_equal(target.arrays["mask"][0], mask)
+        np.testing.assert_array_equal(target.arrays["depth"][0], depth)
 
 
 @needs_library
@@ -300,8 +300,8 @@ def test_a_flipped_bit_of_a_deflated_png_never_gives_other_pixels(
             png, target = bytearray(members[name]), target_of(manifest, 1)
             png[at] ^= 1 << at % 8
             if filled(manifest, members | {name: bytes(png)}, target):
-                np.testing.assert_array_equal(target.mask, good.mask)
-                np.testing.assert_array_equal(target.depth, good.depth)
+                np.testing.assert_array_equal(target.arrays["mask"], good.arrays["mask"])
+                np.testing.assert_array_equal(target.arrays["depth"], good.arrays["depth"])
 
 
 @needs_library
@@ -327,7 +327,7 @@ def test_pngs_that_another_program_wrote_are_left_or_read_as_they_are(
         choice = [cv2.IMWRITE_PNG_FILTER, of_all_lines]
         png, target = cv2.imencode(".png", mask, choice)[1].tobytes(), target_of(manifest, 1)
         if filled(manifest, members | {"mask.png": png}, target):
-            np.testing.assert_array_equal(target.mask[0], mask)
+            np.testing.assert_array_equal(target.arrays["mask"][0], mask)
 
 
 @needs_library
@@ -405,7 +405,7 @@ def test_a_damaged_jpeg_gives_what_row_by_row_gives_or_is_left_to_it(
     target = target_of(manifest, 1)
     if filled(manifest, members, target):
         block = parse_block(archive(members), manifest)
-        np.testing.assert_array_equal(target.overlay[0], decode_row(block, 0)[0])
+        np.testing.assert_array_equal(target.arrays["overlay"][0], decode_row(block, 0)["overlay"])
 
 
 @needs_library

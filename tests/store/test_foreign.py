@@ -22,7 +22,7 @@ from wdtrain.fields.png import decode_png
 from wdtrain.packing.verify import walk_blocks
 from wdtrain.store import opener
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.samples import decode_row, member_suffixes
+from wdtrain.store.samples import decode_row
 
 Packed = Callable[..., Manifest]
 needs_zstd = pytest.mark.skipif(not shutil.which("zstd"), reason="the zstd command is not here")
@@ -32,7 +32,7 @@ library = pytest.mark.filterwarnings("ignore")  # other people's code warns as i
 
 def stored(manifest: Manifest, split: str = "train") -> dict[str, bytes]:
     """Every member of a split by name, through our reader, in order."""
-    suffixes = member_suffixes(manifest.encoding)
+    suffixes = manifest.member_suffixes
     return {
         f"{key}.{suffix}": bytes(data)
         for _, _, block in walk_blocks(manifest, manifest.split(split))
@@ -154,8 +154,8 @@ def check_samples(manifest: Manifest, samples: Iterator[dict[str, object]]) -> N
                 got[f"{sample['__key__']}.{name}"] = value
     assert got == expected
     for _, _, block in walk_blocks(manifest, manifest.split("train")):
-        names = member_suffixes("image")[:3]
-        for name, pixels in zip(names, decode_row(block, 0), strict=True):
+        names = manifest.member_suffixes[:-1]
+        for name, pixels in zip(names, decode_row(block, 0).values(), strict=True):
             foreign = np.array(Image.open(io.BytesIO(got[f"{block.keys[0]}.{name}"])))
             np.testing.assert_array_equal(foreign, pixels)
 

@@ -21,8 +21,7 @@ from tests.store.blocks import SAMPLES, Written, block_of, inflated, samples_of
 from tests.store.test_filling import filled, needs_library, stored_sample, target_of
 from tests.store.test_samples import either_way  # noqa: F401
 from wdtrain.disk.failures import DamagedBlock, DamagedSample, StoreError
-from wdtrain.fields import Sample
-from wdtrain.fields.errors import FieldError
+from wdtrain.fields import DepthFormat, FieldError, Sample, triple_of
 from wdtrain.fields.jpeg import encode_jpeg
 from wdtrain.packing.plan import make_plan
 from wdtrain.packing.prepare import prepare
@@ -30,7 +29,7 @@ from wdtrain.packing.splits import Holdout
 from wdtrain.store import buffers, frames, native, tar
 from wdtrain.store.buffers import Recycled
 from wdtrain.store.filling import Filler, MemberPlaces, WindowSlice
-from wdtrain.store.limits import MAX_KEY, most_free_bytes, most_sample_bytes
+from wdtrain.store.limits import max_key, most_free_bytes, most_sample_bytes
 from wdtrain.store.loading import BlockLoader
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.samples import decode_row, parse_block
@@ -54,7 +53,7 @@ def test_what_inflates_to_more_than_its_samples_may_be_is_named_without_room_for
     packed: Packed, encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = packed(encoding, "zstd:3")
-    most = SAMPLES * most_sample_bytes(manifest.height, manifest.width, 1)
+    most = SAMPLES * most_sample_bytes(manifest.height, manifest.width, manifest.fields.values())
     shard = Written.of(inflated(manifest)[:3])
     bomb = frames.FrameCompressor(1)(bytes(most + 1))
     shard.frames[1] = bomb
@@ -84,9 +83,10 @@ def test_a_packed_sample_is_never_larger_than_a_reader_takes() -> None:
             source, encoding=encoding, compression=None, size=None, seed=0, shard_samples=None,
             samples_per_block=None, jpeg_quality=90, holdout=Holdout(), splits="deal",
         ).settings  # fmt: skip
-        object.__setattr__(source, "words", most_free_bytes(24, 32) - 4096)
+        most = most_free_bytes(24, 32, triple_of(DepthFormat()))
+        object.__setattr__(source, "words", most - 4096)
         assert len(prepare(source, 0, settings).meta) > source.words
-        object.__setattr__(source, "words", most_free_bytes(24, 32))
+        object.__setattr__(source, "words", most)
         with pytest.raises(FieldError, match="too large: its JPEG and JSON take"):
             prepare(source, 0, settings)
 
@@ -189,14 +189,16 @@ def test_no_jpeg_takes_tables_of_the_one_before_it(packed: Packed, marker: int) 
     target, filler = target_of(manifest, 4), Filler(manifest, (24, 32))
     assert filler.fill([WindowSlice(rows, 0, 3, 0)], target).parts == 1  # none of them is unusual
     for row in range(3):
-        np.testing.assert_array_equal(target.overlay[row], decode_row(block, row)[0])
+        np.testing.assert_array_equal(
+            target.arrays["overlay"][row], decode_row(block, row)["overlay"]
+        )
     is_filled = filler.fill([WindowSlice(rows, 0, 4, 0)], target).parts
     if marker == 0xDB:
         assert not is_filled
         with pytest.raises(DamagedSample, match="sample k3"):
             decode_row(block, 3)
     elif is_filled:  # without Huffman's tables the standard's are taken
-        np.testing.assert_array_equal(target.overlay[3], decode_row(block, 3)[0])
+        np.testing.assert_array_equal(target.arrays["overlay"][3], decode_row(block, 3)["overlay"])
 
 
 @needs_library
@@ -292,7 +294,7 @@ def test_a_name_with_bytes_behind_its_end_is_not_read(packed: Packed) -> None:
 @both_ways
 def test_the_longest_key_that_packing_takes_is_read(packed: Packed) -> None:
     manifest = packed("image", "none")
-    key = "K-_9" * (MAX_KEY // 4)
+    key = "K-_9" * (max_key(manifest.fields.values()) // 4)
     samples = [(key, stored_sample(manifest))]
     assert parse_block(block_of(samples), manifest).keys == [key]
     assert samples_of(block_of(samples), manifest) == samples

@@ -45,7 +45,7 @@ def test_a_block_that_is_held_keeps_its_bytes_while_others_are_loaded(packed: Pa
     loader = BlockLoader(manifest, Recycled())
     with readers(manifest) as (shard, *_):
         (held,) = loader.load([(shard, 0)]).blocks
-        arrays = held.raw_arrays()
+        arrays = held.raw_arrays().values()
         before = [array.copy() for array in arrays]
         del held
         for number in range(shard.num_blocks):

@@ -17,7 +17,7 @@ from wdtrain.fields.sample import encode_meta
 from wdtrain.packing.verify import walk_blocks
 from wdtrain.store import native, tar
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.samples import BlockIndex, decode_row, member_suffixes, parse_block
+from wdtrain.store.samples import BlockIndex, decode_row, parse_block
 
 Packed = Callable[..., Manifest]
 
@@ -34,7 +34,7 @@ def test_every_sample_comes_back_as_it_was(packed: Packed, encoding: str, compre
             for row, key in enumerate(block.keys):
                 sample = source.load(int(key.removeprefix("disk-")))
                 assert isinstance(sample.arrays["overlay"], np.ndarray)
-                overlay, mask, depth = decode_row(block, row)
+                overlay, mask, depth = decode_row(block, row).values()
                 expected = sample.arrays["overlay"]
                 if encoding == "image":
                     expected = decode_jpeg(encode_jpeg(expected, 90))
@@ -49,9 +49,9 @@ def test_every_sample_comes_back_as_it_was(packed: Packed, encoding: str, compre
 @pytest.mark.parametrize("compression", ["zstd:3", "none"])
 def test_a_raw_block_is_arrays_of_one_stride(packed: Packed, compression: str) -> None:
     block = first_block(packed("raw", compression))
-    arrays = block.raw_arrays()
+    arrays = block.raw_arrays().values()
     for row in range(block.num_samples):
-        for array, one in zip(arrays, decode_row(block, row), strict=True):
+        for array, one in zip(arrays, decode_row(block, row).values(), strict=True):
             np.testing.assert_array_equal(array[row], one)
             assert np.shares_memory(array, np.frombuffer(block.data, np.uint8))
     assert np.ptp(block.starts - block.starts[0], axis=1).max() == 0
@@ -88,7 +88,7 @@ def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 def block_of(manifest: Manifest, key: str = "k", **changes: bytes) -> bytes:
     """The first sample of a block as a block, with some members changed."""
     block = first_block(manifest)
-    names = member_suffixes(manifest.encoding)
+    names = manifest.member_suffixes
     contents = dict(zip(names, map(bytes, block.members(0)), strict=True))
     contents |= {name.replace("_", "."): data for name, data in changes.items()}
     return b"".join(tar.member(f"{key}.{name}".encode(), data) for name, data in contents.items())
@@ -158,7 +158,7 @@ def test_a_raw_block_whose_headers_another_program_wrote_is_read(packed: Packed)
     data[at : at + 11] = bytes(data[at : at + 11]).lstrip(b"0").rjust(11)  # a size without zeros
     block = parse_block(bytes(data), raw)
     assert block.keys == ["j", "k"]
-    for array in block.raw_arrays():
+    for array in block.raw_arrays().values():
         np.testing.assert_array_equal(array[0], array[1])
 
 

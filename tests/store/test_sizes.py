@@ -54,5 +54,5 @@ def test_discs_stay_round(tmp_path: Path) -> None:
 
     manifest = pack(Disks(count=64, height=24, width=48), tmp_path / "set", processes=1)
     for batch in open_stream(manifest, split="train", batch_size=8, chunk=8, seed=0, size=16):
-        rows, columns = np.nonzero(batch.mask[0, 0].numpy() >= 128)
+        rows, columns = np.nonzero(batch["mask"][0, 0].numpy() >= 128)
         assert abs(int(np.ptp(rows)) - int(np.ptp(columns))) <= 1

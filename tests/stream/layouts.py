@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from wdtrain.fields.depth_format import DepthFormat
+from wdtrain.fields import DepthFormat, Field, triple_of
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,10 @@ class FakeSplit:
         return sum(shard.samples for shard in self.shards)
 
 
+def _triple() -> dict[str, Field]:
+    return {one.name: one for one in triple_of(DepthFormat())}
+
+
 @dataclass(frozen=True)
 class FakeManifest:
     """As much of a manifest as the order reads."""
@@ -34,7 +38,7 @@ class FakeManifest:
     samples_per_block: int
     height: int = 8
     width: int = 8
-    depth: DepthFormat = field(default_factory=DepthFormat)
+    fields: dict[str, Field] = field(default_factory=_triple)
     digest: str = "d"
     url: str = "fake"
     is_compressed: bool = True

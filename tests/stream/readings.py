@@ -149,7 +149,7 @@ def seen(ranks: list[list[Batch]]) -> dict[int, Row]:
 
 def crc_of(batch: Batch, row: int) -> int:
     crc = 0
-    for pixels in (batch.overlay, batch.mask, batch.depth):
+    for pixels in batch.fields.values():
         crc = zlib.crc32(pixels[row].contiguous().numpy().tobytes(), crc)
     return crc
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from wdtrain.fields import DepthFormat, triple_of
 from wdtrain.learn.prefetch import Prefetcher
 from wdtrain.learn.rows import rows_of
 from wdtrain.store.buffers import KEPT, Lease
@@ -17,13 +18,15 @@ from wdtrain.stream import batches
 from wdtrain.stream.batches import Batch, HostMemory, tensors
 from wdtrain.stream.cursor import Cursor
 
+FIELDS = triple_of(DepthFormat())
+
 
 def overlay_of(memory: HostMemory) -> torch.Tensor:
-    return tensors(memory.take(4), np.ones(4, bool))[0]
+    return tensors(memory.take(4), np.ones(4, bool))["overlay"]
 
 
 def test_the_memory_of_a_dropped_batch_is_used_again() -> None:
-    memory = HostMemory(8, 8, np.dtype(np.uint16))
+    memory = HostMemory(triple_of(DepthFormat(bits=16)), (8, 8))
     place = overlay_of(memory).data_ptr()
     gc.collect()
     assert overlay_of(memory).data_ptr() == place
@@ -40,7 +43,7 @@ VIEWS: dict[str, Callable[[torch.Tensor], Any]] = {
 
 @pytest.mark.parametrize("name", VIEWS)
 def test_memory_that_any_view_still_shows_is_not_given_again(name: str) -> None:
-    memory = HostMemory(8, 8, np.dtype(np.uint8))
+    memory = HostMemory(FIELDS, (8, 8))
     overlay = overlay_of(memory)
     place, view = overlay.data_ptr(), VIEWS[name](overlay)
     del overlay
@@ -82,19 +85,19 @@ def stream(monkeypatch: pytest.MonkeyPatch) -> Queue:
 
 def batch_of(memory: HostMemory) -> Batch:
     lent = memory.take(4)
-    for array in (lent.overlay, lent.mask, lent.depth, lent.names):
+    for array in (*lent.arrays.values(), lent.names):
         array[...] = 7
-    overlay, mask, depth = tensors(lent, np.ones(4, bool))
+    fields = tensors(lent, np.ones(4, bool))
     cursor = Cursor("digest", 4, 4)
-    return Batch(overlay, mask, depth, lent.names, np.arange(4), [4], cursor, lease=lent.lease)
+    return Batch(fields, lent.names, np.arange(4), [4], cursor, lease=lent.lease)
 
 
 def test_a_pinned_batch_is_read_until_what_was_queued_when_it_was_let_go_is_done(
     stream: Queue,
 ) -> None:
-    memory = HostMemory(8, 8, np.dtype(np.uint8), pinned=True)
+    memory = HostMemory(FIELDS, (8, 8), pinned=True)
     batch = batch_of(memory)
-    place = batch.overlay.data_ptr()
+    place = batch["overlay"].data_ptr()
     del batch
     gc.collect()
     assert overlay_of(memory).data_ptr() != place
@@ -111,18 +114,18 @@ class OnDevice:
 def test_a_batch_on_a_device_leaves_its_memory_alone_until_it_is_there(
     stream: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    memory = HostMemory(8, 8, np.dtype(np.uint8))  # nothing is added at release
+    memory = HostMemory(FIELDS, (8, 8))  # nothing is added at release
     batch, asked = batch_of(memory), []
 
     def to(tensor: torch.Tensor, device: object, *, non_blocking: bool) -> OnDevice:
         asked.append((tensor.shape, device, non_blocking))
         return OnDevice()
 
-    place = batch.overlay.data_ptr()
+    place = batch["overlay"].data_ptr()
     with monkeypatch.context() as patch:
         patch.setattr(torch.Tensor, "to", to)
         there = batch.to("cuda")
-    shapes = [batch.overlay.shape, batch.mask.shape, batch.depth.shape]
+    shapes = [tensor.shape for tensor in batch.fields.values()]
     assert asked == [(shape, "cuda", True) for shape in shapes]
     assert (there.keys, there.chunks) == (batch.keys, batch.chunks)
     del batch, there
@@ -136,7 +139,7 @@ def test_a_batch_on_a_device_leaves_its_memory_alone_until_it_is_there(
 def test_our_own_loop_copies_by_way_of_the_batch(
     stream: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batch, copied = batch_of(HostMemory(8, 8, np.dtype(np.uint8))), []
+    batch, copied = batch_of(HostMemory(FIELDS, (8, 8))), []
 
     def copy(self: Batch, part: torch.Tensor, device: torch.device) -> torch.Tensor:
         copied.append((part.data_ptr(), len(part)))
@@ -166,34 +169,37 @@ def test_the_event_behind_a_copy_is_recorded_on_the_stream_that_is_current(
 
 
 def test_a_batch_on_the_cpu_is_itself() -> None:
-    batch = batch_of(HostMemory(8, 8, np.dtype(np.uint8)))
-    assert batch.to("cpu").overlay.data_ptr() == batch.overlay.data_ptr()
+    batch = batch_of(HostMemory(FIELDS, (8, 8)))
+    assert batch.to("cpu")["overlay"].data_ptr() == batch["overlay"].data_ptr()
     assert batch.lease.is_over()
 
 
 def test_memory_whose_names_are_still_held_is_not_given_again() -> None:
-    memory = HostMemory(8, 8, np.dtype(np.uint8))
+    memory = HostMemory(FIELDS, (8, 8))
     target = memory.take(4)
-    place, names = target.overlay.ctypes.data, target.names
+    place, names = target.arrays["overlay"].ctypes.data, target.names
     del target
     gc.collect()
-    assert memory.take(4).overlay.ctypes.data != place
+    assert memory.take(4).arrays["overlay"].ctypes.data != place
     del names
     gc.collect()
-    assert place in [memory.take(4).overlay.ctypes.data, memory.take(4).overlay.ctypes.data]
+    assert place in [
+        memory.take(4).arrays["overlay"].ctypes.data,
+        memory.take(4).arrays["overlay"].ctypes.data,
+    ]
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_what_a_batch_is_made_of_does_not_overlap(dtype: type) -> None:
-    target = HostMemory(3, 5, np.dtype(dtype)).take(7)
-    arrays = [target.overlay, target.mask, target.depth, target.names]
+@pytest.mark.parametrize("bits", [8, 16])
+def test_what_a_batch_is_made_of_does_not_overlap(bits: int) -> None:
+    target = HostMemory(triple_of(DepthFormat(bits=bits)), (3, 5)).take(7)
+    arrays = [*target.arrays.values(), target.names]
     for value, array in enumerate(arrays):
         array[...] = value
     assert all((array == value).all() for value, array in enumerate(arrays))
 
 
 def test_what_many_held_batches_took_is_not_hoarded() -> None:
-    memory = HostMemory(8, 8, np.dtype(np.uint8))
+    memory = HostMemory(FIELDS, (8, 8))
     held = [overlay_of(memory) for _ in range(3 * KEPT)]
     del held
     gc.collect()

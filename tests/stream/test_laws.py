@@ -180,7 +180,7 @@ def test_what_was_handed_on_is_never_written_to_again(
         sums: list[int] = []
         for batch in open_rank(packed(*case.made), case, how, rank):
             # The batch itself goes; what is held is a tensor, an array, a view of a row, the names.
-            parts: list[Any] = [batch.overlay, batch.mask, batch.depth]
+            parts: list[Any] = [*batch.fields.values()]
             if kept != "tensor":
                 parts = [batch.names] if kept == "names" else [part.numpy() for part in parts]
             held += [part[:1] for part in parts] if kept == "row" else parts

@@ -74,9 +74,9 @@ def test_batches_hold_the_pixels_that_were_packed(
     for batch in read(manifest):
         for row, key in enumerate(batch.keys):
             triple = source.load(source.index_of(key))
-            assert np.array_equal(batch.mask[row, 0].numpy(), triple.arrays["mask"])
-            assert np.array_equal(batch.depth[row, 0].numpy(), triple.arrays["depth"])
-            overlay = batch.overlay[row].permute(1, 2, 0).numpy().astype(int)
+            assert np.array_equal(batch["mask"][row, 0].numpy(), triple.arrays["mask"])
+            assert np.array_equal(batch["depth"][row, 0].numpy(), triple.arrays["depth"])
+            overlay = batch["overlay"][row].permute(1, 2, 0).numpy().astype(int)
             tolerance = 0 if encoding == "raw" else 40  # JPEG of noise-free ramps
             assert np.abs(overlay - triple.arrays["overlay"]).max() <= tolerance
 
@@ -84,10 +84,10 @@ def test_batches_hold_the_pixels_that_were_packed(
 def test_a_batch_is_uint8_in_channels_last_memory_with_its_cursor(packed: Packed) -> None:
     batch = read(packed())[0]
     height, width = packed().height, packed().width
-    assert batch.overlay.shape == (32, 3, height, width)
-    assert batch.overlay.dtype == batch.mask.dtype == batch.depth.dtype == torch.uint8
-    assert batch.overlay.is_contiguous(memory_format=torch.channels_last)
-    assert batch.mask.shape == batch.depth.shape == (32, 1, height, width)
+    assert batch["overlay"].shape == (32, 3, height, width)
+    assert batch["overlay"].dtype == batch["mask"].dtype == batch["depth"].dtype == torch.uint8
+    assert batch["overlay"].is_contiguous(memory_format=torch.channels_last)
+    assert batch["mask"].shape == batch["depth"].shape == (32, 1, height, width)
     assert sum(batch.chunks) == len(batch) == len(batch.positions) == 32
     assert batch.cursor.position == 32
 
@@ -151,7 +151,7 @@ def test_a_small_rank_share_may_be_empty(packed: Packed) -> None:
     batches = read(packed(), batch_size=8, world=6, rank=3)
     assert {len(batch) for batch in batches} >= {0, 8}
     empty = next(batch for batch in batches if not len(batch))
-    assert empty.overlay.shape == (0, 3, packed().height, packed().width)
+    assert empty["overlay"].shape == (0, 3, packed().height, packed().width)
 
 
 def test_reads_at_another_size(packed: Packed) -> None:
@@ -159,8 +159,8 @@ def test_reads_at_another_size(packed: Packed) -> None:
     stored = manifest.height, manifest.width
     for size, shape in ((18, (18, 18)), ((16, 20), (16, 20)), (None, stored)):
         batch = read(manifest, size=size)[0]
-        assert batch.overlay.shape == (32, 3, *shape)
-        assert batch.depth.shape == (32, 1, *shape)
+        assert batch["overlay"].shape == (32, 3, *shape)
+        assert batch["depth"].shape == (32, 1, *shape)
 
 
 @pytest.mark.parametrize("size", [0, -3, (0, 5), "16", True])
@@ -231,7 +231,7 @@ def test_what_is_left_out_has_no_row_and_the_others_keep_their_positions(
     assert len(kept) == len(placed) - manifest.samples_per_block
     assert kept.items() <= placed.items()
     for batch in rest:
-        assert sum(batch.chunks) == len(batch) == len(batch.overlay) == len(batch.mask)
+        assert sum(batch.chunks) == len(batch) == len(batch["overlay"]) == len(batch["mask"])
     assert list(stream.damaged) == ["shard train-000000.tar.zst, block 0"]
 
 

@@ -172,7 +172,7 @@ def _transfer(batch: Batch) -> float | None:
     """Triples a second from the host's memory to the accelerator's; None without one."""
     if not torch.cuda.is_available() or not len(batch):
         return None
-    arrays = [batch.overlay.pin_memory(), batch.mask.pin_memory(), batch.depth.pin_memory()]
+    arrays = [tensor.pin_memory() for tensor in batch.fields.values()]
     torch.cuda.synchronize()
     started = time.perf_counter()
     for _ in range(10):
@@ -192,7 +192,7 @@ class _Floor:
         self._manifest = manifest
         self._size = size_for((manifest.height, manifest.width), options.size)
         self._filler = Filler(manifest, self._size)
-        self._batches = HostMemory(*self._size, manifest.depth.dtype)
+        self._batches = HostMemory(manifest.fields.values(), self._size)
         self._packed: list[tuple[ShardReader, int, bytes]] = []
         memory = Recycled()
         for shard in manifest.split(options.split).shards:

@@ -14,6 +14,7 @@ import numpy as np
 from wdtrain.packing.verify import walk_blocks
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.samples import decode_row
+from wdtrain.store.version1 import depth_of
 
 _CELL_PX: Final = 128
 _GAP_PX: Final = 6
@@ -28,7 +29,9 @@ def contact_sheet(manifest: Manifest, *, split: str, count: int) -> np.ndarray:
     cells: list[np.ndarray] = []
     for _, _, block in walk_blocks(manifest, manifest.split(split)):
         rows_wanted = range(min(block.num_samples, count - len(cells)))
-        cells += [_cell(block.keys[row], *decode_row(block, row), manifest) for row in rows_wanted]
+        for row in rows_wanted:
+            overlay, mask, depth = decode_row(block, row).values()
+            cells.append(_cell(block.keys[row], overlay, mask, depth, manifest))
         if len(cells) == count:
             break
     blank = np.full_like(cells[0], _BACKGROUND)
@@ -53,7 +56,7 @@ def _cell(
     pictures = [
         overlay,
         cv2.cvtColor(np.ascontiguousarray(mask), cv2.COLOR_GRAY2RGB),
-        depth_tile(depth, manifest.depth.max_code),
+        depth_tile(depth, depth_of(manifest.fields).max_code),
     ]
     factor = max(1, -(-_CELL_PX // manifest.height))
     large = [picture.repeat(factor, 0).repeat(factor, 1) for picture in pictures]

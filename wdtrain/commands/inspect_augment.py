@@ -29,6 +29,7 @@ from wdtrain.remote.urls import redacted
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.samples import BlockIndex, decode_row, parse_block
 from wdtrain.store.shards import ShardReader
+from wdtrain.store.version1 import depth_of
 
 if TYPE_CHECKING:  # the networks' room brings torch along, which the other actions do without
     from wdtrain.learn.augment import Augmentation, Drawn
@@ -132,8 +133,10 @@ def show_augment(options: argparse.Namespace) -> int:
     epochs = _epochs(options.epoch, None if options.run_folder is None else recipe, manifest)
     if options.run_folder is not None:
         _check_run(options.run_folder, data, manifest)
-    mean, std = manifest.overlay_mean, manifest.overlay_std
-    view = plain_view(mean, std, manifest.depth, "fp32").augmented(_augmentation(options, recipe))
+    mean, std = manifest.mean_and_std(manifest.image)
+    view = plain_view(mean, std, depth_of(manifest.fields), "fp32").augmented(
+        _augmentation(options, recipe)
+    )
     sample = find_sample(manifest, split, options.key, size=data.size)
     sights = [see(sample, epoch, view) for epoch in epochs]
     picture = sheet(sample, sights, view)
@@ -218,7 +221,7 @@ def find_sample(
     with long_work(f"looking for {key}") as progress:
         for block in _blocks(manifest, split, damaged):
             if key in block.keys:
-                return Sample(key, *decode_row(block, block.keys.index(key), size=read_at))
+                return Sample(key, *decode_row(block, block.keys.index(key), size=read_at).values())
             near = heapq.nlargest(_NEAR_KEYS, [*near, *block.keys], lambda one: _likeness(one, key))
             progress(done := done + block.num_samples, total)
     others = [name for name in manifest.splits if name != split]

@@ -24,6 +24,7 @@ from wdtrain.record.outputs import OVERWRITE_HELP, Outputs
 from wdtrain.record.picture_grid import png_of
 from wdtrain.remote.urls import redacted
 from wdtrain.store.manifest import Manifest
+from wdtrain.store.version1 import depth_of
 
 EXAMPLES: Final = """\
 examples:
@@ -99,7 +100,7 @@ def _grid_options(action: argparse.ArgumentParser) -> None:
 def show(manifest: Manifest, options: argparse.Namespace) -> int:
     """Prints the manifest for a person."""
     console = Output(soft_wrap=True)
-    depth = manifest.depth
+    depth = depth_of(manifest.fields)
     limits = f" {depth.near_m:g} to {depth.far_m:g} m" if depth.is_logarithmic else ""
     console.print(
         f"[bold]{redacted(manifest.url)}[/]: {manifest.samples:,} triples of {manifest.height} x "
@@ -107,7 +108,7 @@ def show(manifest: Manifest, options: argparse.Namespace) -> int:
         f"{manifest.samples_per_block} a block, digest {manifest.digest[:12]}"
     )
     console.print(f"depth: {depth.kind}{limits}, {depth.bits} bits")
-    for name, values in (("mean", manifest.overlay_mean), ("std", manifest.overlay_std)):
+    for name, values in zip(("mean", "std"), manifest.mean_and_std(manifest.image), strict=True):
         numbers = " ".join(f"{value:.4f}" for value in values)
         console.print(f"overlay {name} (train, red green blue): {numbers}")
     console.print(_splits_table(manifest))

@@ -234,7 +234,7 @@ def pictures_of_split(
 
 def _rows(stream: Stream) -> Iterator[tuple[int, Tensor]]:
     for batch in stream:
-        yield from zip(batch.positions.tolist(), batch.overlay, strict=True)
+        yield from zip(batch.positions.tolist(), batch["overlay"], strict=True)
 
 
 def _damage_at(stream: Stream, position: int) -> list[str]:

@@ -80,12 +80,7 @@ class Rows:
 class StoredBatch(Protocol):
     """What the stream hands on, as far as a step reads it; `chunks` are the rows of each chunk."""
 
-    @property
-    def overlay(self) -> Tensor: ...
-    @property
-    def mask(self) -> Tensor: ...
-    @property
-    def depth(self) -> Tensor: ...
+    def __getitem__(self, name: str) -> Tensor: ...
     @property
     def keys(self) -> list[str]: ...
     @property
@@ -102,9 +97,9 @@ def rows_of(batch: StoredBatch, norm_group: int) -> Rows:
     groups = groups_of_chunks(batch.chunks, norm_group)
     starts = np.cumsum([0, *groups])[:-1]
     return Rows(
-        overlay=batch.overlay,
-        mask=batch.mask,
-        depth=batch.depth,
+        overlay=batch["overlay"],
+        mask=batch["mask"],
+        depth=batch["depth"],
         keys=batch.keys,
         epochs=batch.epochs,
         groups=groups,

@@ -118,7 +118,7 @@ class _Seen:
 def _overlay(block: BlockIndex, row: int) -> np.ndarray:
     """The picture of a sample, at 64 pixels or more a side."""
     if block.manifest.encoding == "raw":
-        picture: np.ndarray = block.raw_arrays()[0][row]
+        picture: np.ndarray = block.raw_arrays()[block.manifest.image][row]
         return picture
     try:
         size = (_LOOKED_AT_PX, _LOOKED_AT_PX)

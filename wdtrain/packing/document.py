@@ -11,12 +11,13 @@ from collections import Counter
 from typing import Any, Final
 
 from wdtrain.disk.failures import StoreError
+from wdtrain.fields import triple_of
 from wdtrain.packing.contents import FromFiles, contents_digest
 from wdtrain.packing.plan import Job, Plan
 from wdtrain.packing.prepare import OverlaySums
 from wdtrain.packing.staging import Staging
 from wdtrain.store import manifest as manifests
-from wdtrain.store.samples import member_suffixes
+from wdtrain.store import version1
 
 FOUND: Final = ("contents", "passed_over")
 """What stands in the manifest of a source and is not known before it is packed."""
@@ -47,7 +48,7 @@ def manifest_document(plan: Plan, work: Staging, jobs: list[Job]) -> dict[str, A
         raise StoreError("every sample for training was rejected; mend the source")
     document = {
         "format": manifests.FORMAT,
-        "version": manifests.VERSION,
+        "version": version1.VERSION,
         "encoding": plan.settings.encoding,
         "compression": plan.settings.compression,
         "height": plan.settings.height,
@@ -85,7 +86,8 @@ def _fields(plan: Plan) -> dict[str, Any]:
     """Member names, dtypes and shapes, and what the codes of a depth mean."""
     shape = [plan.settings.height, plan.settings.width]
     depth = plan.source.fields[2].format  # type: ignore[attr-defined]
-    overlay, mask, depth_name, meta = member_suffixes(plan.settings.encoding)
+    suffixes = manifests.member_suffixes(triple_of(depth), plan.settings.encoding)
+    overlay, mask, depth_name, meta = suffixes
     return {
         "overlay": {"member": overlay, "dtype": "uint8", "shape": [*shape, 3]},
         "mask": {"member": mask, "dtype": "uint8", "shape": shape},

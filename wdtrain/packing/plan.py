@@ -18,12 +18,11 @@ import simplejpeg
 import zstandard
 
 from wdtrain.disk.failures import StoreError
-from wdtrain.fields import pictures
-from wdtrain.fields.errors import FieldError
+from wdtrain.fields import Encoding, FieldError, pictures
 from wdtrain.fields.resize import size_for
 from wdtrain.fields.source import SPLITS, Source
 from wdtrain.packing.splits import Deal, Holdout, Kept, different_parts, make_splitter
-from wdtrain.store.manifest import Encoding, canonical
+from wdtrain.store.manifest import canonical
 
 _BLOCK_BYTES: Final = 1 << 20
 _MIN_BLOCK_SAMPLES: Final = 8

@@ -12,9 +12,7 @@ from typing import Any, Final, NamedTuple
 import cv2
 import numpy as np
 
-from wdtrain.fields import pictures
-from wdtrain.fields.depth_format import DepthFormat
-from wdtrain.fields.errors import FieldError
+from wdtrain.fields import DepthFormat, FieldError, pictures, triple_of
 from wdtrain.fields.jpeg import decode_jpeg, decode_jpeg_scaled, encode_jpeg
 from wdtrain.fields.labels import shown_values
 from wdtrain.fields.mask import FOREGROUND
@@ -22,10 +20,11 @@ from wdtrain.fields.resize import size_for
 from wdtrain.fields.sample import encode_meta
 from wdtrain.fields.source import Source
 from wdtrain.packing.plan import Settings
-from wdtrain.store.limits import KEY, MAX_KEY, most_free_bytes
+from wdtrain.store.limits import KEY, max_key, most_free_bytes
 from wdtrain.store.shrink import Resizer
 
 _COLOURS: Final = 3
+_FIELDS: Final = triple_of(DepthFormat())
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class _Triple(NamedTuple):
 
 
 def _check_room(num_bytes: int, settings: Settings) -> None:
-    most = most_free_bytes(settings.height, settings.width)
+    most = most_free_bytes(settings.height, settings.width, _FIELDS)
     if num_bytes > most:
         raise FieldError(
             f"too large: its JPEG and JSON take {num_bytes:,} bytes, of which a reader takes "
@@ -91,8 +90,8 @@ def check_key(key: str) -> None:
             f"key: {key!r} may hold only letters, digits, - and _ (a name in a WebDataset is cut "
             "at its first dot)"
         )
-    if len(key) > MAX_KEY:
-        raise FieldError(f"key: {key!r} is longer than {MAX_KEY} characters")
+    if len(key) > (most := max_key(_FIELDS)):
+        raise FieldError(f"key: {key!r} is longer than {most} characters")
 
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]

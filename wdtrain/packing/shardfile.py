@@ -18,11 +18,12 @@ from typing import Any, Final, Self
 import numpy as np
 import xxhash
 
+from wdtrain.fields import DepthFormat, triple_of
 from wdtrain.fields.npy import encode_npy
 from wdtrain.fields.png import StoredPng, encode_png
 from wdtrain.packing.prepare import PackedSample
 from wdtrain.store import frames, tar
-from wdtrain.store.samples import member_suffixes
+from wdtrain.store.manifest import member_suffixes
 
 _SPOOL_BYTES: Final = 64 << 20
 
@@ -76,6 +77,9 @@ class ShardFile:
         self._file.close()
 
 
+_FIELDS = triple_of(DepthFormat())
+
+
 class ImageBlocks:
     """Gathers samples into blocks of JPEG, PNG and JSON members."""
 
@@ -83,7 +87,7 @@ class ImageBlocks:
         self._samples_per_block = samples_per_block
         self._stored_png = stored_png
         self._writers: dict[str, StoredPng] = {}
-        self._names = [f".{suffix}".encode() for suffix in member_suffixes("image")]
+        self._names = [f".{suffix}".encode() for suffix in member_suffixes(_FIELDS, "image")]
         self._samples: list[bytes] = []
 
     def add(self, sample: PackedSample) -> bytes | None:
@@ -127,7 +131,7 @@ class RawBlocks:
     def __init__(self, *, samples_per_block: int, folder: Path) -> None:
         self._samples_per_block = samples_per_block
         self._spool: Any = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES, dir=str(folder))  # noqa: SIM115
-        self._names = [f".{suffix}".encode() for suffix in member_suffixes("raw")]
+        self._names = [f".{suffix}".encode() for suffix in member_suffixes(_FIELDS, "raw")]
         self._keys: list[bytes] = []
         self._metas: list[bytes] = []
         self._payload_bytes: list[int] = []

@@ -53,7 +53,7 @@ def verify(
 
 
 def _stored_sums(manifest: Manifest) -> dict[str, Any]:
-    return {name: manifest.overlay_sums[name] for name in ("pixels", "sum", "square_sum")}
+    return {name: manifest.sums[manifest.image][name] for name in ("pixels", "sum", "square_sum")}
 
 
 @dataclass
@@ -110,11 +110,11 @@ class _Check:
 
     def _sample(self, block: BlockIndex, row: int, place: str, split: str) -> None:
         try:
-            overlay, mask, _ = decode_row(block, row)
+            arrays = decode_row(block, row)
             block.meta(row)
         except DamagedSample as error:
             self.problems.append(f"{place}: {error}")
             return
-        self.negatives[split] += int(mask.max() < FOREGROUND)
+        self.negatives[split] += int(arrays["mask"].max() < FOREGROUND)
         if split == "train":
-            self.sums.add(overlay)
+            self.sums.add(arrays[self.manifest.image])

@@ -65,12 +65,7 @@ class Position(Protocol):
 class Stored(Protocol):
     """A streamed batch, as far as it is scored: as stored, on the host."""
 
-    @property
-    def overlay(self) -> Tensor: ...
-    @property
-    def mask(self) -> Tensor: ...
-    @property
-    def depth(self) -> Tensor: ...
+    def __getitem__(self, name: str) -> Tensor: ...
     @property
     def keys(self) -> list[str]: ...
     @property
@@ -97,9 +92,9 @@ class Truth:
     @classmethod
     def of(cls, batch: Stored, depth_format: DepthFormat) -> Truth:
         """From uint8 overlay and mask, and depth codes as stored."""
-        codes = batch.depth.to(torch.float32)
+        codes = batch["depth"].to(torch.float32)
         unit = depth_format.to_unit(codes).clamp(min=0.0)
-        return cls(batch.overlay, is_foreground(batch.mask), unit, codes > 0)
+        return cls(batch["overlay"], is_foreground(batch["mask"]), unit, codes > 0)
 
     def has(self, target: str) -> Tensor:
         """bool [n]: which samples have a pixel of which the mask, or the depth, is known."""

@@ -113,7 +113,7 @@ static void copy_line(uint8_t *target, const uint8_t *source, int64_t bytes) {
     memcpy(target + at, source + at, bytes - at);
 }
 
-/* The pixels of one stored, unfiltered greyscale PNG that begins with `prefix` (43 bytes); 0 if
+/* The pixels of one stored, unfiltered PNG that begins with `prefix` (43 bytes); 0 if
  * it is any other. A line may go on in the next stored part. */
 static int slice_png(const uint8_t *png, int64_t png_bytes, const uint8_t *prefix, int64_t height,
                      int64_t line_bytes, uint8_t *target) {
@@ -148,7 +148,7 @@ static int64_t big_endian(const uint8_t *from) {
     return (int64_t)from[0] << 24 | from[1] << 16 | from[2] << 8 | from[3];
 }
 
-/* The pixels of one greyscale PNG of one IDAT, of the geometry of `prefix`, all of whose lines are
+/* The pixels of one PNG of one IDAT, of the geometry of `prefix`, all of whose lines are
  * filtered Up; 0 if it is any other. `room`: height lines with their filter bytes. */
 static int unpack_png(const uint8_t *png, int64_t png_bytes, const uint8_t *prefix, int64_t height,
                       int64_t line_bytes, const Zlib *zlib, uint8_t *room, uint8_t *target) {
@@ -181,40 +181,71 @@ static void swap_bytes(uint8_t *pixels, int64_t bytes) {
     }
 }
 
+/* The pixels of one `.npy` array that begins with `prefix`; 0 if it is any other. */
+static int copy_npy(const uint8_t *npy, int64_t npy_bytes, const Column *column, int64_t plane_bytes,
+                    uint8_t *target) {
+    if (npy_bytes != column->prefix_bytes + plane_bytes) return 0;
+    if (memcmp(npy, column->prefix, column->prefix_bytes)) return 0;
+    memcpy(target, npy + column->prefix_bytes, plane_bytes);
+    return 1;
+}
+
 /* The rows of a piece whose samples are pixels as they are: nothing in them can be unusual. */
 static void copy_rows(const Form *form, const Piece *piece, uint8_t *const *targets) {
-    int64_t pixels = form->height * form->width;
-    const int64_t bytes[COLUMNS] = {NAME, 3 * pixels, pixels, form->depth_bytes * pixels};
     for (int64_t row = 0; row < piece->rows; row++)
-        for (int column = 0; column < COLUMNS; column++) {
-            const uint8_t *const *source = piece->addresses + column * piece->stride + row;
-            copy_ahead(targets[column] + (piece->at + row) * bytes[column], source[0],
-                       bytes[column], source[row + 1 < piece->rows]);
+        for (int64_t place = 0; place <= form->count; place++) {
+            if (!targets[place]) continue;
+            const uint8_t *const *source = piece->addresses + place * piece->stride + row;
+            int64_t bytes = place ? form->height * form->columns[place - 1].line_bytes : NAME;
+            copy_ahead(targets[place] + (piece->at + row) * bytes, source[0], bytes,
+                       source[row + 1 < piece->rows]);
         }
 }
 
-/* The names, masks and depths of a piece of encoded samples; 0 where one is unusual. `room` is for
- * deflated PNGs alone. */
+/* The pixels of one member that is no JPEG; 0 where it is unusual. `room` is for deflated PNGs. */
+static int gather(const Form *form, const Column *column, const uint8_t *member, int64_t bytes,
+                  uint8_t *room, uint8_t *target) {
+    int64_t line_bytes = column->line_bytes, plane_bytes = form->height * line_bytes;
+    if (column->codec == NPY) return copy_npy(member, bytes, column, plane_bytes, target);
+    if (!(form->zlib ? unpack_png(member, bytes, column->prefix, form->height, line_bytes,
+                                  form->zlib, room, target)
+                     : slice_png(member, bytes, column->prefix, form->height, line_bytes, target)))
+        return 0;
+    if (column->value_bytes == 2) swap_bytes(target, plane_bytes);
+    return 1;
+}
+
+/* The names of a piece of encoded samples, and all of their members that are no JPEGs; 0 where one is
+ * unusual. */
 static int gather_rows(const Form *form, const Piece *piece, uint8_t *const *targets,
                        uint8_t *room) {
-    const int64_t pixel_bytes[2] = {1, form->depth_bytes};
-    const uint8_t *const prefixes[2] = {form->mask_prefix, form->depth_prefix};
     for (int64_t row = 0; row < piece->rows; row++) {
         int64_t at = piece->at + row;
         memcpy(targets[0] + at * NAME, piece->addresses[row] - BLOCK, NAME);
-        for (int kind = 0; kind < 2; kind++) {
-            int64_t place = (kind + 1) * piece->stride + row;
-            int64_t line_bytes = form->width * pixel_bytes[kind];
-            int64_t plane_bytes = form->height * line_bytes;
-            uint8_t *target = targets[kind + 2] + at * plane_bytes;
-            const uint8_t *png = piece->addresses[place];
-            if (!(room ? unpack_png(png, piece->sizes[place], prefixes[kind], form->height,
-                                    line_bytes, form->zlib, room, target)
-                       : slice_png(png, piece->sizes[place], prefixes[kind], form->height,
-                                   line_bytes, target)))
+        for (int64_t i = 0; i < form->count; i++) {
+            const Column *column = form->columns + i;
+            if (column->codec == NONE || column->codec == JPEG) continue;
+            int64_t place = i * piece->stride + row;
+            uint8_t *target = targets[i + 1] + at * form->height * column->line_bytes;
+            if (!gather(form, column, piece->addresses[place], piece->sizes[place], room, target))
                 return 0;
-            if (pixel_bytes[kind] == 2) swap_bytes(target, plane_bytes);
         }
+    }
+    return 1;
+}
+
+/* The JPEGs of a piece, column by column; 0 where one is unusual. */
+static int decode_rows(const Form *form, const Piece *piece, uint8_t *const *targets) {
+    const int64_t size[2] = {form->height, form->width};
+    for (int64_t i = 0; i < form->count; i++) {
+        const Column *column = form->columns + i;
+        if (column->codec != JPEG) continue;
+        const int64_t *bytes = piece->sizes + i * piece->stride;
+        const int64_t *behind = bytes + piece->stride; /* the member that follows */
+        uint8_t *target = targets[i + 1] + piece->at * column->decoded[0] * column->decoded[1] * 3;
+        if (wd_decode_jpegs(form->calls, piece->addresses + i * piece->stride, bytes, behind,
+                            piece->rows, size, column->scale, column->decoded, target) != piece->rows)
+            return 0;
     }
     return 1;
 }
@@ -227,33 +258,31 @@ double wd_now(void) {
 
 static int fill(const Form *form, const Piece *piece, uint8_t *const *targets, uint8_t *room,
                 double *seconds) {
-    const int64_t size[2] = {form->height, form->width};
     double start = wd_now();
     int is_usual = 1;
-    if (form->calls)
-        is_usual = gather_rows(form, piece, targets, room);
-    else
+    if (form->is_raw)
         copy_rows(form, piece, targets);
+    else
+        is_usual = gather_rows(form, piece, targets, room);
     double gathered = wd_now();
     seconds[0] += gathered - start;
     if (!is_usual || !form->calls) return is_usual;
-    uint8_t *overlays = targets[1] + piece->at * form->decoded[0] * form->decoded[1] * 3;
-    const int64_t *behind = piece->sizes + piece->stride; /* the mask follows its overlay */
-    int64_t decoded = wd_decode_jpegs(form->calls, piece->addresses, piece->sizes, behind,
-                                      piece->rows, size, form->scale, form->decoded, overlays);
+    is_usual = decode_rows(form, piece, targets);
     seconds[1] += wd_now() - gathered;
-    return decoded == piece->rows;
+    return is_usual;
 }
 
-/* Fills `pieces` in turn: names, overlays, masks, depths to the arrays at `targets`. Returns the
- * pieces done: fewer where a row of the next one is unusual. Adds to `seconds` those of gathering
- * and of decoding JPEGs. */
+/* Fills `pieces` in turn: names, and the pixels of each column, to the arrays at `targets`; a NULL
+ * is passed over, as is a column without a codec. Returns the pieces done: fewer where a row of the
+ * next one is unusual. Adds to `seconds` those of gathering and of decoding JPEGs. */
 int64_t wd_fill(const Form *form, const Piece *pieces, int64_t count, uint8_t *const *targets,
                 double *seconds) {
     uint8_t *room = NULL;
-    int64_t done = 0;
+    int64_t done = 0, most = 0;
+    for (int64_t i = 0; i < form->count; i++)
+        if (form->columns[i].line_bytes > most) most = form->columns[i].line_bytes;
     if (form->zlib) {
-        room = malloc((size_t)(form->height * (form->width * form->depth_bytes + 1)));
+        room = malloc((size_t)(form->height * (most + 1)));
         if (!room) return 0;
     }
     while (done < count && fill(form, pieces + done, targets, room, seconds)) done++;

@@ -2,8 +2,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { COLUMNS = 4 };
-
 typedef struct Calls Calls;
 typedef struct Zstd Zstd;
 
@@ -32,20 +30,33 @@ typedef struct {
     int64_t *starts, *sizes;
 } Block;
 
+/* How a column's members hold their pixels. NONE: they are passed over. */
+enum { NONE, JPEG, PNG, NPY };
+
+/* One field of all samples: a member of each, and rows of pixels. */
+typedef struct {
+    int64_t codec;
+    int64_t line_bytes;  /* of a line of its pixels as stored, */
+    int64_t value_bytes; /* each of whose values (of one channel) takes 1 or 2 */
+    const uint8_t *prefix; /* what a PNG begins with (up to its first stored part) or a .npy array */
+    int64_t prefix_bytes;
+    int64_t scale;      /* eighths at which JPEGs are decoded, */
+    int64_t decoded[2]; /* and their height and width then */
+} Column;
+
 /* The same for all rows of a stream. */
 typedef struct {
-    const Calls *calls;    /* of libjpeg-turbo; NULL where samples are pixels as they are (raw) */
+    const Column *columns; /* of the members, but the last: a sample's JSON */
+    int64_t count;
     int64_t height, width; /* as stored */
-    int64_t depth_bytes;   /* of one code: 1 or 2 */
-    int64_t scale;         /* eighths at which JPEGs are decoded, */
-    int64_t decoded[2];    /* and their height and width then */
-    const uint8_t *mask_prefix, *depth_prefix; /* what their stored PNGs begin with, 43 bytes */
-    const Zlib *zlib; /* where PNGs are deflated lines filtered Up; else NULL */
+    int64_t is_raw;        /* samples are pixels as they are, in `.npy` members that were checked */
+    const Calls *calls;    /* of libjpeg-turbo, where a column is JPEG */
+    const Zlib *zlib;      /* where PNGs are deflated lines filtered Up; else NULL */
 } Form;
 
-/* Rows of one window that go to a batch's rows from `at` on. Where they lie is [COLUMNS, stride],
- * of which the first `rows` count: of encoded samples the members overlay, mask, depth (and a
- * fourth), with their sizes; of raw ones the name and the pixels of overlay, mask, depth. */
+/* Rows of one window that go to a batch's rows from `at` on. Where they lie is [1 + columns, stride],
+ * of which the first `rows` count: of encoded samples the members in order, JSON last, with their
+ * sizes; of raw ones the name, and the pixels of each column. */
 typedef struct {
     const uint8_t *const *addresses;
     const int64_t *sizes;

@@ -7,43 +7,51 @@ judged here, from what the manifest says, before anything is inflated, decoded o
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Iterable
+from typing import Final, get_args
 
+from wdtrain.fields import Encoding, Field
 from wdtrain.store import tar
 
-IMAGE_MEMBERS: Final = {
-    "overlay": "overlay.jpg",
-    "mask": "mask.png",
-    "depth": "depth.png",
-    "meta": "json",
-}
-RAW_MEMBERS: Final = {
-    "overlay": "overlay.npy",
-    "mask": "mask.npy",
-    "depth": "depth.npy",
-    "meta": "json",
-}
 KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 """A WebDataset's key ends at its first dot; and a key must be no path, since files are named after
 it. `is_key` of `_rows.c` is the same."""
 
-_LONGEST_SUFFIX: Final = max(
-    len(f".{suffix}") for names in (IMAGE_MEMBERS, RAW_MEMBERS) for suffix in names.values()
-)
-MAX_KEY: Final = tar.MAX_NAME - _LONGEST_SUFFIX
+MOST_FIELDS: Final = 64
+"""Of a dataset: what is taken for each row of a batch, and for each block, grows with them."""
 
 _ROOM: Final = 192 << 10
 """What a JPEG's metadata and a sample's JSON may take beyond the pixels."""
 
-_FRAME: Final = 64 << 10
-"""Headers, padding and what PNG adds to its pixels, all of them generously."""
+_FRAME: Final = 16 << 10
+"""Header, padding and what PNG adds to its pixels, of one member, all of them generously."""
 
 
-def most_free_bytes(height: int, width: int) -> int:
-    """The bytes that JPEG and JSON of a sample may take together."""
-    return 2 * 3 * height * width + _ROOM
+def max_key(fields: Iterable[Field]) -> int:
+    """Letters of a key, so that the names of all members fit into a tar's header."""
+    encodings = get_args(Encoding)
+    longest = max(len(f".{field.member(one)}") for field in fields for one in encodings)
+    return tar.MAX_NAME - longest
 
 
-def most_sample_bytes(height: int, width: int, code_bytes: int) -> int:
-    """The bytes that a sample may take in an inflated block; code_bytes: of a depth's pixel."""
-    return most_free_bytes(height, width) + 2 * (1 + code_bytes) * height * width + _FRAME
+def most_free_bytes(height: int, width: int, fields: Iterable[Field]) -> int:
+    """The bytes that JPEGs and JSON of a sample may take together."""
+    return (
+        2 * sum(_pixel_bytes(field) for field in fields if _is_jpeg(field)) * height * width + _ROOM
+    )
+
+
+def most_sample_bytes(height: int, width: int, fields: Iterable[Field]) -> int:
+    """The bytes that a sample may take in an inflated block."""
+    fields = list(fields)
+    rest = 2 * sum(_pixel_bytes(field) for field in fields if not _is_jpeg(field)) * height * width
+    return most_free_bytes(height, width, fields) + rest + (1 + len(fields)) * _FRAME
+
+
+def _is_jpeg(field: Field) -> bool:
+    return field.codec("image") == "jpeg"
+
+
+def _pixel_bytes(field: Field) -> int:
+    """Bytes of a pixel as it is stored."""
+    return field.channels * field.dtype.itemsize

@@ -17,7 +17,7 @@ from wdtrain.disk.failures import DamagedBlock
 from wdtrain.store import native
 from wdtrain.store.buffers import Recycled
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.samples import BlockIndex, begins_with_arrays, member_suffixes, payloads
+from wdtrain.store.samples import BlockIndex, begins_with_arrays, payloads
 from wdtrain.store.shards import Frame, ShardReader
 
 
@@ -38,7 +38,7 @@ class BlockLoader:
         self._manifest, self._memory = manifest, memory
         self._is_raw = manifest.encoding == "raw"
         ends = payloads(manifest) if self._is_raw else None
-        self._members = native.Members.of(member_suffixes(manifest.encoding), ends)
+        self._members = native.Members.of(manifest.member_suffixes, ends)
 
     @staticmethod
     def can_load(manifest: Manifest, *, is_remote: bool) -> bool:

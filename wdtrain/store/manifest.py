@@ -10,24 +10,28 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from wdtrain.disk.failures import StoreError
-from wdtrain.fields.depth_format import DepthFormat
+from wdtrain.fields import Encoding, Field, ImageField
 from wdtrain.remote.access import RandomFile, file_bytes, open_file, read_bytes, sha256_of
 from wdtrain.remote.remote_files import Remote, RemoteAccess
 from wdtrain.remote.urls import folder_of, is_url, join_url, redacted, was_redacted
-from wdtrain.store import schema
+from wdtrain.store import schema, version1
 
 MANIFEST_NAME: Final = "manifest.json"
 FORMAT: Final = "wdtrain-dataset"
-VERSION: Final = 1
+VERSION: Final = 2
 
-Encoding = Literal["image", "raw"]
+META: Final = "json"
+"""What follows `KEY.` in the name of a sample's last member: what is known of it."""
+
+Rgb = tuple[float, float, float]
 
 
 class _Garbled(StoreError):
@@ -66,7 +70,8 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """A packed dataset. `overlay_mean` and `overlay_std` are of the train split, in 0..1.
+    """A packed dataset. fields: by name, in the order in which each sample's members lie; sums: of
+    the pixels of each image over the train split.
 
     `remote` is how its shards are reached where it is a URL; it is no part of what the dataset is.
     """
@@ -77,11 +82,10 @@ class Manifest:
     compression: str
     height: int
     width: int
-    depth: DepthFormat
     samples_per_block: int
-    fields: dict[str, Any]
+    fields: dict[str, Field]
     splits: dict[str, Split]
-    overlay_sums: dict[str, Any]
+    sums: dict[str, dict[str, Any]]
     settings: dict[str, Any] = field(repr=False)
     source: dict[str, Any] = field(repr=False)
     rejects: dict[str, Any] = field(repr=False)
@@ -125,12 +129,28 @@ class Manifest:
         return self.compression != "none"
 
     @cached_property
-    def overlay_mean(self) -> tuple[float, float, float]:
-        return mean_and_std(self.overlay_sums)[0]
+    def member_suffixes(self) -> tuple[str, ...]:
+        """What follows `KEY.` in the names of a sample's members, in order; JSON is the last."""
+        return member_suffixes(self.fields.values(), self.encoding)
 
     @cached_property
-    def overlay_std(self) -> tuple[float, float, float]:
-        return mean_and_std(self.overlay_sums)[1]
+    def image(self) -> str:
+        """The name of the only image; StoreError where there are several or none."""
+        images = [name for name, field in self.fields.items() if isinstance(field, ImageField)]
+        if len(images) != 1:
+            found = f"the images {', '.join(images)}" if images else "no image"
+            raise StoreError(
+                f"{redacted(self.url)} has {found}, so which one is seen does not follow from it; "
+                "name the input (tasks.NAME.input of a recipe)"
+            )
+        return images[0]
+
+    def mean_and_std(self, image: str) -> tuple[Rgb, Rgb]:
+        """Of an image's channels over the train split, in 0..1; StoreError where it is none."""
+        if image not in self.sums:
+            images = ", ".join(self.sums) or "none"
+            raise StoreError(f"{redacted(self.url)} has no image {image!r}; it has {images}")
+        return mean_and_std(self.sums[image])
 
     def split(self, name: str) -> Split:
         """The split of this name; StoreError names those there are."""
@@ -213,9 +233,13 @@ class Manifest:
                     )
 
 
-def mean_and_std(
-    sums: dict[str, Any],
-) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+def member_suffixes(fields: Iterable[Field], encoding: Encoding) -> tuple[str, ...]:
+    """What follows `KEY.` in the names of a sample's members, in order: of the fields, and of its
+    JSON."""
+    return (*(field.member(encoding) for field in fields), META)
+
+
+def mean_and_std(sums: dict[str, Any]) -> tuple[Rgb, Rgb]:
     """Channel mean and standard deviation in 0..1, of integer sums over uint8 pixels.
 
     The variance is taken in whole numbers, so it is exact however large the sums.
@@ -283,17 +307,23 @@ def parse_manifest(data: bytes, *, url: str, remote: Remote | None = None) -> Ma
             "fit); fetch it again or pack the dataset again"
         )
     try:
-        schema.check(document)
+        head = schema.head_of(document)
+        version_of = version1 if version == version1.VERSION else schema
+        declared = version_of.fields_of(document, head)
+        schema.check_shards(head, len(declared.fields))
     except schema.SchemaError as error:
         raise StoreError(
             f"{MANIFEST_NAME} of {place} is not one that a packer writes: {error}; pack the "
             "dataset again, or ask for it where it comes from"
         ) from error
-    return _build(document, url=url, remote=remote or Remote())
+    except StoreError as error:
+        raise StoreError(f"{place}: {error}") from error
+    return _build(document, declared, url=url, remote=remote or Remote())
 
 
-def _build(document: dict[str, Any], *, url: str, remote: Remote) -> Manifest:
-    depth = document["fields"]["depth"]
+def _build(
+    document: dict[str, Any], declared: schema.Declared, *, url: str, remote: Remote
+) -> Manifest:
     return Manifest(
         url=url,
         version=document["version"],
@@ -301,11 +331,10 @@ def _build(document: dict[str, Any], *, url: str, remote: Remote) -> Manifest:
         compression=document["compression"],
         height=document["height"],
         width=document["width"],
-        depth=DepthFormat(**{name: depth[name] for name in ("kind", "near_m", "far_m", "bits")}),
         samples_per_block=document["samples_per_block"],
-        fields=document["fields"],
+        fields=declared.fields,
         splits={name: _parse_split(name, entry) for name, entry in document["splits"].items()},
-        overlay_sums=document["overlay"],
+        sums={name: sums.model_dump() for name, sums in declared.sums.items()},
         settings=document["settings"],
         source=document["source"],
         rejects=document["rejects"],

@@ -41,6 +41,9 @@ _JPEG_CALLS: Final = (
 )
 """What `_jpegs.c` calls of libjpeg-turbo, in its order."""
 
+CODECS: Final = {"": 0, "jpeg": 1, "png": 2, "npy": 3}
+"""As `_rows.h` counts them; a column without one is passed over."""
+
 _ZSTD_CALLS: Final = (
     "ZSTD_DCtx_setParameter",
     "ZSTD_decompressDCtx",
@@ -70,20 +73,49 @@ class Members(ctypes.Structure):
         return members
 
 
+class Column(ctypes.Structure):
+    """How one field of all samples is stored: `Column` of `_rows.h`."""
+
+    _fields_ = (
+        ("codec", _COUNT),
+        ("line_bytes", _COUNT),
+        ("value_bytes", _COUNT),
+        ("prefix", ctypes.c_char_p),
+        ("prefix_bytes", _COUNT),
+        ("scale", _COUNT),
+        ("decoded", _COUNT * 2),
+    )
+
+
 class Form(ctypes.Structure):
     """How samples are stored, as the compiled part is told: `Form` of `_rows.h`."""
 
     _fields_ = (
-        ("calls", _POINTER),
+        ("columns", ctypes.POINTER(Column)),
+        ("count", _COUNT),
         ("height", _COUNT),
         ("width", _COUNT),
-        ("depth_bytes", _COUNT),
-        ("scale", _COUNT),
-        ("decoded", _COUNT * 2),
-        ("mask_prefix", ctypes.c_char_p),
-        ("depth_prefix", ctypes.c_char_p),
+        ("is_raw", _COUNT),
+        ("calls", _POINTER),
         ("zlib", _POINTER),
     )
+
+    @classmethod
+    def of(
+        cls,
+        columns: Sequence[Column],
+        stored: tuple[int, int],
+        *,
+        is_raw: bool,
+        calls: Any,
+        zlib: Any,
+    ) -> Form:
+        """calls, zlib: of `jpeg_calls` and `zlib_calls`, or None."""
+        table = (Column * len(columns))(*columns)
+        addresses = [None if one is None else ctypes.addressof(one) for one in (calls, zlib)]
+        form = cls(table, len(columns), *stored, is_raw, *addresses)
+        form.held = table, columns, calls, zlib
+        return form
 
 
 class Axis(ctypes.Structure):
@@ -226,12 +258,15 @@ def fill(
     form: Form, pieces: Sequence[tuple[int, int, int, int, int]], targets: Sequence[int]
 ) -> tuple[int, float, float]:
     """Fills pieces (addresses, sizes, stride, rows, at; see `Piece` of `_rows.h`) into the arrays
-    of names, overlay, mask and depth that lie at `targets`. The pieces done, fewer where a row of
-    the next one is unusual, and the seconds of gathering and of decoding."""
+    of names and of each column that lie at `targets` (0: passed over). The pieces done, fewer where
+    a row of the next one is unusual, and the seconds of gathering and of decoding."""
     assert LIBRARY is not None
+    assert len(targets) == 1 + form.count, "other columns"
     seconds = (ctypes.c_double * 2)()
     table = np.array(pieces, np.int64)
-    done: int = LIBRARY.wd_fill(form, at(table), len(pieces), (_POINTER * 4)(*targets), seconds)
+    done: int = LIBRARY.wd_fill(
+        form, at(table), len(pieces), (_POINTER * len(targets))(*targets), seconds
+    )
     return done, seconds[0], seconds[1]
 
 

@@ -8,37 +8,28 @@ a sample has the promised size and dtypes or is named as damaged.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from wdtrain.disk.failures import DamagedSample, StoreError
-from wdtrain.fields import resize
-from wdtrain.fields.errors import FieldError
-from wdtrain.fields.jpeg import decode_jpeg_scaled, jpeg_shape
+from wdtrain.fields import Field, FieldError
 from wdtrain.fields.npy import decode_npy, read_npy_header
-from wdtrain.fields.png import decode_png, png_shape
+from wdtrain.fields.resize import Size
 from wdtrain.fields.sample import decode_meta
 from wdtrain.store import native, tar
-from wdtrain.store.limits import IMAGE_MEMBERS, KEY, RAW_MEMBERS
+from wdtrain.store.limits import KEY
 from wdtrain.store.manifest import Manifest
-
-MEMBERS: Final = ("overlay", "mask", "depth", "meta")
-"""The order of a sample's members in a block, and of the columns of `starts` and `sizes`."""
-
-
-def member_suffixes(encoding: str) -> tuple[str, ...]:
-    """What follows `KEY.` in the names of a sample's members, in order."""
-    names = RAW_MEMBERS if encoding == "raw" else IMAGE_MEMBERS
-    return tuple(names[member] for member in MEMBERS)
 
 
 @dataclass(frozen=True)
 class BlockIndex:
-    """A parsed block: its bytes, and int64 [samples, 4] starts and sizes of members."""
+    """A parsed block: its bytes, and int64 [samples, members] starts and sizes: of the fields, in
+    their order, and of the JSON."""
 
     data: bytes | memoryview
     starts: np.ndarray
@@ -51,52 +42,44 @@ class BlockIndex:
 
     @cached_property
     def keys(self) -> list[str]:
-        """The samples' keys, read from the names of their overlays."""
-        suffix = f".{member_suffixes(self.manifest.encoding)[0]}"
+        """The samples' keys, read from the names of their first members."""
+        suffix = f".{self.manifest.member_suffixes[0]}"
         names = (bytes(self.data[at - tar.BLOCK :][: tar.MAX_NAME]) for at in self.starts[:, 0])
         return [name.rstrip(b"\0").decode().removesuffix(suffix) for name in names]
 
-    def members(self, row: int) -> tuple[memoryview, memoryview, memoryview, memoryview]:
-        """The stored bytes of a sample: overlay, mask, depth, meta."""
+    def members(self, row: int) -> tuple[memoryview, ...]:
+        """The stored bytes of a sample: of each field, and of its JSON."""
         view = memoryview(self.data)
         starts, sizes = self.starts[row].tolist(), self.sizes[row].tolist()
-        parts = [view[at : at + size] for at, size in zip(starts, sizes, strict=True)]
-        return parts[0], parts[1], parts[2], parts[3]
+        return tuple(view[at : at + size] for at, size in zip(starts, sizes, strict=True))
 
     def meta(self, row: int) -> dict[str, Any]:
         """The sample's JSON object."""
         try:
-            return decode_meta(self.members(row)[3])
+            return decode_meta(self.members(row)[-1])
         except FieldError as error:
             raise DamagedSample(self.keys[row], str(error)) from error
 
-    def raw_arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Read-only views of a raw block: overlay [n, h, w, 3], mask [n, h, w], depth [n, h, w]."""
+    def raw_arrays(self) -> dict[str, np.ndarray]:
+        """Read-only views of a raw block, by field: [n, h, w] or [n, h, w, channels]."""
         assert self.manifest.encoding == "raw", "only raw blocks are arrays"
-        shapes = member_shapes(self.manifest)
+        return {name: self._raw_array(column) for column, name in enumerate(self.manifest.fields)}
+
+    def _raw_array(self, column: int) -> np.ndarray:
+        shape, dtype = member_shapes(self.manifest)[column]
         if self.num_samples == 0:
-            empty = [np.empty((0, *shape), dtype) for shape, dtype in shapes]
-            return empty[0], empty[1], empty[2]
+            return np.empty((0, *shape), dtype)
         stride = len(self.data) // self.num_samples
-        views = []
-        for column, (shape, dtype) in enumerate(shapes):
-            start = int(self.starts[0, column] + self.sizes[0, column]) - member_bytes(shape, dtype)
-            inner = np.ndarray(shape, dtype, self.data, start)
-            strides = (stride, *inner.strides)
-            count = (self.num_samples, *shape)
-            views.append(np.ndarray(count, dtype, self.data, start, strides))
-        return views[0], views[1], views[2]
+        start = int(self.starts[0, column] + self.sizes[0, column]) - member_bytes(shape, dtype)
+        inner = np.ndarray(shape, dtype, self.data, start)
+        count = (self.num_samples, *shape)
+        return np.ndarray(count, dtype, self.data, start, (stride, *inner.strides))
 
 
 def member_shapes(manifest: Manifest) -> list[tuple[tuple[int, ...], np.dtype]]:
-    """Shape and dtype of overlay, mask and depth."""
+    """Shape and dtype of each field's arrays."""
     height, width = manifest.height, manifest.width
-    uint8 = np.dtype(np.uint8)
-    return [
-        ((height, width, 3), uint8),
-        ((height, width), uint8),
-        ((height, width), manifest.depth.dtype),
-    ]
+    return [(field.shape(height, width), field.dtype) for field in manifest.fields.values()]
 
 
 def parse_block(data: bytes | memoryview, manifest: Manifest) -> BlockIndex:
@@ -110,7 +93,7 @@ def parse_block(data: bytes | memoryview, manifest: Manifest) -> BlockIndex:
 
 
 def _parse_members(data: bytes | memoryview, manifest: Manifest) -> BlockIndex:
-    suffixes = member_suffixes(manifest.encoding)
+    suffixes = manifest.member_suffixes
     found = native.index_members(data, suffixes)
     if found is None:
         found = _walk_members(bytes(data), [f".{suffix}" for suffix in suffixes])
@@ -118,7 +101,8 @@ def _parse_members(data: bytes | memoryview, manifest: Manifest) -> BlockIndex:
 
 
 def _walk_members(data: bytes, ends: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """int64 [samples, 4] starts and sizes, header by header; TarError for what no packer writes."""
+    """int64 [samples, members] starts and sizes, header by header; TarError for what no packer
+    writes."""
     members = tar.walk(data)
     if len(members) % len(ends):
         raise tar.TarError(f"{len(members)} members are not whole samples")
@@ -179,7 +163,7 @@ def _check_arrays(block: BlockIndex, column: int, shape: tuple[int, ...], dtype:
     if (headers == headers[0]).all() and _is_header(headers[0].tobytes(), shape, dtype):
         return
     for row in range(block.num_samples):
-        name = MEMBERS[column]
+        name = list(block.manifest.fields)[column]
         try:
             array = decode_npy(block.members(row)[column], name=name)
         except FieldError as error:
@@ -203,58 +187,69 @@ def _is_header(header: bytes, shape: tuple[int, ...], dtype: np.dtype) -> bool:
 
 
 def decode_row(
-    block: BlockIndex, row: int, *, size: tuple[int, int] | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """overlay uint8 [h, w, 3], mask uint8 [h, w], depth uint8 or uint16 [h, w] of one sample.
+    block: BlockIndex, row: int, *, size: Size | None = None, fields: Collection[str] | None = None
+) -> dict[str, np.ndarray]:
+    """The stored arrays of one sample by field: [h, w] or [h, w, channels]; of `fields`, or all.
 
     `size`: (h, w) to bring them to; a JPEG is then decoded at a fraction. DamagedSample when a
     member cannot be decoded or has not the manifest's size. Raw rows are read-only views.
     """
-    stored_size = (block.manifest.height, block.manifest.width)
-    size = size or stored_size
-    if block.manifest.encoding == "raw":
-        overlays, masks, depths = block.raw_arrays()
-        arrays = overlays[row], masks[row], depths[row]
-        return _sized(arrays, size, None, block.manifest)
+    manifest = block.manifest
+    wanted = {
+        name: column
+        for column, name in enumerate(manifest.fields)
+        if fields is None or name in fields
+    }
+    if manifest.encoding == "raw":
+        arrays = {name: block._raw_array(column)[row] for name, column in wanted.items()}
+        return arrays if size is None else dict(_sized(arrays, manifest, size))
     try:
-        return _decode(block.members(row), block.manifest, size)
-    except MemoryError:
-        raise  # the machine's: sizes were judged before anything was decoded
-    except Exception as error:  # decoders have errors of their own, and none of a name in common
-        why = str(error) if isinstance(error, FieldError) else f"{type(error).__name__}: {error}"
-        raise DamagedSample(block.keys[row], why) from error
+        return dict(_decode(block.members(row), manifest, wanted, size))
+    except FieldError as error:
+        raise DamagedSample(block.keys[row], str(error)) from error
 
 
 def _decode(
-    members: Sequence[memoryview], manifest: Manifest, size: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The arrays of an encoded sample, brought to (h, w) `size`; FieldError, or a decoder's own
-    error. Headers come first: no size but the manifest's is ever made room for."""
-    overlay_jpeg, mask_png, depth_png, _ = members
+    members: tuple[memoryview, ...], manifest: Manifest, wanted: dict[str, int], size: Size | None
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The arrays of an encoded sample, brought to (h, w) `size`; FieldError. Headers come first: no
+    size but the manifest's is ever made room for."""
+    for name, column in wanted.items():
+        check_member(members[column], manifest.fields[name], manifest)
+    for name, column in wanted.items():
+        yield name, decode_member(members[column], manifest.fields[name], manifest, size)
+
+
+def check_member(data: bytes | memoryview, field: Field, manifest: Manifest) -> None:
+    """FieldError for an encoded member that has not the manifest's size, by its header."""
     stored = manifest.height, manifest.width
-    shapes = (
-        jpeg_shape(overlay_jpeg, name="overlay"),
-        png_shape(mask_png, name="mask"),
-        png_shape(depth_png, name="depth"),
-    )
-    for name, shape in zip(MEMBERS, shapes, strict=False):
-        if shape != stored:
-            raise FieldError(f"{name} is {shape}, the manifest says {stored}")
-    overlay, eighths = decode_jpeg_scaled(overlay_jpeg, size, name="overlay")
-    mask = decode_png(mask_png, name="mask", dtype=np.dtype(np.uint8))
-    depth = decode_png(depth_png, name="depth", dtype=manifest.depth.dtype)
-    return _sized((overlay, mask, depth), size, eighths, manifest)
+    with _in_words():
+        found = field.stored_shape(data, manifest.encoding)
+    if found != stored:
+        raise FieldError(f"{field.name} is {found}, the manifest says {stored}")
+
+
+def decode_member(
+    data: bytes | memoryview, field: Field, manifest: Manifest, size: Size | None
+) -> np.ndarray:
+    """The stored array of an encoded member that was checked, brought to `size`; FieldError."""
+    with _in_words():
+        return field.decode_member(data, manifest.encoding, size=size)
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    """Whatever a decoder throws inside is a FieldError."""
+    try:
+        yield
+    except (FieldError, MemoryError):
+        raise  # the machine's memory: sizes were judged before anything was decoded
+    except Exception as error:  # decoders have errors of their own, and none of a name in common
+        raise FieldError(f"{type(error).__name__}: {error}") from error
 
 
 def _sized(
-    arrays: tuple[np.ndarray, np.ndarray, np.ndarray],
-    size: tuple[int, int],
-    eighths: tuple[int, int] | None,
-    manifest: Manifest,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    overlay, mask, depth = arrays
-    return (
-        resize.area(overlay, size, eighths=eighths),
-        resize.area(mask, size),
-        resize.median(depth, size, larger_is_nearer=manifest.depth.larger_is_nearer),
-    )
+    arrays: dict[str, np.ndarray], manifest: Manifest, size: Size
+) -> Iterator[tuple[str, np.ndarray]]:
+    for name, array in arrays.items():
+        yield name, manifest.fields[name].resize(array, size)

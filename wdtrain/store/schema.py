@@ -1,24 +1,32 @@
-"""What a manifest may say: every field's type and range, checked before any of it is used.
+"""What a manifest may say: the type and range of all in it, checked before any of it is used.
 
-A digest shows only that a manifest is what somebody wrote. The head is a pydantic schema; shards,
-of which there may be a million, are checked by hand. Names that the format does not know are passed
-over. The surprise: what fields say of each other is checked too (a shard's blocks, bytes and
-samples must fit), since sizes read from here are what memory is taken by.
+A digest shows only that a manifest is what somebody wrote. The head is a pydantic schema; fields
+are read by their kinds; shards, of which there may be a million, are checked by hand. Names that
+the format does not know are passed over. The surprise: what parts say of each other is checked too
+(a shard's blocks, bytes and samples must fit), since sizes read from here are what memory is taken
+by.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Final, Literal, NoReturn
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, NamedTuple, NoReturn, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import pydantic
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from wdtrain.fields.depth_format import DepthFormat
-from wdtrain.fields.errors import FieldError
+from wdtrain import fields as kinds
+from wdtrain.disk.failures import StoreError
+from wdtrain.fields import Encoding, Field, FieldError, ImageField
 from wdtrain.store import frames, tar
-from wdtrain.store.limits import IMAGE_MEMBERS, RAW_MEMBERS
+from wdtrain.store.limits import MOST_FIELDS
 
 CHANNELS: Final = 3
+_FACTS: Final = ("member", "dtype", "shape")
+"""What a manifest may tell of a field besides, for others."""
+
+_KIND_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SHARD_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]*\.tar(\.zst)?")
 _SPLIT_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]*")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
@@ -29,10 +37,6 @@ _MOST_BLOCKS: Final = 1 << 24  # of a shard: its seek table takes 200 MB
 _MOST_SAMPLES: Final = 1 << 53
 _LEAST_FRAME: Final = 16
 """Bytes of the smallest zstd frame with size and checksum, and of its place in the seek table."""
-
-_LEAST_SAMPLE: Final = 4 * tar.BLOCK
-"""Bytes of the four headers of a sample."""
-
 
 _MISSING: Final = object()
 
@@ -46,130 +50,170 @@ class SchemaError(ValueError):
         super().__init__(f"{field} is {found}; it must be {rule}")
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """An object of a manifest: of these types exactly, and no NaN in it."""
+
     model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
 
 
-PixelCount = Annotated[int, Field(ge=1, le=65_535)]
-Whole = Annotated[int, Field(ge=0, lt=1 << 63)]
+PixelCount = Annotated[int, pydantic.Field(ge=1, le=65_535)]
+Whole = Annotated[int, pydantic.Field(ge=0, lt=1 << 63)]
 Texts = dict[str, Any]
+Channels = Annotated[list[int], pydantic.Field(min_length=CHANNELS, max_length=CHANNELS)]
 
 
-class _Field(_Part):
-    member: str
-    dtype: str
-    shape: list[PixelCount]
+class Sums(Part):
+    """Of the pixels of an image over the train split, by channel: whole numbers."""
 
-
-class _Depth(_Field):
-    kind: Literal["metric", "geometric", "inverse", "relative"]
-    near_m: float
-    far_m: float
-    bits: int
-
-
-class _Meta(_Part):
-    member: str
-
-
-class _Fields(_Part):
-    overlay: _Field
-    mask: _Field
-    depth: _Depth
-    meta: _Meta
-
-
-Channels = Annotated[list[int], Field(min_length=CHANNELS, max_length=CHANNELS)]
-
-
-class _Overlay(_Part):
-    pixels: Annotated[int, Field(ge=1)]
+    pixels: Annotated[int, pydantic.Field(ge=1)]
     sum: Channels
     square_sum: Channels
 
 
-class _Rejects(_Part):
+class _Rejects(Part):
     count: Whole
     reasons: dict[str, Whole]
     list: list[Texts]
 
 
-class _Split(_Part):
+class _Split(Part):
     samples: Whole
     shards: list[Any]
 
 
-class _Head(_Part):
+class Head(Part):
+    """What all versions have, but their shards one by one."""
+
     encoding: Literal["image", "raw"]
-    compression: Annotated[str, Field(pattern=r"^(none|zstd:(-[1-7]|[1-9]|1[0-9]|2[0-2]))$")]
+    compression: Annotated[
+        str, pydantic.Field(pattern=r"^(none|zstd:(-[1-7]|[1-9]|1[0-9]|2[0-2]))$")
+    ]
     height: PixelCount
     width: PixelCount
-    samples_per_block: Annotated[int, Field(ge=1, le=(1 << 32) // _LEAST_SAMPLE)]
-    fields: _Fields
-    splits: Annotated[dict[str, _Split], Field(min_length=1)]
-    overlay: _Overlay
+    samples_per_block: Annotated[int, pydantic.Field(ge=1, le=1 << 32)]
+    splits: Annotated[dict[str, _Split], pydantic.Field(min_length=1)]
     settings: Texts
     source: Texts
     rejects: _Rejects
 
 
-def check(document: dict[str, Any]) -> None:
-    """SchemaError where a document, of the format and version that is read here, is no manifest."""
+class _Fields(Part):
+    fields: Annotated[list[Texts], pydantic.Field(min_length=1, max_length=MOST_FIELDS)]
+    statistics: dict[str, Sums]
+
+
+class Declared(NamedTuple):
+    """What a manifest says of its fields: those in stored order, and the sums of each image."""
+
+    fields: dict[str, Field]
+    sums: dict[str, Sums]
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validated(model: type[Model], document: Mapping[str, Any], place: str = "") -> Model:
+    """A document as a model of it; SchemaError names the first thing in it that is not so."""
     try:
-        head = _Head.model_validate(document)
+        return model.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
+        field = ".".join(map(str, (*place.split(), *first["loc"])))
         if first["type"] == "missing":
             raise SchemaError(field, _MISSING, "there") from error
         rule = first["msg"].removeprefix("Input should be ").removeprefix("a valid ")
         raise SchemaError(field, first["input"], rule) from error
-    _check_fields(head)
-    _check_sums(head.overlay)
+
+
+def head_of(document: Mapping[str, Any]) -> Head:
+    """What every manifest has, its shards aside; SchemaError where this one has it not."""
+    return validated(Head, document)
+
+
+def fields_of(document: Mapping[str, Any], head: Head) -> Declared:
+    """The fields that a manifest declares. SchemaError for what a packer does not write; StoreError
+    for a kind that is not known here."""
+    entries = validated(_Fields, document)
+    fields: dict[str, Field] = {}
+    for at, entry in enumerate(entries.fields):
+        field = _field(f"fields.{at}", entry, head)
+        if field.name in fields:
+            raise SchemaError(f"fields.{at}.name", field.name, "no other field's")
+        fields[field.name] = field
+    images = [name for name, field in fields.items() if isinstance(field, ImageField)]
+    if sorted(entries.statistics) != sorted(images):
+        found = ", ".join(entries.statistics)[:80]
+        raise SchemaError("statistics", found, f"of each image: {', '.join(images) or 'of none'}")
+    for name, sums in entries.statistics.items():
+        check_sums(f"statistics.{name}", sums)
+    return Declared(fields, entries.statistics)
+
+
+def _field(place: str, entry: Texts, head: Head) -> Field:
+    values = dict(entry)
+    name, kind = values.pop("name", _MISSING), values.get("kind", _MISSING)
+    if not isinstance(name, str):
+        raise SchemaError(f"{place}.name", name, "a text")
+    if not isinstance(kind, str) or not _KIND_NAME.fullmatch(kind):
+        raise SchemaError(f"{place}.kind", kind, f"one such as {', '.join(kinds.KINDS)}")
+    if kind not in kinds.KINDS:
+        try:
+            kinds.kind_of(kind)
+        except FieldError as error:
+            raise StoreError(f"field {name!r:.80} cannot be read: {error}") from error
+    told: dict[str, Any] = {key: values.pop(key) for key in _FACTS if key in values}
+    try:
+        field = kinds.from_dict(name, values)
+    except FieldError as error:
+        raise SchemaError(place, values, f"a field ({error})") from error
+    check_facts(place, field, told, head.encoding, (head.height, head.width))
+    return field
+
+
+def check_facts(
+    place: str, field: Field, told: Mapping[str, Any], encoding: Encoding, size: tuple[int, int]
+) -> None:
+    """What is told of a field's members is as the field has them."""
+    facts = {
+        "member": field.member(encoding),
+        "dtype": str(field.dtype),
+        "shape": list(field.shape(*size)),
+    }
+    for key, value in told.items():
+        if type(value) is not type(facts[key]) or value != facts[key]:
+            raise SchemaError(f"{place}.{key}", str(value), repr(facts[key]))
+
+
+def check_sums(place: str, sums: Sums) -> None:
+    """Sums over values of 0 to 255, whose mean and deviation are numbers."""
+    for total, squares in zip(sums.sum, sums.square_sum, strict=True):
+        if not 0 <= total <= squares <= 255 * total or total * total > sums.pixels * squares:
+            found = (sums.pixels, total, squares)
+            raise SchemaError(place, found, "pixels, sum and square_sum of values of 0 to 255")
+
+
+def check_shards(head: Head, num_fields: int) -> None:
+    """SchemaError for splits or shards that a packer does not write, of samples of so many
+    fields."""
+    least_sample = (1 + num_fields) * tar.BLOCK  # the headers of its members
+    if head.samples_per_block > (most := (1 << 32) // least_sample):
+        raise SchemaError("samples_per_block", head.samples_per_block, f"at most {most:,}")
     names: set[str] = set()
     for name, split in head.splits.items():
         if not _SPLIT_NAME.fullmatch(name):
             raise SchemaError("splits", name, "of names of small letters, digits and -")
-        shards = _Shards(f"splits.{name}.shards", head, names)
+        shards = _Shards(f"splits.{name}.shards", head, names, least_sample)
         samples = sum(shards.check(at, entry) for at, entry in enumerate(split.shards))
         if samples != split.samples or samples > _MOST_SAMPLES:
             rule = f"its shards' sum, {samples:,}, and no more than {_MOST_SAMPLES:,}"
             raise SchemaError(f"splits.{name}.samples", split.samples, rule)
 
 
-def _check_fields(head: _Head) -> None:
-    fields, size = head.fields, [head.height, head.width]
-    depth = {name: getattr(fields.depth, name) for name in ("kind", "near_m", "far_m", "bits")}
-    try:
-        dtype = str(DepthFormat(**depth).dtype)
-    except FieldError as error:
-        raise SchemaError("fields.depth", depth, f"a depth format ({error})") from error
-    members = RAW_MEMBERS if head.encoding == "raw" else IMAGE_MEMBERS
-    wanted = {"overlay": ("uint8", [*size, 3]), "mask": ("uint8", size), "depth": (dtype, size)}
-    for name, facts in wanted.items():
-        field: _Field = getattr(fields, name)
-        if (field.dtype, field.shape) != facts:
-            found = f"{field.dtype} {field.shape}"
-            raise SchemaError(f"fields.{name}", found, f"{facts[0]} {facts[1]}")
-    for name, member in members.items():
-        found = getattr(fields, name).member
-        if found != member:
-            raise SchemaError(f"fields.{name}.member", found, repr(member))
-
-
-def _check_sums(sums: _Overlay) -> None:
-    """Sums over values of 0 to 255, whose mean and deviation are numbers."""
-    for total, squares in zip(sums.sum, sums.square_sum, strict=True):
-        if not 0 <= total <= squares <= 255 * total or total * total > sums.pixels * squares:
-            found = (sums.pixels, total, squares)
-            raise SchemaError("overlay", found, "pixels, sum and square_sum of values of 0 to 255")
-
-
 class _Shards:
     """The shards of a split, each with a name that no other has."""
 
-    def __init__(self, place: str, head: _Head, names: set[str]) -> None:
-        self._place, self._names = place, names
+    def __init__(self, place: str, head: Head, names: set[str], least_sample: int) -> None:
+        self._place, self._names, self._least_sample = place, names, least_sample
         self._block_rows = head.samples_per_block
         self._is_compressed = head.compression != "none"
         self._suffix = ".tar.zst" if self._is_compressed else ".tar"
@@ -208,8 +252,8 @@ class _Shards:
             if not isinstance(block, list) or len(block) != 2:
                 self._refuse(at, f"blocks.{number}", block, "[bytes, XXH64]")
             num_bytes, xxh64 = block
-            if type(num_bytes) is not int or num_bytes < _LEAST_SAMPLE:
-                rule = f"a whole number from {_LEAST_SAMPLE:,}"
+            if type(num_bytes) is not int or num_bytes < self._least_sample:
+                rule = f"a whole number from {self._least_sample:,}"
                 self._refuse(at, f"blocks.{number}.0", num_bytes, rule)
             if type(xxh64) is not str or not _XXH64.fullmatch(xxh64):
                 self._refuse(at, f"blocks.{number}.1", xxh64, "16 hex digits")

@@ -61,8 +61,9 @@ class ShardReader:
         self.shard = shard
         self._samples_per_block = manifest.samples_per_block
         self._is_compressed = manifest.is_compressed
-        code_bytes = manifest.depth.dtype.itemsize
-        self._most_sample_bytes = most_sample_bytes(manifest.height, manifest.width, code_bytes)
+        self._most_sample_bytes = most_sample_bytes(
+            manifest.height, manifest.width, manifest.fields.values()
+        )
         self.num_blocks = -(-shard.samples // manifest.samples_per_block)
         self._verified: set[int] = set()
         # Bytes damaged on their way here, or where they were kept, are asked for as often as a

@@ -1,4 +1,4 @@
-"""Many pictures brought to another size at once: as `fields/resize.py` does each, to the bit.
+"""Many arrays of a field brought to another size at once: as the field does each, to the bit.
 
 The compiled loops are many times as fast and hold no interpreter lock; where they were not built,
 pictures are resized one by one.
@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from wdtrain.fields import resize
+from wdtrain.fields import Field, resize
 from wdtrain.fields.resize import EIGHTHS, Size
 from wdtrain.store import native
 from wdtrain.store.buffers import Recycled
@@ -34,6 +34,18 @@ class Resizer:
         self._is_whole = self._eighths == whole
         self._is_half = self._is_whole and stored == (2 * size[0], 2 * size[1])
         self._memory = Recycled()
+
+    def resize(self, field: Field, arrays: np.ndarray, target: np.ndarray) -> None:
+        """target [n, h, w] or [n, h, w, channels]: arrays of the field at the other size, by its
+        rule."""
+        loop, larger_is_nearer = field.resizing
+        if loop == "area":
+            self.shrink(arrays, target)
+        elif loop == "median":
+            self.medians(arrays, target, larger_is_nearer=larger_is_nearer)
+        else:
+            for array, row in zip(arrays, target, strict=True):
+                row[...] = field.resize(array, self._size)
 
     def shrink(self, pictures: np.ndarray, target: np.ndarray) -> None:
         """target uint8 [n, h, w] or [n, h, w, 3]: of pictures uint8, the mean of what each pixel

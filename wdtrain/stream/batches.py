@@ -1,4 +1,4 @@
-"""What the stream hands on: a batch of triples on the host, as uint8, with its cursor.
+"""What the stream hands on: a batch of samples on the host, as they are stored, with its cursor.
 
 Owns the memory that batches are decoded into. The surprise: a batch's memory is used again once
 nothing refers to its tensors and names any more, and the device has done what copies of them were
@@ -7,13 +7,16 @@ asked of it until then: by `Batch.to`, or on the stream that is current where th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 import torch
 
+from wdtrain.fields import Field
+from wdtrain.fields.resize import Size
 from wdtrain.store.buffers import Lease, Recycled
 from wdtrain.store.filling import RowBuffers
 from wdtrain.store.tar import MAX_NAME
@@ -22,19 +25,17 @@ from wdtrain.stream.cursor import Cursor
 
 @dataclass(frozen=True)
 class Batch:
-    """A rank's part of one batch; it may be empty.
+    """A rank's part of one batch; it may be empty. `batch["NAME"]` is a field's tensor.
 
-    overlay: uint8 [n, 3, height, width] in channels_last memory; mask: uint8 [n, 1, height, width]
-    alpha; depth: uint8 or uint16 [n, 1, height, width] codes; names: uint8 [n, 100], the members
-    the overlays lay in; positions: int64 [n], where in the order each row is (epoch =
-    position // cursor.samples); chunks: rows of each chunk, in order; cursor: where the run is
-    after this batch, the same on every rank; wait_seconds: how long the caller waited for it;
-    occupancy: share 0..1 of the reader's threads busy in each stage since the batch before.
+    fields: by name, of those that were asked for, in their order: colours uint8 [n, 3, height,
+    width] in channels_last memory, all else uint8 or uint16 [n, 1, height, width]; names: uint8
+    [n, 100], of the first member of each sample; positions: int64 [n], where in the order each row
+    is (epoch = position // cursor.samples); chunks: rows of each chunk, in order; cursor: where the
+    run is after this batch, the same on every rank; wait_seconds: how long the caller waited for
+    it; occupancy: share 0..1 of the reader's threads busy in each stage since the batch before.
     """
 
-    overlay: torch.Tensor
-    mask: torch.Tensor
-    depth: torch.Tensor
+    fields: dict[str, torch.Tensor]
     names: np.ndarray
     positions: np.ndarray
     chunks: list[int]
@@ -43,13 +44,20 @@ class Batch:
     occupancy: dict[str, float] = field(default_factory=dict)
     lease: Lease = field(default_factory=Lease, repr=False, compare=False)
 
+    def __getitem__(self, name: str) -> torch.Tensor:
+        """A field's tensor; KeyError names the fields there are."""
+        if name not in self.fields:
+            raise KeyError(f"the batch has no field {name!r}; it has {', '.join(self.fields)}")
+        return self.fields[name]
+
+    __iter__ = None  # else rows would be looked for by number
+    __contains__ = None
+
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on a device, which are there when the current stream
         comes to use them: the host does not wait, and may let go of this batch at once."""
-        overlay, mask, depth = (
-            self.copy(tensor, device) for tensor in (self.overlay, self.mask, self.depth)
-        )
-        return replace(self, overlay=overlay, mask=mask, depth=depth)
+        fields = {name: self.copy(tensor, device) for name, tensor in self.fields.items()}
+        return replace(self, fields=fields)
 
     def copy(self, part: torch.Tensor, device: torch.device | str) -> torch.Tensor:
         """One of the batch's tensors, or a view of it, on a device, as `to` has it there."""
@@ -94,27 +102,29 @@ class HostMemory:
     pinned: page-locked, for copies to the GPU that is current where this is made.
     """
 
-    def __init__(
-        self, height: int, width: int, depth_dtype: np.dtype, *, pinned: bool = False
-    ) -> None:
-        self._size, self._depth_dtype = (height, width), depth_dtype
+    def __init__(self, fields: Iterable[Field], size: Size, *, pinned: bool = False) -> None:
+        self._fields, self._size = list(fields), size
         self._memory = Recycled(_pinned, _at_release()) if pinned else Recycled()
 
     def take(self, rows: int) -> Lent:
         """Uninitialised memory for a batch of so many rows."""
-        shape = (rows, *self._size)
-        pixels = rows * self._size[0] * self._size[1]
-        ends = np.cumsum([self._depth_dtype.itemsize * pixels, 3 * pixels, pixels])
+        shapes = [(rows, *field.shape(*self._size)) for field in self._fields]
+        parts = [
+            math.prod(shape) * field.dtype.itemsize
+            for field, shape in zip(self._fields, shapes, strict=True)
+        ]
+        # Those of two bytes first, so that each begins where its values may.
+        by_dtype = sorted(range(len(parts)), key=lambda at: -self._fields[at].dtype.itemsize)
+        ends = np.cumsum([parts[at] for at in by_dtype])
         lease = Lease()
-        memory = self._memory.take(ends[-1] + rows * MAX_NAME, lease)
-        depth, overlay, mask, names = np.split(memory, ends)
-        return Lent(
-            overlay.reshape(*shape, 3),
-            mask.reshape(shape),
-            depth.view(self._depth_dtype).reshape(shape),
-            names.reshape(rows, MAX_NAME),
-            lease,
-        )
+        memory = self._memory.take(int(ends[-1]) + rows * MAX_NAME, lease)
+        *pixels, names = np.split(memory, ends)
+        placed = dict(zip(by_dtype, pixels, strict=True))
+        arrays = {
+            field.name: placed[at].view(field.dtype).reshape(shapes[at])
+            for at, field in enumerate(self._fields)
+        }
+        return Lent(arrays, names.reshape(rows, MAX_NAME), lease)
 
 
 def _pinned(num_bytes: int) -> np.ndarray:
@@ -127,12 +137,11 @@ def _at_release() -> Callable[[Lease], None]:
     return lambda lease: read_until_now(lease, device)
 
 
-def tensors(
-    target: RowBuffers, kept: np.ndarray
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """overlay, mask, depth of the rows that are kept (bool [rows]), in Batch's shapes."""
-    arrays: tuple[np.ndarray, ...] = (target.overlay, target.mask, target.depth)
-    if not kept.all():
-        arrays = tuple(array[kept] for array in arrays)
-    overlay, mask, depth = (torch.from_numpy(array) for array in arrays)
-    return overlay.permute(0, 3, 1, 2), mask.unsqueeze(1), depth.unsqueeze(1)
+def tensors(target: RowBuffers, kept: np.ndarray) -> dict[str, torch.Tensor]:
+    """The fields of the rows that are kept (bool [rows]), in Batch's shapes."""
+    is_whole = bool(kept.all())
+    found = {}
+    for name, array in target.arrays.items():
+        tensor = torch.from_numpy(array if is_whole else array[kept])
+        found[name] = tensor.unsqueeze(1) if tensor.ndim == 3 else tensor.permute(0, 3, 1, 2)
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from wdtrain.config import DataSettings
 from wdtrain.remote.remote_files import RemoteAccess
@@ -44,6 +44,7 @@ def stream_of(
     rank: int = 0,
     world: int = 1,
     size: tuple[int, int] | None = None,
+    fields: Sequence[str] | None = None,
     cursor: Cursor | None = None,
     epochs: int | None = 1,
     shuffle_bytes: int | None = None,
@@ -63,6 +64,7 @@ def stream_of(
         cursor=cursor,
         epochs=epochs,
         size=size or data.size,
+        fields=fields,
         lanes=data.lanes,
         chunk=data.chunk,
         shuffle_bytes=shuffle_bytes or parse_bytes(data.shuffle_bytes),

@@ -314,5 +314,5 @@ def sample_bytes(manifest: Manifest, split: str) -> int:
     held = manifest.splits[split]
     if not manifest.is_compressed and held.samples:
         return max(1, sum(shard.num_bytes for shard in held.shards) // held.samples)
-    pixels = manifest.height * manifest.width * (3 + 1 + manifest.depth.dtype.itemsize)
-    return pixels + 4096
+    values = sum(field.channels * field.dtype.itemsize for field in manifest.fields.values())
+    return manifest.height * manifest.width * values + 4096

@@ -102,6 +102,7 @@ class Stream(torch.utils.data.IterableDataset[Batch]):
         start: int,
         epochs: int | None,
         size: tuple[int, int],
+        fields: Sequence[str] | None,
         on_damage: DamagePolicy,
         damaged: dict[str, str] | None,
         pin_memory: bool,
@@ -118,8 +119,10 @@ class Stream(torch.utils.data.IterableDataset[Batch]):
         # split that is shuffled as a whole, its blocks.
         self.held: dict[int, Loading] = {}
         self.blocks = Blocks(manifest, order, self.stages)
-        self.filler = Filler(manifest, self.size)
-        self.memory = HostMemory(*self.size, manifest.depth.dtype, pinned=pin_memory)
+        wanted = [name for name in manifest.fields if fields is None or name in fields]
+        self.filler = Filler(manifest, self.size, fields=wanted)
+        read = [manifest.fields[name] for name in wanted]
+        self.memory = HostMemory(read, self.size, pinned=pin_memory)
 
     def __iter__(self) -> Iterator[Batch]:
         if torch.utils.data.get_worker_info() is not None:
@@ -290,7 +293,6 @@ class _Reading:
         waited = time.perf_counter() - started
         self.stream.stages.add(wait=waited)
         kept, names = pending.kept, pending.target.names
-        overlay, mask, depth = tensors(pending.target, kept)
         spans = [(piece.position, piece.position + piece.rows) for piece in pending.pieces]
         positions = np.concatenate([np.arange(*span) for span in spans] or [np.arange(0)])
         chunks = [piece.rows for piece in pending.pieces]
@@ -299,9 +301,7 @@ class _Reading:
             chunks = [int(part.sum()) for part in np.split(kept, ends)]
             names, positions = names[kept], positions[kept]
         return Batch(
-            overlay=overlay,
-            mask=mask,
-            depth=depth,
+            fields=tensors(pending.target, kept),
             names=names,
             positions=positions,
             chunks=chunks,
@@ -348,6 +348,7 @@ def open_stream(
     size: int | tuple[int, int] | None = None,
     lanes: int = 32,
     chunk: int = 32,
+    fields: Sequence[str] | None = None,
     shuffle_bytes: int = SHUFFLE_BYTES,
     on_damage: DamagePolicy = "fatal",
     damaged: dict[str, str] | None = None,
@@ -360,25 +361,23 @@ def open_stream(
     `cursor`; the next pass goes on with the epochs after those.
     `batch_size` is that of all ranks together, a multiple of `chunk`; this rank gets the chunks
     whose lane is its own (lane mod world). `size`: to read at instead of the dataset's own, the
-    shorter side (the shape is kept) or (height, width). `threads`: None takes the cores this
-    process may use. `shuffle_bytes`: of what samples are shuffled among, over all lanes; a rank
-    holds those of its own, or of a split that is no larger and so shuffled as a whole, all.
+    shorter side (the shape is kept) or (height, width). `fields`: what is decoded (None: all).
+    `threads`: None takes the cores this process may use. `shuffle_bytes`: of what samples are
+    shuffled among, over all lanes; a rank holds those of its own, or of a split that is no larger
+    and so shuffled as a whole, all.
     `on_damage`: "fatal" raises at a damaged block or sample, "skip" leaves its rows out and notes
     them in `damaged`, a dict that several streams may share. `pin_memory`: batches lie in
     page-locked memory, from which copies to a GPU overlap its work. `give_up`: asked now and then
     while a batch is waited for; where it says yes, the iteration ends before that batch.
-    Raises ValueError, naming the argument, for one that cannot be: a batch that is not whole
-    chunks, more ranks than lanes, a cursor of another order.
+    ValueError, naming the argument, for one that cannot be (a cursor of another order ...).
     """
     manifest = url if isinstance(url, Manifest) else Manifest.load(url)
     order = Order(manifest, split, seed=seed, lanes=lanes, chunk=chunk, shuffle_bytes=shuffle_bytes)
     _check_counts(batch_size=batch_size, world=world, threads=threads, epochs=epochs)
     order.check_batch(batch_size, world)
     _check_rank(rank, world)
-    if on_damage not in get_args(DamagePolicy):
-        raise ValueError(f"on_damage is {on_damage!r}; it must be 'fatal' or 'skip'")
-    if cursor is not None:
-        _check_cursor(cursor, order)
+    _check_choices(fields, on_damage, manifest)
+    _check_cursor(cursor, order)
     return Stream(
         manifest,
         order,
@@ -389,6 +388,7 @@ def open_stream(
         start=cursor.position if cursor else 0,
         epochs=epochs,
         size=size_for((manifest.height, manifest.width), size),
+        fields=fields,
         on_damage=on_damage,
         damaged=damaged,
         pin_memory=pin_memory,
@@ -409,7 +409,20 @@ def _check_rank(rank: int, world: int) -> None:
         raise ValueError(f"rank {rank} is not in a world of {world}; ranks count from 0")
 
 
+def _check_choices(fields: Sequence[str] | None, on_damage: object, manifest: Manifest) -> None:
+    if on_damage not in get_args(DamagePolicy):
+        raise ValueError(f"on_damage is {on_damage!r}; it must be 'fatal' or 'skip'")
+    there = ", ".join(manifest.fields)
+    if fields is not None and (isinstance(fields, str) or not len(fields)):
+        raise ValueError(f"fields is {fields!r}; it must be a list of one or more of {there}")
+    for name in fields or ():
+        if name not in manifest.fields:
+            raise ValueError(f"fields names {name!r}, which the dataset has not; it has {there}")
+
+
 def _check_cursor(cursor: object, order: Order) -> None:
+    if cursor is None:
+        return
     if not isinstance(cursor, Cursor):
         kind = type(cursor).__name__
         raise ValueError(f"cursor is of type {kind}; read one with Cursor.loads(text)")

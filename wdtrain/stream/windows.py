@@ -94,7 +94,7 @@ class Window:
         self._by_slot = np.argsort(self._slots, kind="stable")
         self._bounds = np.searchsorted(self._slots[self._by_slot], np.arange(len(numbers) + 1))
         self._is_asked, self._is_settled = np.zeros((2, len(numbers)), bool)
-        shape = (4, len(self._slots))
+        shape = (self._blocks.num_members, len(self._slots))
         self._kept: list[object] = []
         self.rows = MemberPlaces(np.zeros(shape, np.int64), np.zeros(shape, np.int64), self._kept)
 
@@ -149,12 +149,12 @@ class Window:
         if isinstance(block, Damage):
             return block
         inside = int(self.places[1][place])
-        size = (target.mask.shape[1], target.mask.shape[2])
         try:
-            arrays = decode_row(block, inside, size=size)
+            arrays = decode_row(block, inside, size=target.size, fields=target.arrays)
         except DamagedSample as error:
             return Damage(f"{self._blocks.where(number)}, sample {error.key}", error.why)
-        target.overlay[row], target.mask[row], target.depth[row] = arrays
+        for name, array in arrays.items():
+            target.arrays[name][row] = array
         start = int(block.starts[inside, 0]) - BLOCK
         target.names[row] = np.frombuffer(block.data, np.uint8, MAX_NAME, start)
         return None
@@ -167,12 +167,12 @@ class MappedShards:
     arithmetic, without an object for its block. Thread-safe.
     """
 
-    def __init__(self, num_shards: int, order: Order) -> None:
+    def __init__(self, num_shards: int, num_members: int, order: Order) -> None:
         self._order, self._num_shards = order, num_shards
         self._lock = threading.Lock()
         self._seen = np.zeros(order.num_blocks, bool)
         # Of each block its address, stride and columns; pages of blocks not seen take no memory.
-        self._places = np.zeros((6, order.num_blocks), np.int64)
+        self._places = np.zeros((2 + num_members, order.num_blocks), np.int64)
         self._held: dict[int, tuple[object, list[int]]] = {}  # by shard: its mapping, those seen
 
     def note(self, shard: int, number: int, block: BlockIndex) -> None:
@@ -214,6 +214,7 @@ class Blocks:
     def __init__(self, manifest: Manifest, order: Order, stages: Stages) -> None:
         self.order = order
         self.is_remote = is_url(manifest.url)
+        self.num_members = len(manifest.member_suffixes)
         self._manifest, self._stages = manifest, stages
         self._shards = manifest.splits[order.split].shards
         self._readers: dict[int, ShardReader] = {}
@@ -229,7 +230,8 @@ class Blocks:
         is_mapped = ShardReader.maps(manifest, manifest.url)
         self._max_open = MAX_SHARDS if self.is_remote or is_mapped else MAX_FILES
         is_mapped &= manifest.encoding == "raw" and native.LIBRARY is not None
-        self._mapped = MappedShards(len(self._shards), order) if is_mapped else None
+        mapped = MappedShards(len(self._shards), self.num_members, order)
+        self._mapped = mapped if is_mapped else None
 
     def open_window(self, key: WindowKey, held: dict[int, Loading]) -> Window:
         """The window of a key; its rows are known at once where all of it is mapped and was looked

@@ -1,0 +1,79 @@
+"""Manifests of version 1: an overlay, a mask and a depth, by these names.
+
+Owns what that version says in its own way; all else is as in those after it. The only place in this
+room that knows these names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, Literal
+
+from wdtrain.fields import DepthField, DepthFormat, Field, FieldError, triple_of
+from wdtrain.store.schema import (
+    Declared,
+    Head,
+    Part,
+    PixelCount,
+    SchemaError,
+    Sums,
+    check_facts,
+    check_sums,
+    validated,
+)
+
+VERSION: Final = 1
+
+
+class _Member(Part):
+    member: str
+    dtype: str
+    shape: list[PixelCount]
+
+
+class _Depth(_Member):
+    kind: Literal["metric", "geometric", "inverse", "relative"]
+    near_m: float
+    far_m: float
+    bits: int
+
+
+class _Meta(Part):
+    member: Literal["json"]
+
+
+class _Members(Part):
+    overlay: _Member
+    mask: _Member
+    depth: _Depth
+    meta: _Meta
+
+
+class _Fields(Part):
+    fields: _Members
+    overlay: Sums
+
+
+def fields_of(document: Mapping[str, Any], head: Head) -> Declared:
+    """The three fields of a manifest of version 1; SchemaError for what no packer wrote."""
+    found = validated(_Fields, document)
+    depth = found.fields.depth
+    told = depth.model_dump(include={"kind", "near_m", "far_m", "bits"})
+    try:
+        fields = triple_of(DepthFormat(**told))
+    except FieldError as error:
+        raise SchemaError("fields.depth", told, f"a depth format ({error})") from error
+    for field in fields:
+        member: _Member = getattr(found.fields, field.name)
+        facts = {"member": member.member, "dtype": member.dtype, "shape": member.shape}
+        size = head.height, head.width
+        check_facts(f"fields.{field.name}", field, facts, head.encoding, size)
+    check_sums("overlay", found.overlay)
+    return Declared({field.name: field for field in fields}, {"overlay": found.overlay})
+
+
+def depth_of(fields: Mapping[str, Field]) -> DepthFormat:
+    """What the codes of the depth of a dataset with these three fields mean."""
+    field = fields["depth"]
+    assert isinstance(field, DepthField)
+    return field.format
