@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Callable
@@ -143,7 +144,7 @@ def test_a_manifest_from_afar_names_no_file_of_this_machine(
         found = parse_manifest(data, url="https://host.example/data").split("train").shards[0]
         assert found.name == name
     else:
-        with pytest.raises(StoreError, match="shards.0.name"):
+        with pytest.raises(StoreError, match=r"shards.0.name"):
             parse_manifest(data, url="https://host.example/data")
 
 
@@ -200,7 +201,7 @@ def test_extents_hold_all_members_and_lie_apart(places: list[tuple[int, int]]) -
     records = np.zeros(len(places), record_layout(4, 1))
     records["starts"][:, 0], records["sizes"][:, 0] = np.array(places).T
     extents = list(zip(*_extents(records), strict=True))
-    assert all(a[1] + (64 << 10) < b[0] for a, b in zip(extents, extents[1:], strict=False))
+    assert all(a[1] + (64 << 10) < b[0] for a, b in itertools.pairwise(extents))
     for start, size in places:
         assert not size or any(a <= start and start + size <= b for a, b in extents)
     read = sum(stop - start for start, stop in extents)

@@ -15,8 +15,8 @@ from wdtrain.disk.failures import StoreError
 from wdtrain.fields import ImageField
 from wdtrain.packing.foreign_scan import ForeignField
 from wdtrain.packing.verify import verify
-from wdtrain.stream import Cursor, Order, open_stream
 from wdtrain.store.manifest import Manifest
+from wdtrain.stream import Cursor, Order, open_stream
 from wdtrain.stream.reader import Damaged
 
 ORDER: dict[str, Any] = {"split": "train", "seed": 5, "lanes": 6, "chunk": 4}

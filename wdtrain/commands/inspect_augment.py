@@ -26,9 +26,9 @@ from wdtrain.fields.resize import network_size
 from wdtrain.record.outputs import OVERWRITE_HELP, Outputs
 from wdtrain.record.picture_grid import colour_depth, colour_mask, png_of
 from wdtrain.remote.urls import redacted
+from wdtrain.store.foreign import open_shard
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.samples import BlockIndex, decode_row, parse_block
-from wdtrain.store.shards import ShardReader
+from wdtrain.store.samples import AnyBlock, decode_row, parse_block
 from wdtrain.store.version1 import depth_of
 
 if TYPE_CHECKING:  # the networks' room brings torch along, which the other actions do without
@@ -233,10 +233,10 @@ def find_sample(
     )
 
 
-def _blocks(manifest: Manifest, split: str, damaged: list[str]) -> Iterator[BlockIndex]:
+def _blocks(manifest: Manifest, split: str, damaged: list[str]) -> Iterator[AnyBlock]:
     """The blocks of a split that are whole; of the others `damaged` learns what is wrong."""
     for shard in manifest.split(split).shards:
-        with ShardReader(manifest.shard_url(shard), shard, manifest) as reader:
+        with open_shard(manifest.shard_url(shard), shard, manifest) as reader:
             for number in range(reader.num_blocks):
                 try:
                     yield parse_block(reader.read_block(number), manifest)

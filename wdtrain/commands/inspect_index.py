@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -12,12 +12,13 @@ from wdtrain.commands.pack_shards import MAX_REJECTS, long_work
 from wdtrain.disk.failures import StoreError
 from wdtrain.fields import register
 from wdtrain.packing.foreign_scan import ForeignField
-from wdtrain.packing.indexing import IndexOptions, write_index
-from wdtrain.remote.braces import expand_braces
+from wdtrain.packing.indexing import IndexOptions, Naming, write_index
 from wdtrain.remote.remote_files import Remote
 from wdtrain.sources.field_options import parse_field
+from wdtrain.sources.grouping import parse_group
 from wdtrain.sources.names import key_of
-from wdtrain.store.limits import max_key
+from wdtrain.sources.pattern_source import key_room
+from wdtrain.sources.tar_source import named_tars
 from wdtrain.store.manifest import Manifest
 
 EXAMPLES: Final = """\
@@ -67,9 +68,9 @@ def add_index(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     add(
         "--group",
-        metavar="REGEX",
-        help="what of a sample's name is its group (scene, video, patient): the first bracket, or "
-        "all that is found; a group lies whole in one split",
+        metavar="PATTERN",
+        help="what of a sample's name is its group (scene, video, patient): the first bracket of a "
+        "pattern, or FILE.csv:COLUMN; a group lies whole in one split",
     )
     add("--seed", type=int, default=0, metavar="N", help="of the splits; default 0")
     add("--max-rejects", type=float, default=0.001, metavar="P", help=MAX_REJECTS)
@@ -82,23 +83,22 @@ def index(options: argparse.Namespace) -> int:
         name, _, path = text.partition("=")
         register(name, path)
     fields = [foreign_field(text) for text in options.field]
-    urls = [url for pattern in options.urls for url in expand_braces(pattern)]
+    room = key_room([each.field for each in fields])
+    naming = Naming(lambda name: key_of(name, room))
+    if options.group is not None:
+        naming = replace(naming, group_of=parse_group(options.group).of)
     share = options.holdout_samples
+    asked = IndexOptions(
+        holdout=(0.1 if options.group else 0.0) if share is None else share,
+        group=options.group,
+        seed=options.seed,
+        max_rejects=options.max_rejects,
+    )
+    urls = [url for text in options.urls for url in named_tars(text)]
     started = time.perf_counter()
     with long_work("indexing", "bytes") as progress:
         manifest = write_index(
-            urls,
-            options.out,
-            fields,
-            IndexOptions(
-                holdout=(0.1 if options.group else 0.0) if share is None else share,
-                group=options.group,
-                seed=options.seed,
-                max_rejects=options.max_rejects,
-            ),
-            key_of=partial(key_of, most=max_key(each.field for each in fields)),
-            remote=Remote(),
-            progress=progress,
+            urls, options.out, fields, asked, naming, remote=Remote(), progress=progress
         )
     _report(manifest, options.out, len(urls), time.perf_counter() - started)
     return 0

@@ -146,9 +146,9 @@ def _check(urls: Sequence[str], folder: Path, fields: Sequence[ForeignField]) ->
     endings = [ending for each in fields for ending in each.endings]
     names = [each.field.name for each in fields]
     for what, values in (("field", names), ("ending", endings)):
-        twice = [value for value in values if values.count(value) > 1]
-        if twice:
-            raise StoreError(f"the {what} {twice[0]} is declared twice; declare it once")
+        again = [value for value in values if values.count(value) > 1]
+        if again:
+            raise StoreError(f"the {what} {again[0]} is declared twice; declare it once")
     if not any(isinstance(each.field, ImageField) for each in fields):
         raise StoreError(
             "no field of kind image is declared, so nothing could be seen; add for example "
@@ -309,7 +309,8 @@ class _Indexing:
     def _facts(self) -> dict[str, Any]:
         """What is true of all samples that are in: sizes, the longest key, counts by split."""
         smallest, largest, key_bytes = [1 << 30] * 2, [0, 0], 1
-        samples, num_bytes = {}, {}
+        samples: dict[str, int] = {}
+        num_bytes: dict[str, int] = {}
         for _, part in self.records.stretches():
             part = part[part["split"] != OUT]
             if not len(part):
@@ -351,8 +352,9 @@ class _Indexing:
                 for tar, shard in zip(self._tars, self._names, strict=True):
                     count = 0
                     for records in self._records_of(tar, SPLITS.index(name), layout, block):
-                        file.write(records)
-                        digest.update(records)
+                        data = records.tobytes()
+                        file.write(data)
+                        digest.update(data)
                         count += len(records)
                         sums = records["sizes"].sum(1, dtype=np.int64)
                         per_block = np.add.reduceat(sums, np.arange(0, len(sums), block))

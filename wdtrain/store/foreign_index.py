@@ -203,7 +203,7 @@ def check_foreign_shards(head: schema.Head, url: str) -> None:
             if not isinstance(entry, dict):
                 raise SchemaError(place, entry, "an object")
             shard = entry.get("name")
-            if not may_be_named(shard) or shard in seen:
+            if not isinstance(shard, str) or not may_be_named(shard) or shard in seen:
                 raise SchemaError(
                     f"{place}.name", shard, "the place of a tar, and no other shard's"
                 )
@@ -215,13 +215,13 @@ def check_foreign_shards(head: schema.Head, url: str) -> None:
         schema.check_split(name, split.samples, samples)
 
 
-def _may_be_named(name: object) -> bool:
-    return isinstance(name, str) and _PLAIN.fullmatch(name) is not None and "::" not in name
+def _may_be_named(name: str) -> bool:
+    return _PLAIN.fullmatch(name) is not None and "::" not in name
 
 
-def _may_be_named_afar(name: object) -> bool:
+def _may_be_named_afar(name: str) -> bool:
     """Below the manifest, or behind a URL that leads to no file of this machine."""
-    if not isinstance(name, str) or not _may_be_named(name):
+    if not _may_be_named(name):
         return False
     if is_url(name):
         return protocol_of(name) in _AFAR

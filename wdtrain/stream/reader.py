@@ -372,6 +372,7 @@ def open_stream(
     ValueError, naming the argument, for one that cannot be (a cursor of another order ...).
     """
     manifest = url if isinstance(url, Manifest) else Manifest.load(url)
+    manifest.check_size(size)
     order = Order(manifest, split, seed=seed, lanes=lanes, chunk=chunk, shuffle_bytes=shuffle_bytes)
     _check_counts(batch_size=batch_size, world=world, threads=threads, epochs=epochs)
     order.check_batch(batch_size, world)
