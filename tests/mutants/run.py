@@ -332,6 +332,8 @@ def run(mutants: list[Mutant], at_once: int) -> int:
     import_packages_of_others()
     lost = []
     with tempfile.TemporaryDirectory(prefix="unbroken-") as folder:
+        # What torch.compile made of a graph serves all in which the graph is the same.
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(folder) / "compiled")
         unbroken = Path(folder) / "tree"
         make_unbroken(unbroken)
         clean = run_unbroken(mutants, unbroken, at_once)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wdtrain.fields import resize
+from wdtrain.fields import ClassesField, DepthFormat, MaskField, resize, triple_of
 from wdtrain.store import native
 from wdtrain.store.shrink import Resizer
 
@@ -95,13 +95,68 @@ def test_depths_whose_weights_need_more_bits(stored: Size) -> None:
     np.testing.assert_array_equal(medians(codes, size, larger_is_nearer=False), expected)
 
 
-def test_without_the_compiled_part_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures, codes = some_pictures((30, 40), 3), some_codes((30, 40), np.uint16)
-    with_it = [
-        (shrunk(pictures, size), medians(codes, size, larger_is_nearer=False))
-        for size in ((15, 20), (12, 18))
-    ]
-    monkeypatch.setattr(native, "LIBRARY", None)
-    for size, (picture, depth) in zip(((15, 20), (12, 18)), with_it, strict=True):
-        np.testing.assert_array_equal(shrunk(pictures, size), picture)
-        np.testing.assert_array_equal(medians(codes, size, larger_is_nearer=False), depth)
+def some_alphas(size: Size) -> np.ndarray:
+    """A third unknown, a third all or nothing, the rest any."""
+    rng = np.random.default_rng(2)
+    any_of = rng.integers(0, 256, (3, *size))
+    return np.choose(rng.integers(0, 3, any_of.shape), [any_of, 255 * (any_of & 1), 1]).astype(
+        np.uint8
+    )
+
+
+def known_areas(alphas: np.ndarray, size: Size) -> np.ndarray:
+    target = np.full((len(alphas), *size), 7, np.uint8)
+    Resizer(alphas.shape[1:], size).known_areas(alphas, target, unknown=1)
+    return target
+
+
+def majorities(ids: np.ndarray, size: Size, ignore: int) -> np.ndarray:
+    target = np.full((len(ids), *size), 7, ids.dtype)
+    Resizer(ids.shape[1:], size).majorities(ids, target, ignore=ignore)
+    return target
+
+
+@needs_library
+@given(SIDES, SIDES)
+def test_alphas_that_are_known_in_part_of_any_two_sizes(stored: Size, size: Size) -> None:
+    alphas = some_alphas(stored)
+    expected = np.stack([resize.known_area(one, size, unknown=1) for one in alphas])
+    np.testing.assert_array_equal(known_areas(alphas, size), expected)
+
+
+@needs_library
+@given(SIDES, SIDES, CODES, st.sampled_from([0, 3, 255]))
+def test_ids_of_any_two_sizes(stored: Size, size: Size, dtype: type, ignore: int) -> None:
+    few = np.array([0, 1, 2, 3, 250, 255, np.iinfo(dtype).max]).astype(dtype)
+    ids = few[np.random.default_rng(3).integers(0, len(few), (3, *stored))]
+    ids[1, : stored[0] // 2] = ids[1, 0, 0]  # where one id goes on over many pixels
+    expected = np.stack([resize.majority(one, size, ignore=ignore) for one in ids])
+    np.testing.assert_array_equal(majorities(ids, size, ignore), expected)
+
+
+FIELDS = {
+    field.name: field
+    for field in (
+        *triple_of(DepthFormat(kind="inverse", bits=16)),
+        MaskField("partly", partly=True),
+        ClassesField("labels", classes=40),
+        ClassesField("parts", classes=300),
+    )
+}
+
+
+@pytest.mark.parametrize("size", [(15, 20), (12, 18), (30, 40), (41, 44)])
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_field_is_resized_by_its_own_rule_with_and_without_the_compiled_part(
+    name: str, size: Size, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    field = FIELDS[name]
+    most = field.classes if isinstance(field, ClassesField) else 256**field.dtype.itemsize
+    shape = (3, *field.shape(30, 40))
+    arrays = np.random.default_rng(5).integers(0, most, shape).astype(field.dtype)
+    expected = np.stack([field.resize(array, size) for array in arrays])
+    for library in (native.LIBRARY, None):
+        monkeypatch.setattr(native, "LIBRARY", library)
+        target = np.full((3, *field.shape(*size)), 7, field.dtype)
+        Resizer((30, 40), size).resize(field, arrays, target)
+        np.testing.assert_array_equal(target, expected)

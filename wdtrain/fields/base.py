@@ -36,12 +36,13 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 class Resizing(NamedTuple):
     """Which compiled loop gives what a field's `resize` gives, to the bit.
 
-    loop: "area" or "median" of `fields/resize.py`; None where there is none: `resize` is called.
-    larger_is_nearer: of the median of depth codes.
+    loop: one of `fields/resize.py`; None where there is none: `resize` is called.
+    larger_is_nearer: of the median of depth codes. unknown: of the others, the value that means it.
     """
 
-    loop: Literal["area", "median"] | None
+    loop: Literal["area", "known_area", "median", "majority"] | None
     larger_is_nearer: bool = False
+    unknown: int = 0
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 
 from wdtrain.fields import labels, levels, resize
-from wdtrain.fields.base import Field, plane
+from wdtrain.fields.base import Field, Resizing, plane
 from wdtrain.fields.errors import AmbiguousError, FieldError
 from wdtrain.fields.labels import is_colour, is_number
 from wdtrain.fields.levels import Levels
@@ -161,6 +161,10 @@ class ClassesField(Field):
         """Also for ids that no class has."""
         super().check(array)
         self._check_ids(array, self.name)
+
+    @property
+    def resizing(self) -> Resizing:
+        return Resizing("majority", unknown=self.ignore)
 
     def resize(self, array: np.ndarray, size: Size) -> np.ndarray:
         return resize.majority(array, size, ignore=self.ignore)

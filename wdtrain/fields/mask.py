@@ -120,7 +120,7 @@ class MaskField(Field):
 
     @property
     def resizing(self) -> Resizing:
-        return Resizing(None if self.has_unknown else "area")
+        return Resizing("known_area", unknown=UNKNOWN) if self.has_unknown else Resizing("area")
 
     def resize(self, array: np.ndarray, size: Size) -> np.ndarray:
         if self.has_unknown:

@@ -3,8 +3,8 @@
 Owns the arithmetic of sizes and areas. Edges are aligned: of a side of E old pixels, pixel x of
 `size` new ones covers those from x E / size to (x + 1) E / size, whether the side shrinks or grows.
 Pictures and masks take the mean of the area, depth its median, classes the id that has most of it.
-What is here is the reference, in numpy; `store/shrink.py` runs compiled loops that give the same as
-`area` and `median`, to the bit.
+What is here is the reference, in numpy; `store/shrink.py` runs compiled loops that give the same,
+to the bit.
 The surprise: a JPEG decoded at k eighths has ceil(side k / 8) pixels, but they cover side k / 8.
 """
 

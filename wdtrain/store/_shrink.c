@@ -2,7 +2,7 @@
  * median there.
  *
  * The sums are those of wdtrain/fields/resize.py, in its order and precision, so that the result is the
- * same to the bit: across in each line, then down; what weighs depth is whole numbers.
+ * same to the bit: across in each line, then down; all but the means of pictures is whole numbers.
  */
 #include "_rows.h"
 
@@ -159,5 +159,119 @@ void wd_median_of_four(const uint8_t *codes, int64_t count, int64_t new_height, 
         }
         for (int64_t x = 0; x < new_width; x++, target += code_bytes)
             put_code(line[x], target, code_bytes);
+    }
+}
+
+/* The mean of what is known, halves to even; `unknown`, which is 1, is no mean. */
+static uint8_t mean_of(int64_t sum, int64_t known, int64_t total, uint8_t unknown) {
+    if (2 * known < total) return unknown;
+    int64_t whole = sum / known, rest = sum % known;
+    int64_t mean = whole + (2 * rest + (whole & 1) > known);
+    return mean != unknown ? (uint8_t)mean : sum > known ? 2 : 0;
+}
+
+/* `count` alphas [height, width] to [down->size, across->size] at `target`: the mean of what is not
+ * `unknown` of what each pixel covers; unknown where more than half is. room: int32, 2 * width. */
+void wd_known_area(const uint8_t *alpha, int64_t count, int64_t height, int64_t width,
+                   uint8_t unknown, const Cover *down, const Cover *across, int32_t *room,
+                   uint8_t *target) {
+    int32_t *restrict known = room, *restrict sums = room + width;
+    int64_t total = down->total * across->total;
+    for (int64_t picture = 0; picture < count; picture++, alpha += height * width)
+        for (int64_t y = 0; y < down->size; y++) {
+            memset(room, 0, 2 * (size_t)width * sizeof *room);
+            for (int64_t tap = 0; tap < down->taps; tap++) {
+                const uint8_t *restrict line = alpha + (down->first[y] + tap) * width;
+                int32_t share = down->shares[y * down->taps + tap];
+                for (int64_t x = 0; x < width; x++) {
+                    int32_t weight = line[x] != unknown ? share : 0;
+                    known[x] += weight, sums[x] += weight * line[x];
+                }
+            }
+            for (int64_t x = 0; x < across->size; x++) {
+                const int32_t *share = across->shares + x * across->taps;
+                int64_t at = across->first[x], of_known = 0, sum = 0;
+                for (int64_t tap = 0; tap < across->taps; tap++, at++) {
+                    of_known += (int64_t)known[at] * share[tap];
+                    sum += (int64_t)sums[at] * share[tap];
+                }
+                *target++ = mean_of(sum, of_known, total, unknown);
+            }
+        }
+}
+
+/* Ids by the area that they have of one pixel, and which there are. */
+typedef struct {
+    int64_t *area;
+    int32_t *seen;
+    int64_t num_seen;
+} Ids;
+
+/* The id with the largest area, of several the smallest; `ignore` where that has more than half.
+ * Nothing is left of the areas. */
+static int32_t most_of(Ids *ids, int32_t ignore, int64_t total) {
+    int64_t most = 0, ignored = 0;
+    int32_t found = ignore;
+    for (int64_t i = 0; i < ids->num_seen; i++) {
+        int32_t id = ids->seen[i];
+        int64_t area = ids->area[id];
+        ids->area[id] = 0;
+        if (id == ignore)
+            ignored = area;
+        else if (area > most || (area == most && id < found))
+            most = area, found = id;
+    }
+    ids->num_seen = 0;
+    return 2 * ignored > total ? ignore : found;
+}
+
+static void add_area(Ids *ids, int32_t id, int64_t area) {
+    if (!area) return;
+    if (!ids->area[id]) ids->seen[ids->num_seen++] = id;
+    ids->area[id] += area;
+}
+
+/* One line of a pixel's window: its ids with their areas, those in a row at once. */
+static inline void add_line(Ids *ids, const uint8_t *line, int64_t id_bytes, const int32_t *shares,
+                            int64_t taps, int64_t times) {
+    int32_t last = -1;
+    int64_t area = 0;
+    for (int64_t tap = 0; tap < taps; tap++) {
+        int32_t id = id_bytes == 1 ? line[tap] : ((const uint16_t *)line)[tap];
+        if (id != last && last >= 0) add_area(ids, last, area * times), area = 0;
+        last = id, area += shares[tap];
+    }
+    add_area(ids, last, area * times);
+}
+
+static inline void majorities(const uint8_t *pixels, int64_t width, int64_t id_bytes, int32_t ignore,
+                              const Cover *down, const Cover *across, Ids *ids, uint8_t *target) {
+    int64_t total = down->total * across->total;
+    for (int64_t y = 0; y < down->size; y++)
+        for (int64_t x = 0; x < across->size; x++, target += id_bytes) {
+            const uint8_t *line = pixels + (down->first[y] * width + across->first[x]) * id_bytes;
+            for (int64_t tap = 0; tap < down->taps; tap++, line += width * id_bytes)
+                add_line(ids, line, id_bytes, across->shares + x * across->taps, across->taps,
+                         down->shares[y * down->taps + tap]);
+            put_code(most_of(ids, ignore, total), target, id_bytes);
+        }
+}
+
+/* `count` arrays of class ids [height, width], each of `id_bytes`, to [down->size, across->size] at
+ * `target`: of what each pixel covers, the id that has most of it. room: an int64 for each id that
+ * there may be, and an int32 for each pixel that one covers. */
+void wd_majority(const uint8_t *pixels, int64_t count, int64_t height, int64_t width,
+                 int64_t id_bytes, int32_t ignore, const Cover *down, const Cover *across,
+                 int64_t *room, uint8_t *target) {
+    int64_t num_ids = (int64_t)1 << 8 * id_bytes;
+    Ids ids = {room, (int32_t *)(room + num_ids), 0};
+    memset(room, 0, (size_t)num_ids * sizeof *room);
+    for (int64_t i = 0; i < count; i++) {
+        if (id_bytes == 1) /* with constants, which the compiler folds */
+            majorities(pixels, width, 1, ignore, down, across, &ids, target);
+        else
+            majorities(pixels, width, 2, ignore, down, across, &ids, target);
+        pixels += height * width * id_bytes;
+        target += down->size * across->size * id_bytes;
     }
 }

@@ -118,33 +118,6 @@ class Form(ctypes.Structure):
         return form
 
 
-class Axis(ctypes.Structure):
-    """How a side's pixels become those of another one: `Axis` of `_rows.h`."""
-
-    _fields_ = (("size", _COUNT), ("taps", _COUNT), ("first", _POINTER), ("weights", _POINTER))
-
-    @classmethod
-    def of(cls, first: np.ndarray, weights: np.ndarray) -> Axis:
-        """first: int32 [size]; weights: float32 [size, taps]."""
-        assert first.dtype == np.dtype(np.int32)
-        assert weights.dtype == np.dtype(np.float32)
-        axis = cls(*weights.shape, at(first), at(weights))
-        axis.held = first, weights
-        return axis
-
-
-class CoverTables(ctypes.Structure):
-    """The same in whole numbers: `Cover` of `_rows.h`."""
-
-    _fields_ = (*Axis._fields_[:3], ("shares", _POINTER), ("total", _COUNT))
-
-    @classmethod
-    def of(cls, side: resize.Cover) -> CoverTables:
-        cover = cls(*side.shares.shape, at(side.first), at(side.shares), side.total)
-        cover.held = side
-        return cover
-
-
 def _load() -> ctypes.CDLL | None:
     if sys.maxsize < 2**63 - 1 or sys.byteorder != "little":
         return None  # addresses are handed over as int64, and PNG's pixels are swapped
@@ -174,15 +147,15 @@ def open_library(path: Path) -> ctypes.CDLL:
         _COUNT,
         _POINTER,
     ]
-    library.wd_shrink.argtypes = [_POINTER, *[_COUNT] * 4]
-    library.wd_shrink.argtypes += [ctypes.POINTER(Axis)] * 2 + [*_POINTERS]
+    covers = [_POINTER] * 2
+    library.wd_shrink.argtypes = [_POINTER, *[_COUNT] * 4, *covers, *_POINTERS]
     library.wd_halve.argtypes = [_POINTER, *[_COUNT] * 4, _POINTER]
-    library.wd_median.argtypes = [_POINTER, *[_COUNT] * 4, ctypes.c_int32]
-    library.wd_median.argtypes += [ctypes.POINTER(CoverTables)] * 2 + [*_POINTERS]
-    library.wd_median_of_four.argtypes = [_POINTER, *[_COUNT] * 4, ctypes.c_int32]
-    library.wd_median_of_four.argtypes += _POINTERS
-    for name in ("wd_shrink", "wd_halve", "wd_median", "wd_median_of_four"):
-        getattr(library, name).restype = None
+    library.wd_median.argtypes = [_POINTER, *[_COUNT] * 4, ctypes.c_int32, *covers, *_POINTERS]
+    library.wd_median_of_four.argtypes = [_POINTER, *[_COUNT] * 4, ctypes.c_int32, *_POINTERS]
+    library.wd_known_area.argtypes = [_POINTER, *[_COUNT] * 3, ctypes.c_uint8, *covers, *_POINTERS]
+    library.wd_majority.argtypes = library.wd_median.argtypes
+    for name in ("shrink", "halve", "median", "median_of_four", "known_area", "majority"):
+        getattr(library, f"wd_{name}").restype = None
     for name in ("wd_index", "wd_alike", "wd_load", "wd_fill", "wd_decode_jpegs"):
         getattr(library, name).restype = _COUNT
     return library
@@ -270,78 +243,7 @@ def fill(
     return done, seconds[0], seconds[1]
 
 
-def shrink(
-    pictures: np.ndarray,
-    channels: int,
-    down: Axis,
-    across: Axis,
-    room: np.ndarray,
-    target: np.ndarray,
-) -> None:
-    """target uint8 [n, h, w(, channels)] is filled with pictures uint8 [n, H, W(, channels)] at
-    another size. `room`: 4 (the larger of W and w, and H w) channels bytes."""
-    count, height, width = pictures.shape[:3]
-    assert LIBRARY is not None
-    assert target.shape[:3] == (count, down.size, across.size), "another size"
-    values = (max(width, across.size) + height * across.size) * channels
-    assert room.nbytes >= 4 * values, "too little room"
-    sides = at(pictures), count, height, width, channels
-    LIBRARY.wd_shrink(*sides, down, across, at(room), at(target))
-
-
-def halve(pictures: np.ndarray, channels: int, target: np.ndarray) -> None:
-    """`shrink` of pictures uint8 [n, 2 h, 2 w(, channels)]."""
-    count, height, width = target.shape[:3]
-    assert LIBRARY is not None
-    assert pictures.shape[:3] == (count, 2 * height, 2 * width), "another size"
-    LIBRARY.wd_halve(at(pictures), count, height, width, channels, at(target))
-
-
-def median(
-    codes: np.ndarray,
-    flip: int,
-    down: CoverTables,
-    across: CoverTables,
-    room: np.ndarray,
-    target: np.ndarray,
-) -> None:
-    """target [n, h, w] is filled with the medians of codes [n, H, W]; see `resize.median`. `room`:
-    `median_room` bytes."""
-    count, height, width = codes.shape
-    assert LIBRARY is not None
-    assert target.shape == (count, down.size, across.size), "another size"
-    assert room.nbytes >= median_room(width, down, across), "too little room"
-    assert down.total * across.total < 1 << 30, "weights that do not fit"
-    sides = at(codes), count, height, width, codes.itemsize
-    LIBRARY.wd_median(*sides, flip, down, across, at(room), at(target))
-
-
-def median_room(width: int, down: CoverTables, across: CoverTables) -> int:
-    """Bytes that `median` needs to work with."""
-    lines = 6 + across.taps * (down.taps + 1)
-    return int(8 * down.taps + 4 * (width + across.size * lines))
-
-
-def median_of_four(codes: np.ndarray, flip: int, room: np.ndarray, target: np.ndarray) -> None:
-    """`median` of codes [n, 2 h, 2 w]. `room`: 24 w bytes."""
-    count, height, width = target.shape
-    assert LIBRARY is not None
-    assert codes.shape == (count, 2 * height, 2 * width), "another size"
-    assert room.nbytes >= 24 * width, "too little room"
-    sides = at(codes), count, height, width, codes.itemsize
-    LIBRARY.wd_median_of_four(*sides, flip, at(room), at(target))
-
-
 def decode_jpegs(
-    sources: np.ndarray, sizes: np.ndarray, stored: tuple[int, int], scale: int, target: np.ndarray
-) -> bool:
-    """target uint8 [n, h, w, 3] is filled with the RGB of n JPEGs of the stored (height, width),
-    decoded at `scale` eighths; False where one is unusual, or there is no library to do it."""
-    calls = jpeg_calls()
-    return calls is not None and _decode_jpegs(calls, sources, sizes, stored, scale, target)
-
-
-def _decode_jpegs(
     calls: Any,
     sources: np.ndarray,
     sizes: np.ndarray,
@@ -349,6 +251,8 @@ def _decode_jpegs(
     scale: int,
     target: np.ndarray,
 ) -> bool:
+    """target uint8 [n, h, w, 3] is filled with the RGB of n JPEGs of the stored (height, width),
+    decoded at `scale` eighths; False where one is unusual. calls: of `jpeg_calls`."""
     assert LIBRARY is not None
     assert len(sources) == len(sizes) == len(target), "rows beyond the end"
     both = (_COUNT * 2)(*stored), scale, (_COUNT * 2)(*target.shape[1:3]), at(target)
@@ -382,7 +286,7 @@ def _gives_the_same_pixels(calls: Any) -> bool:
         height, width = resize.scaled(stored, scale)
         expected = decode_jpeg(jpeg, at_least=(height, width))
         target = np.zeros((height, width, 3), np.uint8)
-        is_done = _decode_jpegs(calls, source, size, stored, scale, target[None])
+        is_done = decode_jpegs(calls, source, size, stored, scale, target[None])
         if not is_done or not np.array_equal(target, expected):
             return False
     return True

@@ -13,11 +13,13 @@ import numpy as np
 
 from wdtrain.fields import Field, resize
 from wdtrain.fields.resize import EIGHTHS, Size
-from wdtrain.store import native
+from wdtrain.store import native, resize_loops
 from wdtrain.store.buffers import Recycled
 
 _MOST_PIXELS: Final = 1 << 30
 """Of a depth whose medians are taken by the compiled loops: their weights are 32 bits."""
+_MOST_LINES: Final = 1 << 23
+"""Of an alpha whose known part is: sums of a column of 255 are 32 bits."""
 
 
 class Resizer:
@@ -38,11 +40,15 @@ class Resizer:
     def resize(self, field: Field, arrays: np.ndarray, target: np.ndarray) -> None:
         """target [n, h, w] or [n, h, w, channels]: arrays of the field at the other size, by its
         rule."""
-        loop, larger_is_nearer = field.resizing
+        loop, larger_is_nearer, unknown = field.resizing
         if loop == "area":
             self.shrink(arrays, target)
         elif loop == "median":
             self.medians(arrays, target, larger_is_nearer=larger_is_nearer)
+        elif loop == "known_area":
+            self.known_areas(arrays, target, unknown=unknown)
+        elif loop == "majority":
+            self.majorities(arrays, target, ignore=unknown)
         else:
             for array, row in zip(arrays, target, strict=True):
                 row[...] = field.resize(array, self._size)
@@ -57,13 +63,13 @@ class Resizer:
             for picture, row in zip(pictures, target, strict=True):
                 row[...] = resize.area(picture, self._size, eighths=self._eighths)
         elif self._is_half:
-            native.halve(pictures, channels, target)
+            resize_loops.halve(pictures, channels, target)
         else:
             down, across = map(_axis, self._eighths, self._size)
             (height, width), new_width = self._stored, self._size[1]
             values = (max(width, new_width) + height * new_width) * channels
             room = self._memory.take(4 * values)
-            native.shrink(pictures, channels, down, across, room, target)
+            resize_loops.shrink(pictures, channels, down, across, room, target)
 
     def medians(self, codes: np.ndarray, target: np.ndarray, *, larger_is_nearer: bool) -> None:
         """target [n, h, w]: of depth codes uint8 or uint16, the median of what a pixel covers."""
@@ -75,19 +81,45 @@ class Resizer:
             for array, row in zip(codes, target, strict=True):
                 row[...] = resize.median(array, self._size, larger_is_nearer=larger_is_nearer)
         elif self._is_half:
-            native.median_of_four(codes, flip, self._memory.take(12 * width), target)
+            resize_loops.median_of_four(codes, flip, self._memory.take(12 * width), target)
         else:
             down, across = map(_cover, self._stored, self._size)
-            room = self._memory.take(native.median_room(width, down, across))
-            native.median(codes, flip, down, across, room, target)
+            room = self._memory.take(resize_loops.median_room(width, down, across))
+            resize_loops.median(codes, flip, down, across, room, target)
+
+    def known_areas(self, alphas: np.ndarray, target: np.ndarray, *, unknown: int) -> None:
+        """target uint8 [n, h, w]: of alphas uint8, the mean of what is known of what a pixel
+        covers."""
+        if self._stored == self._size:
+            target[...] = alphas
+        elif native.LIBRARY is None or self._stored[0] >= _MOST_LINES:
+            for array, row in zip(alphas, target, strict=True):
+                row[...] = resize.known_area(array, self._size, unknown=unknown)
+        else:
+            down, across = map(_cover, self._stored, self._size)
+            room = self._memory.take(8 * self._stored[1])
+            resize_loops.known_area(alphas, unknown, down, across, room, target)
+
+    def majorities(self, ids: np.ndarray, target: np.ndarray, *, ignore: int) -> None:
+        """target [n, h, w]: of class ids uint8 or uint16, the one that has most of what a pixel
+        covers."""
+        if self._stored == self._size:
+            target[...] = ids
+        elif native.LIBRARY is None:
+            for array, row in zip(ids, target, strict=True):
+                row[...] = resize.majority(array, self._size, ignore=ignore)
+        else:
+            down, across = map(_cover, self._stored, self._size)
+            room = self._memory.take(resize_loops.majority_room(ids.itemsize, down, across))
+            resize_loops.majority(ids, ignore, down, across, room, target)
 
 
 @lru_cache(maxsize=256)
-def _axis(eighths: int, size: int) -> native.Axis:
+def _axis(eighths: int, size: int) -> resize_loops.Axis:
     side = resize.cover(eighths, size, EIGHTHS)
-    return native.Axis.of(side.first, side.weights)
+    return resize_loops.Axis.of(side.first, side.weights)
 
 
 @lru_cache(maxsize=256)
-def _cover(stored: int, size: int) -> native.CoverTables:
-    return native.CoverTables.of(resize.cover(stored, size))
+def _cover(stored: int, size: int) -> resize_loops.CoverTables:
+    return resize_loops.CoverTables.of(resize.cover(stored, size))
