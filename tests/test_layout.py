@@ -25,7 +25,7 @@ STANDS_ON = {
     "store": {"fields", "remote"},
     "packing": {"store"},
     "scenes": {"fields"},
-    "sources": {"fields"},
+    "sources": {"fields", "remote"},
     "stream": {"store", "config"},
     "targets": {"fields"},
     "learn": {"targets", "networks", "ranks"},

@@ -50,7 +50,7 @@ def test_packs_a_folder_from_any_working_directory(tmp_path: Path) -> None:
     assert "packed already with these settings; nothing was changed" in again.stdout
     looked = tool("inspect-shards", "show", "set", cwd=tmp_path)
     assert (looked.returncode, looked.stderr) == (0, "")
-    assert "300 triples of 24 x 32" in looked.stdout
+    assert "300 samples of 24 x 32" in looked.stdout
 
 
 def test_looks_into_a_dataset(
@@ -59,7 +59,7 @@ def test_looks_into_a_dataset(
     url = packed().url
     sheet = tmp_path / "sheet.png"
     for arguments, words in (
-        (["show", url], "300 triples of 24 x 32"),
+        (["show", url], "300 samples of 24 x 32"),
         (["verify", url], "is whole"),
         (["audit", url], "look like pictures of train"),
         (["grid", url, "--out", str(sheet), "--count", "4"], "wrote"),

@@ -7,6 +7,7 @@ import argparse
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from textwrap import indent
 from typing import Final
 
 from rich.console import Console
@@ -17,14 +18,15 @@ from wdtrain.commands.contact_sheet import contact_sheet
 from wdtrain.commands.inspect_augment import add_augment
 from wdtrain.commands.inspect_order import add_order
 from wdtrain.commands.pack_shards import long_work
+from wdtrain.commands.read_elsewhere import programs
 from wdtrain.disk.failures import StoreError
+from wdtrain.fields import DepthFormat, Field, ImageField
 from wdtrain.packing.audit import audit
 from wdtrain.packing.verify import verify
 from wdtrain.record.outputs import OVERWRITE_HELP, Outputs
 from wdtrain.record.picture_grid import png_of
 from wdtrain.remote.urls import redacted
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.version1 import depth_of
 
 EXAMPLES: Final = """\
 examples:
@@ -100,24 +102,43 @@ def _grid_options(action: argparse.ArgumentParser) -> None:
 def show(manifest: Manifest, options: argparse.Namespace) -> int:
     """Prints the manifest for a person."""
     console = Output(soft_wrap=True)
-    depth = depth_of(manifest.fields)
-    limits = f" {depth.near_m:g} to {depth.far_m:g} m" if depth.is_logarithmic else ""
     console.print(
-        f"[bold]{redacted(manifest.url)}[/]: {manifest.samples:,} triples of {manifest.height} x "
+        f"[bold]{redacted(manifest.url)}[/]: {manifest.samples:,} samples of {manifest.height} x "
         f"{manifest.width}, {manifest.encoding}, {manifest.compression}, "
         f"{manifest.samples_per_block} a block, digest {manifest.digest[:12]}"
     )
-    console.print(f"depth: {depth.kind}{limits}, {depth.bits} bits")
-    for name, values in zip(("mean", "std"), manifest.mean_and_std(manifest.image), strict=True):
-        numbers = " ".join(f"{value:.4f}" for value in values)
-        console.print(f"overlay {name} (train, red green blue): {numbers}")
+    for field in manifest.fields.values():
+        console.print(f"{field.name}: {', '.join(_told(field))}", markup=False)
+        if isinstance(field, ImageField):
+            _print_colours(console, manifest, field.name)
     console.print(_splits_table(manifest))
     _print_rejects(console, manifest)
+    for title, program in programs(manifest, next(iter(manifest.splits))).items():
+        console.print(f"\nread with {title}, and no code of ours:", markup=False)
+        console.print(indent(program, "    "), markup=False, highlight=False)
     return 0
 
 
+def _told(field: Field) -> list[str]:
+    """A field's kind, and what is declared of it."""
+    found = [field.kind]
+    for name, value in vars(field).items():
+        if isinstance(value, DepthFormat):
+            limits = f" {value.near_m:g} to {value.far_m:g} m" if value.is_logarithmic else ""
+            found.append(f"{value.kind}{limits}, {value.bits} bits")
+        elif value and name != "name":
+            found.append(f"{name} {value}")
+    return found
+
+
+def _print_colours(console: Console, manifest: Manifest, image: str) -> None:
+    for name, values in zip(("mean", "std"), manifest.mean_and_std(image), strict=True):
+        numbers = " ".join(f"{value:.4f}" for value in values)
+        console.print(f"{image} {name} (train, red green blue): {numbers}", markup=False)
+
+
 def _splits_table(manifest: Manifest) -> Table:
-    table = Table("split", "samples", "shards", "bytes", "bytes a triple")
+    table = Table("split", "samples", "shards", "bytes", "bytes a sample")
     for column in table.columns[1:]:
         column.justify = "right"
     for name, split in manifest.splits.items():
