@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import gzip
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.foreign import make_tars, name_of, read_plainly
+from tests.foreign import make_tars, members_of, name_of, read_plainly
+from wdtrain.commands import pack_shards
 from wdtrain.commands.inspect_shards import main
 from wdtrain.packing.verify import walk_blocks
 from wdtrain.store.manifest import Manifest
+from wdtrain.stream import open_stream
 
 DECLARED = (
     "--field", "image=image:jpg|jpeg",
@@ -84,13 +88,44 @@ def test_what_cannot_be_is_one_line(
     assert not (tmp_path / "index").exists()
 
 
-def test_the_way_to_pack_a_compressed_tar_is_a_command(
+PLAIN = ("--field", "image=image:jpg", *DECLARED[2:])
+
+
+def test_the_way_to_pack_a_compressed_tar_is_a_command_that_does(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (url,) = make_tars(tmp_path, 5)
-    packed = tmp_path / "packed.tar.gz"
+    packed = tmp_path / "packed here.tar.gz"
     packed.write_bytes(gzip.compress(Path(url).read_bytes()))
-    assert run("index", packed, "--out", tmp_path / "index", *DECLARED) == 2
-    told = capsys.readouterr().err
-    assert f"tools/pack-shards '{packed}' TARGET --field 'image=image:jpg|jpeg'" in told
-    assert "--field 'mask=mask:seg.png,foreground=1' --field 'depth=depth:depth.npy,unit=m'" in told
+    assert run("index", packed, "--out", tmp_path / "index", *PLAIN) == 2
+    unpack, _, pack = (
+        capsys.readouterr().err.strip().rpartition("for example ")[2].partition(" && ")
+    )
+    subprocess.run(unpack, shell=True, check=True)
+    tool, plain, target, *options = shlex.split(pack)
+    assert (tool, target) == ("tools/pack-shards", "TARGET")
+    how = ("--processes", "1", "--holdout-samples", "0")
+    assert pack_shards.main([plain, str(tmp_path / "packed"), *options, *how]) == 0
+    assert Manifest.load(str(tmp_path / "packed")).samples == 5
+
+
+def test_by_index_come_the_pixels_that_come_by_repacking(tmp_path: Path) -> None:
+    """Of the same keys, also at another size."""
+    urls = make_tars(tmp_path, 40, 20, members=lambda number: members_of(number, (48, 64)))
+    assert run("index", *urls, "--out", tmp_path / "index", *PLAIN) == 0
+    how = ("--processes", "1", "--holdout-samples", "0")
+    pattern = str(tmp_path / "data-{000..001}.tar")
+    assert pack_shards.main([pattern, str(tmp_path / "packed"), *PLAIN, *how]) == 0
+    for size in (None, 24, (20, 36)):
+        found = [
+            {
+                key: [batch[name][row].numpy().tobytes() for name in ("image", "mask", "depth")]
+                for batch in open_stream(
+                    str(tmp_path / name), split="train", batch_size=8, seed=1, chunk=4, size=size
+                )
+                for row, key in enumerate(batch.keys)
+            }
+            for name in ("index", "packed")
+        ]
+        assert len(found[0]) == 40
+        assert found[0] == found[1]

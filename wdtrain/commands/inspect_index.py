@@ -19,6 +19,7 @@ from wdtrain.sources.grouping import parse_group
 from wdtrain.sources.names import key_of
 from wdtrain.sources.pattern_source import key_room
 from wdtrain.sources.tar_source import named_tars
+from wdtrain.store.foreign_index import ForeignIndex
 from wdtrain.store.manifest import Manifest
 
 EXAMPLES: Final = """\
@@ -122,15 +123,18 @@ def _report(manifest: Manifest, folder: Path, tars: int, seconds: float) -> None
     splits = ", ".join(f"{name} {split.samples:,}" for name, split in manifest.splits.items())
     found = manifest.index
     assert found is not None, "it was just written"
-    size = f"{manifest.height} x {manifest.width}"
-    if found.is_mixed:
-        low = f"{found.smallest[0]} x {found.smallest[1]}"
-        size = f"of {low} to {size}: a recipe needs data.size=[height,width]"
     print(
         f"indexed {manifest.samples:,} samples of {tars:,} tars in {seconds:.1f} s into {folder}: "
         f"{splits}"
     )
     print(
-        f"pictures {size}; index of {found.num_bytes:,} bytes; {manifest.rejects['count']:,} "
-        f"rejected; digest {manifest.digest[:12]}; train with data.url={folder}"
+        f"{told_index(found)}; {manifest.rejects['count']:,} rejected; digest "
+        f"{manifest.digest[:12]}; train with data.url={folder}"
     )
+
+
+def told_index(found: ForeignIndex) -> str:
+    """The sizes of pictures, and what an index is, in words."""
+    low, high = (f"{height} x {width}" for height, width in (found.smallest, found.largest))
+    size = f"{low} to {high} (data.size=[height,width] is needed)" if found.is_mixed else high
+    return f"{size}, foreign tars by an index of {found.num_bytes:,} bytes"
