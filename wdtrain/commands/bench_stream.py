@@ -22,7 +22,6 @@ from rich.table import Table
 
 from wdtrain.commands import Output, run_command
 from wdtrain.disk.machine import usable_cores
-from wdtrain.fields.resize import size_for
 from wdtrain.settings import parse_bytes
 from wdtrain.store import native
 from wdtrain.store.buffers import Recycled
@@ -191,7 +190,7 @@ class _Floor:
 
     def __init__(self, manifest: Manifest, options: argparse.Namespace) -> None:
         self._manifest = manifest
-        self._size = size_for((manifest.height, manifest.width), options.size)
+        self._size = manifest.size_at(options.size)
         self._filler = Filler(manifest, self._size)
         self._batches = HostMemory(manifest.fields.values(), self._size)
         self._packed: list[tuple[ShardReader, int, bytes]] = []

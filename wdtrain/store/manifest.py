@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 
 from wdtrain.disk.failures import StoreError
 from wdtrain.fields import Encoding, Field, ImageField
+from wdtrain.fields.resize import Size, size_for
 from wdtrain.remote.access import RandomFile, file_bytes, open_file, read_bytes, sha256_of
 from wdtrain.remote.remote_files import Remote, RemoteAccess
 from wdtrain.remote.urls import folder_of, is_url, join_url, redacted, was_redacted
@@ -163,6 +164,11 @@ class Manifest:
         """StoreError where pictures of several sizes are to be read without one being named."""
         if self.index is not None:
             self.index.check_size(size, redacted(self.url))
+
+    def size_at(self, size: Any) -> Size:
+        """(height, width) at which samples are read: see `resize.size_for` and `check_size`."""
+        self.check_size(size)
+        return size_for((self.height, self.width), size)
 
     @property
     def is_compressed(self) -> bool:
