@@ -32,6 +32,7 @@ def test_pack_and_open_stream_keep_their_arguments() -> None:
     assert wanted | {"part", "engine"} <= set(parameters(pack))
     packing = inspect.signature(pack).parameters
     assert (packing["part"].default, packing["engine"].default) == (None, "processes")
+    assert (packing["fit"].default, packing["max_rejects"].default) == (None, 0.001)
     assert parameters(open_stream)[:13] == [
         "url", "split", "batch_size", "seed", "rank", "world", "threads", "cursor", "epochs",
         "size", "lanes", "chunk", "fields",

@@ -7,7 +7,9 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -24,6 +26,8 @@ from tests.sources.people import (
     write_tar,
 )
 from tests.sources.test_suggest import CASES
+from wdtrain import fields
+from wdtrain.commands import inspect_shards, pack_shards
 from wdtrain.packing.verify import verify, walk_blocks
 from wdtrain.store.manifest import Manifest
 
@@ -43,13 +47,17 @@ def sections() -> Iterator[tuple[str, list[str]]]:
 SECTIONS = dict(sections())
 
 
-def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """A command of the page, as a person would give it in a folder of theirs."""
+TOOLS = {"pack-shards": pack_shards.main, "inspect-shards": inspect_shards.main}
+
+
+def run(command: str) -> int:
+    """The exit code of a command of the page, given in the working directory."""
     words = shlex.split(command)
-    words[0] = str(ROOT / words[0])
-    return subprocess.run(
-        [sys.executable, *words], cwd=folder, capture_output=True, text=True, check=False
-    )
+    return TOOLS[words[0].rpartition("/")[2]]([*words[1:], *_one_process(words[0])])
+
+
+def _one_process(tool: str) -> list[str]:
+    return ["--processes", "1"] if tool.endswith("pack-shards") else []
 
 
 def write_all(top: Path) -> None:
@@ -99,24 +107,25 @@ def save_rows(folder: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")  # other people's code warns as it likes
 @pytest.mark.parametrize("title", SECTIONS)
-def test_the_commands_of_the_page_pack_what_they_say(folders: Path, title: str) -> None:
+def test_the_commands_of_the_page_pack_what_they_say(
+    folders: Path, monkeypatch: pytest.MonkeyPatch, title: str
+) -> None:
+    monkeypatch.chdir(folders)
     if "saved" in SECTIONS[title][0]:
         save_rows(folders)
     for command in SECTIONS[title]:
-        if not command.startswith("tools/"):  # training is tested elsewhere
-            continue
-        done = run(command, folders)
-        assert done.returncode == 0, done.stderr
-    target = folders / shlex.split(SECTIONS[title][0])[2]
-    manifest = Manifest.load(str(target))
+        if command.startswith("tools/"):  # training is tested elsewhere
+            assert run(command) == 0
+    manifest = Manifest.load(str(folders / shlex.split(SECTIONS[title][0])[2]))
     assert manifest.samples == COUNT
     assert manifest.rejects["count"] == 0
     assert verify(manifest, lambda done, total: None) == []
 
 
-def test_groups_fall_on_one_side(folders: Path) -> None:
+def test_groups_fall_on_one_side(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folders)
     command = SECTIONS["Two masks and a depth, under names of their own"][0]
-    assert run(command.replace("shards/street", "grouped"), folders).returncode == 0
+    assert run(command.replace("shards/street", "grouped")) == 0
     manifest = Manifest.load(str(folders / "grouped"))
     assert list(manifest.fields) == ["rgb", "person", "road", "far"]
     groups = {
@@ -132,39 +141,114 @@ def test_groups_fall_on_one_side(folders: Path) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_only_the_first_refusals_command_is_pasted(tmp_path: Path, case: str) -> None:
-    make, _ = CASES[case]
+def test_only_the_first_refusals_command_is_pasted(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    case: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
     for number in range(COUNT):
-        make(tmp_path / "mine", number)
-    first = run("tools/pack-shards mine set --processes 1", tmp_path)
-    assert first.returncode == 2
-    assert first.stderr.startswith("error: ")
-    assert "Traceback" not in first.stderr
+        CASES[case][0](tmp_path / "mine", number)
+    assert pack_shards.main(["mine", "set", "--processes", "1", "--seed", "7"]) == 2
+    refused = capsys.readouterr().err
+    assert refused.startswith("error: ")
     assert not (tmp_path / "set" / "manifest.json").exists()
-    *_, told, command = first.stderr.splitlines()
+    *_, told, command = refused.splitlines()
     assert told.startswith("This command packs it")
     words = shlex.split(command)
-    assert words[0].endswith("pack-shards")
-    pasted = subprocess.run(
-        ["bash", "-c", f"{shlex.quote(sys.executable)} {command.strip()}"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert pasted.returncode == 0, pasted.stderr
+    assert words[:5] == ["pack-shards", "mine", "set", "--processes", "1"]
+    assert pack_shards.main(words[1:]) == 0
     manifest = Manifest.load(str(tmp_path / "set"))
     assert manifest.samples == COUNT
     assert verify(manifest, lambda done, total: None) == []
 
 
-def test_tars_are_pasted_as_well(tmp_path: Path) -> None:
-    write_tar(tmp_path / "mine" / "a-0.tar", shard(range(6)))
-    first = run("tools/pack-shards mine/a-0.tar set", tmp_path)
+def test_it_is_pasted_into_a_shell(tmp_path: Path) -> None:
+    for number in range(COUNT):
+        CASES["three folders of other names"][0](tmp_path / "my data", number)
+    tool = ROOT / "tools" / "pack-shards"
+    first = subprocess.run(
+        [sys.executable, tool, "my data", "set"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert first.returncode == 2
     command = first.stderr.splitlines()[-1].strip()
-    assert "--field image=image:jpg --field mask=mask:seg.png" in command
-    done = subprocess.run(
-        ["bash", "-c", f"{shlex.quote(sys.executable)} {command}"], cwd=tmp_path, check=False
-    )
-    assert done.returncode == 0
+    assert command.startswith(str(tool))
+    line = f"{shlex.quote(sys.executable)} {command}"
+    assert subprocess.run(["bash", "-c", line], cwd=tmp_path, check=False).returncode == 0
+    assert Manifest.load(str(tmp_path / "set")).samples == COUNT
+
+
+def test_what_was_declared_is_kept_and_what_it_leaves_open_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number in range(COUNT):
+        CASES["three folders"][0](tmp_path / "mine", number)
+    given = ["mine", "set", "--field", "rgb=image:image/{key}.jpg", "--processes", "1"]
+    assert pack_shards.main([*given, "--field=far=depth:depth/{key}.png"]) == 2
+    refused = capsys.readouterr().err
+    assert "nothing says in which unit" in refused
+    words = shlex.split(refused.splitlines()[-1])[1:]
+    assert words[-4:] == [
+        *("--field", "rgb=image:image/{key}.jpg"),
+        *("--field", "far=depth:depth/{key}.png,unit=mm"),
+    ]
+    assert pack_shards.main(words) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("mine", "set", "--field", "image=photos/{key}.jpg"), "write --field 'image=image:photos"),
+        (("mine", "set", "--field", "image=image:photo/{key}.jpg"), "holds no file of the pattern"),
+        (("mine", "set", "--layout", "coco"), "there are triples, seed, yolo-depth, voc, nyu, hf"),
+        (("mine", "set", "--layout", "triples", "--field", "i=image:{key}.jpg"), "leave one of"),
+        (("mine", "set", "--layout", "hf"), "declare them, as --field image=image:image"),
+        (("mine", "set", "--group", "(scene)"), "holds no triples"),
+        (("mine", "set", "--kind", "normals"), "write --kind NAME=package.module:Class"),
+        (("mine", "set", "--kind", "normals=nowhere:Normals"), "cannot be imported"),
+        (("playground:count=9,size=16", "set", "--field", "i=image:{key}.jpg"), "made on the fly"),
+        (("mine.tar", "set"), "which of its members are packed"),
+        (("https://localhost/folder", "set"), "neither a tar nor a folder"),
+    ],
+)
+def test_bad_input_is_one_clear_error(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number in range(3):
+        write(tmp_path / "mine" / "photos" / f"{number}.jpg", photo(number))
+    before = sorted(tmp_path.rglob("*"))
+    assert pack_shards.main([*arguments, "--processes", "1"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert words in error.splitlines()[0]
+    assert sorted(path for path in tmp_path.rglob("*") if "set" not in path.parts) == before
+    assert not (tmp_path / "set" / "manifest.json").exists()
+
+
+def test_a_kind_of_ones_own_is_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(fields, "KINDS", dict(fields.KINDS))
+    for number in range(COUNT):
+        CASES["three folders"][0](tmp_path / "mine", number)
+    given = ["mine", "set", "--processes", "1", "--kind", f"inked={__name__}:Inked"]
+    declared = ["--field", "image=image:image/{key}.jpg", "--field", "ink=inked:mask/{key}.png"]
+    assert pack_shards.main([*given, *declared]) == 0
+    assert isinstance(Manifest.load(str(tmp_path / "set")).fields["ink"], Inked)
+
+
+@dataclass(frozen=True)
+class Inked(fields.MaskField):
+    """A kind of somebody's own."""
+
+    kind: ClassVar[str] = "inked"

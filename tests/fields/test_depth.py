@@ -251,8 +251,8 @@ def test_a_field_is_resized_by_the_median_of_its_kind() -> None:
     assert DepthField("d").resize(codes, (1, 1))[0, 0] == 20
     inverse = DepthField("d", format=DepthFormat(kind="inverse", bits=16))
     assert inverse.resize(codes, (1, 1))[0, 0] == 30
-    assert DepthField("d").resizing == ("median", False)
-    assert inverse.resizing == ("median", True)
+    assert DepthField("d").resizing == ("median", False, 0)
+    assert inverse.resizing == ("median", True, 0)
 
 
 def test_arrays_are_read_by_many_threads_at_once() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from wdtrain.fields import DepthFormat, triple_of
 from wdtrain.packing.verify import verify, walk_blocks
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.samples import decode_row
@@ -30,9 +31,8 @@ def test_every_sample_decodes_to_what_it_was(form: str) -> None:
     for split in manifest.splits.values():
         for _, _, block in walk_blocks(manifest, split):
             for row, key in enumerate(block.keys):
-                arrays = map(digest, decode_row(block, row))
-                values = dict(zip(("overlay", "mask", "depth"), arrays, strict=True))
-                found[key] = {"split": split.name, **values, "meta": block.meta(row)}
+                arrays = {name: digest(array) for name, array in decode_row(block, row).items()}
+                found[key] = {"split": split.name, **arrays, "meta": block.meta(row)}
     assert found == EXPECTED[form]
 
 
@@ -42,9 +42,6 @@ def test_the_manifest_says_what_it_said(form: str) -> None:
     assert manifest.version == 1
     assert manifest.digest == facts["digest"]
     assert {name: split.samples for name, split in manifest.splits.items()} == facts["splits"]
-    assert manifest.depth.as_dict() == facts["depth"]
-    assert (list(manifest.overlay_mean), list(manifest.overlay_std)) == (
-        facts["mean"],
-        facts["std"],
-    )
+    assert list(manifest.fields.values()) == list(triple_of(DepthFormat(**facts["depth"])))
+    assert list(map(list, manifest.mean_and_std("overlay"))) == [facts["mean"], facts["std"]]
     assert verify(manifest, lambda done, total: None) == []

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +23,9 @@ from wdtrain.commands.pack_sources import (
     layouts_help,
     source_of,
 )
-from wdtrain.packing.pack import ENGINES, pack
+from wdtrain.packing.fit import FITS
+from wdtrain.packing.options import PackingOptions
+from wdtrain.packing.pack import ENGINES, pack_with
 from wdtrain.packing.parts import PackingPart, PartDone
 from wdtrain.packing.plan import SPLIT_BY
 from wdtrain.packing.splits import Holdout
@@ -35,6 +38,7 @@ EXAMPLES: Final = """\
 examples:
   pack-shards triples/ shards/mine
   pack-shards photos/ shards/small --size 64 --encoding raw
+  pack-shards photos/ shards/square --size 256x256 --fit crop
   pack-shards playground:count=20000,size=64,difficulty=0.5 shards/playground --processes 2
   pack-shards triples/ shards/plain --compression none        # plain .tar shards
   pack-shards triples/ shared/mine --part 2/4                 # one of four machines
@@ -60,8 +64,12 @@ the other, in any order; a part that was killed is given again. The one that fin
 writes the manifest. The bytes are those that one machine would have written.
 """
 SIZE_HELP: Final = (
-    "resize: the shorter side, shapes are kept (one of another shape than the others is rejected), "
-    "or height x width, to which all are brought; default: the source's size"
+    "resize: the shorter side, or height x width; a sample of another shape is rejected unless "
+    "--fit says what becomes of it; default: the source's size"
+)
+FIT_HELP: Final = (
+    "what becomes of a sample of another shape: stretch it, crop it to its middle, or pad it "
+    "(black in images, unknown in all else: nothing is learned from it); default: it is rejected"
 )
 COMPRESSION_HELP: Final = "default zstd:9; raw zstd:-1 (fast: a third of the time, 1.1 x the bytes)"
 MAX_REJECTS: Final = (
@@ -112,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--encoding", choices=("image", "raw"), default="image", help="JPEG and PNG, or arrays")
     add("--compression", metavar="zstd:N|none", help=COMPRESSION_HELP)
     add("--size", type=_size, metavar="S|HxW", help=SIZE_HELP)
+    add("--fit", choices=FITS, help=FIT_HELP)
     add("--processes", type=int, metavar="N", help="default: the usable cores")
     add("--part", metavar="I/N", help="pack every N-th shard only, from the I-th")
     add("--engine", choices=ENGINES, default="processes", help=ENGINE_HELP)
@@ -130,7 +139,7 @@ def _add_shares(group: argparse._ArgumentGroup) -> None:
         ("backgrounds", "backgrounds"),
         ("cutouts", "cut-outs"),
         ("pairs", "pairs of a known background and a known cut-out"),
-        ("samples", "samples, where the source does not know their parts"),
+        ("samples", "samples, where the source does not know their parts; whole groups of them"),
     ):
         share = getattr(Holdout(), name)
         text = f"{what}; default {share}"
@@ -145,35 +154,13 @@ def _size(text: str) -> int | tuple[int, int]:
 
 
 def _pack(options: argparse.Namespace) -> int:
-    part = None if options.part is None else PackingPart.parse(options.part)
+    chosen = _options(options)
     source = source_of(options)
     note: str | None = None
     was_there = (Path(options.target) / manifests.MANIFEST_NAME).exists()
     started = time.perf_counter()
     with long_work("packing") as progress:
-        packed = pack(
-            source,
-            options.target,
-            encoding=options.encoding,
-            compression=options.compression,
-            size=options.size,
-            processes=options.processes,
-            seed=options.seed,
-            max_rejects=options.max_rejects,
-            shard_samples=options.shard_samples,
-            jpeg_quality=options.quality,
-            holdout=Holdout(
-                backgrounds=options.holdout_backgrounds,
-                cutouts=options.holdout_cutouts,
-                pairs=options.holdout_pairs,
-                samples=options.holdout_samples,
-            ),
-            part=None if part is None else (part.number, part.count),
-            engine=options.engine,
-            splits=options.splits,
-            progress=progress,
-            say=_say,
-        )
+        packed = pack_with(source, options.target, replace(chosen, progress=progress))
     if not options.field and options.layout in (None, "triples") and callable(source):
         folder = Path(options.source)
         note = declaration_note(folder, declaration(folder))
@@ -188,6 +175,32 @@ def _pack(options: argparse.Namespace) -> int:
     return 0
 
 
+def _options(options: argparse.Namespace) -> PackingOptions:
+    """What the command line chose."""
+    part = None if options.part is None else PackingPart.parse(options.part)
+    return PackingOptions(
+        encoding=options.encoding,
+        compression=options.compression,
+        size=options.size,
+        fit=options.fit,
+        processes=options.processes,
+        seed=options.seed,
+        max_rejects=options.max_rejects,
+        shard_samples=options.shard_samples,
+        jpeg_quality=options.quality,
+        holdout=Holdout(
+            backgrounds=options.holdout_backgrounds,
+            cutouts=options.holdout_cutouts,
+            pairs=options.holdout_pairs,
+            samples=options.holdout_samples,
+        ),
+        part=None if part is None else (part.number, part.count),
+        engine=options.engine,
+        splits=options.splits,
+        say=_say,
+    )
+
+
 def _say(text: str) -> None:
     print(f"note: {text}", file=sys.stderr)
 
@@ -196,7 +209,7 @@ def _report(manifest: Manifest, target: str, seconds: float) -> None:
     splits = ", ".join(f"{name} {split.samples:,}" for name, split in manifest.splits.items())
     print(f"packed {manifest.samples:,} samples in {seconds:.1f} s into {target}: {splits}")
     print(
-        f"{manifest.num_bytes:,} bytes, {manifest.num_bytes / manifest.samples:,.0f} a triple; "
+        f"{manifest.num_bytes:,} bytes, {manifest.num_bytes / manifest.samples:,.0f} a sample; "
         f"{manifest.rejects['count']:,} rejected; digest {manifest.digest[:12]}"
     )
 

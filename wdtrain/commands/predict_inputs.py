@@ -21,7 +21,7 @@ from torch import Tensor
 
 from wdtrain.commands.inspect_order import KeysOfBlocks
 from wdtrain.config import Recipe
-from wdtrain.fields.pictures import read_rgb
+from wdtrain.fields.levels import read_rgb
 from wdtrain.record.outputs import ASIDE_PREFIX, RECORD_NAME, read_record, safe_name
 from wdtrain.scenes.kit_pictures import ENDINGS
 from wdtrain.stream import Stream, load_dataset, open_stream

@@ -10,9 +10,9 @@ from typing import Final
 
 import numpy as np
 
-from wdtrain.fields.errors import FieldError, decoding
+from wdtrain.fields.errors import MOST_PIXELS, FieldError, decoding
 
-MOST_BYTES: Final = 1 << 32
+MOST_BYTES: Final = 8 * MOST_PIXELS
 """Of a person's array; it is judged by its head, before it is made room for."""
 _STORED_START: Final = re.compile(
     rb"\x93NUMPY\x01\x00(?P<size>..)\{ *'descr': *'(?P<dtype>[|<=]u[12])', *"

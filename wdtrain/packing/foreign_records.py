@@ -7,20 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 
 from wdtrain.disk.failures import StoreError
-from wdtrain.fields.source import SPLITS
+from wdtrain.fields.source import SPLITS, Source
 from wdtrain.packing.duplicates import KEYS_A_PASS
 from wdtrain.packing.foreign_scan import name_hash
-from wdtrain.packing.splits import CHUNK, threshold
-from wdtrain.store.permutation import Permutation, permutation_key
+from wdtrain.packing.splits import CHUNK, Holdout, make_splitter
+from wdtrain.store.permutation import Permutation
 
 OUT: Final = -1
 """In the place of a split: left out."""
-_TRAIN, _VAL = SPLITS.index("train"), SPLITS.index("val")
+_TRAIN: Final = SPLITS.index("train")
 
 
 class ForeignRecords:
@@ -93,28 +93,28 @@ class ForeignRecords:
         return found[order], places[order]
 
     def divide(self, share: float, seed: int) -> None:
-        """Each record's split: whole groups are held out, by a keyed hash, and samples that are in
-        none. StoreError where nothing is left to train on."""
-        of_groups = threshold(self._groups(), share, permutation_key("holdout-groups", seed))
-        rows = np.arange(len(self.table)) if len(self.table) <= CHUNK else None
-        of_rows = threshold(rows, share, permutation_key("holdout-samples", seed))
+        """Each record's split, as packing divides: whole groups are held out by a keyed hash, and
+        samples that are in none. StoreError where nothing is left to train on."""
+        splitter = make_splitter(cast("Source", self), Holdout(samples=share), seed)
         num_trained = 0
         for start, part in self.stretches():
             indices = np.arange(start, start + len(part))
-            has_group, groups = part["group"] >= 0, part["group"].astype(np.int64)
-            held = np.where(has_group, of_groups.holds_out(groups), of_rows.holds_out(indices))
-            part["split"] = np.where(part["split"] == OUT, OUT, np.where(held, _VAL, _TRAIN))
+            codes = splitter.codes(indices, *self.parts(indices), self.groups(indices))
+            part["split"] = np.where(part["split"] == OUT, OUT, codes)
             num_trained += int((part["split"] == _TRAIN).sum())
         if not num_trained:
             raise StoreError("no sample is left to train on; hold out less")
 
-    def _groups(self) -> np.ndarray | None:
-        """The different groups; None where there are too many to count."""
-        found = np.empty(0, np.int64)
-        for _, part in self.stretches():
-            found = np.union1d(found, part["group"][part["group"] >= 0].astype(np.int64))
-            if len(found) > CHUNK:
-                return None
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def parts(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See `Source`: tars do not tell of what a picture was made."""
+        return (np.full(len(indices), -1),) * 2
+
+    def groups(self, indices: np.ndarray) -> np.ndarray:
+        """See `Grouped`."""
+        found: np.ndarray = self.table["group"][indices].astype(np.int64)
         return found
 
     def drawn(self, split: int, most: int, key: bytes) -> np.ndarray:

@@ -35,7 +35,7 @@ from wdtrain.packing.foreign_scan import (
     shown_name,
     told_kinds,
 )
-from wdtrain.packing.prepare import OverlaySums
+from wdtrain.packing.prepare import PixelSums
 from wdtrain.packing.splits import CHUNK, Holdout
 from wdtrain.remote.access import file_bytes, open_file
 from wdtrain.remote.remote_files import Remote
@@ -418,7 +418,7 @@ class _Indexing:
         for column, each in enumerate(self._fields):
             if not isinstance(each.field, ImageField):
                 continue
-            sums = OverlaySums()
+            sums = PixelSums()
             for data, file in self._members(rows, column):
                 with suppress(FieldError), decoding(file):
                     pixels = foreign_pixels(each.field, each.field.load(data, file=file))

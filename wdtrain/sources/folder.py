@@ -21,7 +21,8 @@ from wdtrain.disk.failures import StoreError
 from wdtrain.disk.sourcefiles import bytes_or_none, content_of, read_regular, signal_of
 from wdtrain.fields import DepthFormat, FieldError, Sample, triple_of
 from wdtrain.fields.announce import prefetched
-from wdtrain.fields.pictures import read_rgb, read_unchanged, turned_like
+from wdtrain.fields.image import ImageField
+from wdtrain.fields.pictures import turned_like
 from wdtrain.fields.png import decode_fast_png
 from wdtrain.fields.sample import decode_meta
 from wdtrain.sources.declared import read_declared
@@ -37,6 +38,7 @@ _MASK_DTYPE: Final = np.dtype(np.uint8)
 _NUM_PROBES: Final = 100
 _MEMBERS: Final = ("overlay", "mask", "depth", "json")
 _OVERLAYS: Final = tuple(OVERLAY_SUFFIXES.values())
+_OVERLAY: Final = ImageField("overlay")
 _JPEGS: Final = (".overlay.jpg", ".overlay.jpeg", ".overlay.jpe", ".overlay.jfif")
 
 
@@ -267,31 +269,4 @@ def _part_id(name: Any) -> int:
 
 def _overlay(data: bytes, suffix: str) -> bytes | np.ndarray:
     """An overlay as it is packed: the bytes of a JPEG, or uint8 [h, w, 3] RGB."""
-    if suffix in _JPEGS:
-        return data
-    if suffix == ".overlay.png":
-        return _decode_overlay_png(data)
-    return _decode_overlay_picture(data)
-
-
-def _decode_overlay_picture(data: bytes) -> np.ndarray:
-    """uint8 [h, w, 3] RGB of a picture of another format (WebP, TIFF, BMP)."""
-    pixels = read_unchanged(data, name="overlay")
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
-        raise FieldError(
-            f"overlay of another kind: {pixels.dtype} {pixels.shape}; 8-bit RGB is needed; convert "
-            "it"
-        )
-    return np.ascontiguousarray(pixels[..., ::-1])
-
-
-def _decode_overlay_png(data: bytes) -> np.ndarray:
-    """uint8 [h, w, 3] RGB of an 8-bit RGB PNG; any other PNG is refused by name."""
-    if len(data) < 33 or data[:4] != b"\x89PNG":
-        raise FieldError("overlay is not a PNG")
-    if (data[24], data[25]) != (8, 2):
-        raise FieldError(
-            f"overlay PNG: {data[24]} bits of colour type {data[25]}; 8-bit RGB (type 2) is "
-            "needed; convert it"
-        )
-    return read_rgb(data, name="overlay")
+    return data if suffix in _JPEGS else _OVERLAY.read(data, file="overlay")
