@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.foreign import make_tars, members_of, name_of, read_plainly
+from tests.foreign import Members, make_tars, members_of, name_of, read_plainly
 from wdtrain.commands import pack_shards
 from wdtrain.commands.inspect_shards import main
 from wdtrain.packing.verify import walk_blocks
@@ -129,3 +129,24 @@ def test_by_index_come_the_pixels_that_come_by_repacking(tmp_path: Path) -> None
         ]
         assert len(found[0]) == 40
         assert found[0] == found[1]
+
+
+def test_every_action_takes_an_index_of_mixed_sizes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def members(number: int) -> Members:
+        return members_of(number, (24 + number % 3 * 8, 32 + number % 2 * 16))
+
+    urls = make_tars(tmp_path, 40, members=members)
+    out = tmp_path / "index"
+    assert run("index", *urls, "--out", out, "--holdout-samples", "0.2", *DECLARED) == 0
+    assert "24 x 32 to 40 x 48 (data.size is needed: height and width)" in capsys.readouterr().out
+    assert run("show", out) == 0
+    assert run("verify", out) == 0
+    assert run("audit", out) == 0
+    assert run("grid", out, "--out", tmp_path / "grid.png", "--count", "6") == 0
+    assert run("order", out, "--position", "0", "--count", "3") == 0
+    told = capsys.readouterr().out
+    assert "40 samples of 24 x 32 to 40 x 48" in told
+    assert "40 samples decoded" in told
+    assert "data-000.tar" in told

@@ -181,6 +181,21 @@ def test_a_changed_index_is_damage_too(tmp_path: Path) -> None:
             rows_of(fresh, epochs=1)
 
 
+@pytest.mark.parametrize(("name", "value"), [("starts", 1 << 62), ("sizes", (1 << 32) - 1)])
+def test_places_beyond_the_tar_are_damage_before_memory_is_taken(
+    tmp_path: Path, name: str, value: int
+) -> None:
+    data = index_of(make_tars(tmp_path), tmp_path / "index")
+    assert data.index is not None
+    path = tmp_path / "index" / data.index.name
+    layout = data.index_file.layout
+    records = np.fromfile(path, layout, offset=16)
+    records[name][7] = value
+    path.write_bytes(path.read_bytes()[:16] + records.tobytes())
+    with pytest.raises(Damaged, match="places beyond its end"):
+        rows_of(Manifest.load(data.url), epochs=1)
+
+
 def test_a_tar_that_was_replaced_or_is_gone_is_refused(tmp_path: Path) -> None:
     urls = make_tars(tmp_path)
     data = index_of(urls, tmp_path / "index")

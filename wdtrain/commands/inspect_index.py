@@ -136,5 +136,5 @@ def _report(manifest: Manifest, folder: Path, tars: int, seconds: float) -> None
 def told_index(found: ForeignIndex) -> str:
     """The sizes of pictures, and what an index is, in words."""
     low, high = (f"{height} x {width}" for height, width in (found.smallest, found.largest))
-    size = f"{low} to {high} (data.size=[height,width] is needed)" if found.is_mixed else high
+    size = f"{low} to {high} (data.size is needed: height and width)" if found.is_mixed else high
     return f"{size}, foreign tars by an index of {found.num_bytes:,} bytes"

@@ -9,7 +9,7 @@ The surprise: damage is found by sample, not by block; of a damaged block the ot
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
@@ -20,10 +20,11 @@ from wdtrain.disk.failures import DamagedBlock, DamagedSample, StoreError
 from wdtrain.fields import Field, FieldError, Value
 from wdtrain.fields.errors import decoding
 from wdtrain.fields.resize import Size
+from wdtrain.store.buffers import Recycled
 from wdtrain.store.foreign_index import members_checksum, sample_checksum
 from wdtrain.store.limits import KEY
 from wdtrain.store.manifest import Manifest, Shard
-from wdtrain.store.shards import ShardReader
+from wdtrain.store.shards import Closable, ShardReader
 from wdtrain.store.tar import MAX_NAME
 
 _GAP: Final = 64 << 10
@@ -82,11 +83,18 @@ class ForeignShardReader(ShardReader):
         return records
 
 
-def open_shard(url: str, shard: Shard, manifest: Manifest, **options: Any) -> ShardReader:
-    """What reads the blocks of a shard at a path or URL: `ShardReader` of ours, the index of
-    somebody else's. options: those of `ShardReader`."""
+def open_shard(
+    url: str,
+    shard: Shard,
+    manifest: Manifest,
+    *,
+    opened: Callable[[Closable], None] | None = None,
+    memory: Recycled | None = None,
+) -> ShardReader:
+    """What reads the blocks of a shard at a path or URL: `ShardReader`, with its options, of ours;
+    of somebody else's tars what goes by their index."""
     reader = ShardReader if manifest.index is None else ForeignShardReader
-    return reader(url, shard, manifest, **options)
+    return reader(url, shard, manifest, opened=opened, memory=memory)
 
 
 def _extents(records: np.ndarray) -> tuple[list[int], list[int]]:
