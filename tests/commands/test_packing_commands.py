@@ -13,6 +13,7 @@ import cv2
 import pytest
 
 from tests.disks import Disks, write_folder
+from tests.store.datasets import MANY, write_dataset
 from wdtrain.commands import inspect_shards, pack_shards
 from wdtrain.packing.pack import pack
 from wdtrain.store.manifest import Manifest
@@ -50,7 +51,7 @@ def test_packs_a_folder_from_any_working_directory(tmp_path: Path) -> None:
     assert "packed already with these settings; nothing was changed" in again.stdout
     looked = tool("inspect-shards", "show", "set", cwd=tmp_path)
     assert (looked.returncode, looked.stderr) == (0, "")
-    assert "300 triples of 24 x 32" in looked.stdout
+    assert "300 samples of 24 x 32" in looked.stdout
 
 
 def test_looks_into_a_dataset(
@@ -59,7 +60,7 @@ def test_looks_into_a_dataset(
     url = packed().url
     sheet = tmp_path / "sheet.png"
     for arguments, words in (
-        (["show", url], "300 triples of 24 x 32"),
+        (["show", url], "300 samples of 24 x 32"),
         (["verify", url], "is whole"),
         (["audit", url], "look like pictures of train"),
         (["grid", url, "--out", str(sheet), "--count", "4"], "wrote"),
@@ -187,6 +188,25 @@ def test_bad_questions_are_one_clear_error(
         error = capsys.readouterr().err
         assert error.startswith("error: ")
         assert words in error
+
+
+def test_show_tells_every_field_with_what_is_declared_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_dataset(tmp_path / "set", MANY)
+    assert inspect_shards.main(["show", str(tmp_path / "set")]) == 0
+    shown = capsys.readouterr().out
+    for wanted in (
+        "left",
+        "KEY.left.jpg",
+        "things",
+        "classes=300 bits=16",
+        "lossless=True",
+        "kind=inverse",
+        "partly=True",
+        "rear mean (train, red green blue): 0.0059",
+    ):
+        assert wanted in shown  # fmt: skip
 
 
 def test_show_lists_rejects_with_their_reasons(

@@ -4,27 +4,32 @@ order it is read (`inspect_order.py`), and what networks saw of a sample (`inspe
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from textwrap import indent
+from typing import Any, Final
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from wdtrain.commands import Output, run_command
 from wdtrain.commands.contact_sheet import contact_sheet
 from wdtrain.commands.inspect_augment import add_augment
+from wdtrain.commands.inspect_index import add_index, told_index
 from wdtrain.commands.inspect_order import add_order
 from wdtrain.commands.pack_shards import long_work
+from wdtrain.commands.read_elsewhere import programs
 from wdtrain.disk.failures import StoreError
+from wdtrain.fields import Field
 from wdtrain.packing.audit import audit
 from wdtrain.packing.verify import verify
 from wdtrain.record.outputs import OVERWRITE_HELP, Outputs
 from wdtrain.record.picture_grid import png_of
 from wdtrain.remote.urls import redacted
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.version1 import depth_of
 
 EXAMPLES: Final = """\
 examples:
@@ -35,6 +40,7 @@ examples:
   inspect-shards order shards/mine --position 1000 --count 32
   inspect-shards order --run runs/mine --step 1200 --world 8 --rank 3
   inspect-shards augment --run runs/mine playground-000000017 --epoch 0,1,2
+  inspect-shards index 'data-{0000..0099}.tar' --out shards/data --field image=image:jpg --field ...
 
 audit says `proven`, `found leaks`, or `not known` where samples do not name what they are made of,
 where pictures look alike, or where splits of the source's own share what they are made of; pictures
@@ -66,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     for name, act, text in (
-        ("show", show, "what the manifest says: splits, sizes, depth, rejects"),
+        ("show", show, "what the manifest says: fields, splits, sizes, rejects"),
         ("verify", verify_all, "read every block, check every checksum, decode every sample"),
         (
             "audit",
@@ -80,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         action.set_defaults(act=_of_manifest(act))
         if name == "grid":
             _grid_options(action)
+    add_index(actions)
     add_order(actions)
     add_augment(actions)
     return parser
@@ -100,28 +107,62 @@ def _grid_options(action: argparse.ArgumentParser) -> None:
 def show(manifest: Manifest, options: argparse.Namespace) -> int:
     """Prints the manifest for a person."""
     console = Output(soft_wrap=True)
-    depth = depth_of(manifest.fields)
-    limits = f" {depth.near_m:g} to {depth.far_m:g} m" if depth.is_logarithmic else ""
     console.print(
-        f"[bold]{redacted(manifest.url)}[/]: {manifest.samples:,} triples of {manifest.height} x "
-        f"{manifest.width}, {manifest.encoding}, {manifest.compression}, "
+        f"[bold]{redacted(manifest.url)}[/]: {manifest.samples:,} samples of {_form(manifest)}, "
         f"{manifest.samples_per_block} a block, digest {manifest.digest[:12]}"
     )
-    console.print(f"depth: {depth.kind}{limits}, {depth.bits} bits")
-    for name, values in zip(("mean", "std"), manifest.mean_and_std(manifest.image), strict=True):
-        numbers = " ".join(f"{value:.4f}" for value in values)
-        console.print(f"overlay {name} (train, red green blue): {numbers}")
+    console.print(_fields_table(manifest))
+    for image in manifest.sums:
+        for name, values in zip(("mean", "std"), manifest.mean_and_std(image), strict=True):
+            numbers = " ".join(f"{value:.4f}" for value in values)
+            console.print(f"{image} {name} (train, red green blue): {numbers}")
     console.print(_splits_table(manifest))
     _print_rejects(console, manifest)
+    if manifest.index is not None:
+        return 0  # others have their tars as they are
+    for title, program in programs(manifest, next(iter(manifest.splits))).items():
+        console.print(f"\nread with {title}, and no code of ours:", markup=False)
+        console.print(indent(program, "    "), markup=False, highlight=False)
     return 0
 
 
+def _form(manifest: Manifest) -> str:
+    if manifest.index is not None:
+        return told_index(manifest.index)
+    return f"{manifest.height} x {manifest.width}, {manifest.encoding}, {manifest.compression}"
+
+
+def _fields_table(manifest: Manifest) -> Table:
+    table = Table("field", "kind", "member", "dtype", "declared")
+    for name, field in manifest.fields.items():
+        member = (
+            f"KEY.{field.member(manifest.encoding)}" if manifest.index is None else "as it lies"
+        )
+        facts = (field.kind, member, str(field.dtype))
+        table.add_row(name, *facts, escape(_declared(field)))
+    return table
+
+
+def _declared(field: Field) -> str:
+    """What of a declaration is not as it would be without one; what codes mean, always."""
+    told: dict[str, Any] = {}
+    for one in dataclasses.fields(field):
+        value = getattr(field, one.name)
+        if hasattr(value, "as_dict"):
+            told |= value.as_dict()
+        elif one.name != "name" and value != one.default:
+            told[one.name] = value
+    return " ".join(f"{name}={value}" for name, value in told.items())
+
+
 def _splits_table(manifest: Manifest) -> Table:
-    table = Table("split", "samples", "shards", "bytes", "bytes a triple")
+    table = Table("split", "samples", "shards", "bytes", "bytes a sample")
     for column in table.columns[1:]:
         column.justify = "right"
     for name, split in manifest.splits.items():
         num_bytes = sum(shard.num_bytes for shard in split.shards)
+        if manifest.index is not None:
+            num_bytes = manifest.index.split_bytes[name]
         row = (split.samples, len(split.shards), num_bytes, round(num_bytes / split.samples))
         table.add_row(name, *(f"{value:,}" for value in row))
     return table

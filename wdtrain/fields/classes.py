@@ -17,7 +17,7 @@ import numpy as np
 
 from wdtrain.fields import labels, levels, resize
 from wdtrain.fields.base import Field, Resizing, plane
-from wdtrain.fields.errors import AmbiguousError, FieldError
+from wdtrain.fields.errors import AmbiguousError, FieldError, shown
 from wdtrain.fields.labels import is_colour, is_number
 from wdtrain.fields.levels import Levels
 from wdtrain.fields.resize import Size
@@ -148,7 +148,7 @@ class ClassesField(Field):
             self._refuse("map", "* stands twice")
 
     def _refuse(self, word: str, why: str) -> None:
-        raise FieldError(f"field {self.name}: {word} is {getattr(self, word)!r:.80}; {why}")
+        raise FieldError(f"field {self.name}: {word} is {shown(getattr(self, word))}; {why}")
 
     @property
     def dtype(self) -> np.dtype:
@@ -201,7 +201,7 @@ class ClassesField(Field):
                 f"{file} is a lossy picture, which does not keep ids as they were; fetch the PNG "
                 "that it was made of"
             )
-        if found.alpha is not None and found.palette is None:
+        if not found.is_opaque and found.palette is None:
             raise FieldError(
                 f"{file} is transparent in parts, and nothing says what is there; save it without "
                 "transparency"

@@ -17,7 +17,7 @@ import numpy as np
 
 from wdtrain.fields import labels, levels, resize
 from wdtrain.fields.base import Field, Resizing, plane
-from wdtrain.fields.errors import AmbiguousError, FieldError
+from wdtrain.fields.errors import AmbiguousError, FieldError, shown
 from wdtrain.fields.labels import Label, shown_values
 from wdtrain.fields.levels import Levels
 from wdtrain.fields.resize import Size
@@ -62,7 +62,9 @@ class MaskField(Field):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.partly, bool):
-            raise FieldError(f"field {self.name}: partly is {self.partly!r}; it is true or false")
+            raise FieldError(
+                f"field {self.name}: partly is {shown(self.partly)}; it is true or false"
+            )
         seen: dict[Label, str] = {}
         for word in ("foreground", "background", "unknown"):
             for label in self._labels_declared(word):
@@ -87,7 +89,7 @@ class MaskField(Field):
             labels.is_colour(label) or labels.is_number(label) for label in found
         ):
             raise FieldError(
-                f"field {self.name}: {word} is {found!r:.80}; it is one or several of the values "
+                f"field {self.name}: {word} is {shown(found)}; it is one or several of the values "
                 "of the files (1 or 1|2), or of their colours (#rrggbb)"
             )
         return found
@@ -263,8 +265,9 @@ class MaskField(Field):
     def _alpha(self, found: Levels, unknown: np.ndarray | None, file: str) -> np.ndarray:
         """uint8 [h, w] of a file whose foreground is not declared: its alpha, or how bright it is.
         What is unknown is not judged."""
-        if found.alpha is not None:
-            return levels.bytes_of(found.alpha, _FULL if found.palette is not None else found.full)
+        alpha = found.alpha_bytes()
+        if alpha is not None and not found.is_opaque:
+            return alpha
         greys = found.greys()
         if greys is None:
             raise self._of_colours(found, file)

@@ -22,6 +22,7 @@ from wdtrain.fields.npy import decode_npy, read_npy_header
 from wdtrain.fields.resize import Size
 from wdtrain.fields.sample import decode_meta
 from wdtrain.store import native, tar
+from wdtrain.store.foreign import ForeignBlock, decode_foreign, parse_foreign
 from wdtrain.store.limits import KEY
 from wdtrain.store.manifest import Manifest
 
@@ -46,6 +47,11 @@ class BlockIndex:
         suffix = f".{self.manifest.member_suffixes[0]}"
         names = (bytes(self.data[at - tar.BLOCK :][: tar.MAX_NAME]) for at in self.starts[:, 0])
         return [name.rstrip(b"\0").decode().removesuffix(suffix) for name in names]
+
+    def name(self, row: int) -> bytes:
+        """The name of a sample's first member, padded with zeros: the start of its header."""
+        start = int(self.starts[row, 0]) - tar.BLOCK
+        return bytes(self.data[start : start + tar.MAX_NAME])
 
     def members(self, row: int) -> tuple[memoryview, ...]:
         """The stored bytes of a sample: of each field, and of its JSON."""
@@ -82,8 +88,14 @@ def member_shapes(manifest: Manifest) -> list[tuple[tuple[int, ...], np.dtype]]:
     return [(field.shape(height, width), field.dtype) for field in manifest.fields.values()]
 
 
-def parse_block(data: bytes | memoryview, manifest: Manifest) -> BlockIndex:
+AnyBlock = BlockIndex | ForeignBlock
+"""A parsed block: of our own shards, or of somebody else's tars."""
+
+
+def parse_block(data: bytes | memoryview, manifest: Manifest) -> AnyBlock:
     """Where the samples of an inflated block lie; StoreError when it is not a packed block."""
+    if manifest.index is not None:
+        return parse_foreign(data, manifest)
     try:
         if manifest.encoding == "raw":
             return _parse_raw(data, manifest)
@@ -187,13 +199,15 @@ def _is_header(header: bytes, shape: tuple[int, ...], dtype: np.dtype) -> bool:
 
 
 def decode_row(
-    block: BlockIndex, row: int, *, size: Size | None = None, fields: Collection[str] | None = None
+    block: AnyBlock, row: int, *, size: Size | None = None, fields: Collection[str] | None = None
 ) -> dict[str, np.ndarray]:
     """The stored arrays of one sample by field: [h, w] or [h, w, channels]; of `fields`, or all.
 
     `size`: (h, w) to bring them to; a JPEG is then decoded at a fraction. DamagedSample when a
     member cannot be decoded or has not the manifest's size. Raw rows are read-only views.
     """
+    if isinstance(block, ForeignBlock):
+        return decode_foreign(block, row, size=size, fields=fields)
     manifest = block.manifest
     wanted = {
         name: column
@@ -202,7 +216,9 @@ def decode_row(
     }
     if manifest.encoding == "raw":
         arrays = {name: block._raw_array(column)[row] for name, column in wanted.items()}
-        return arrays if size is None else dict(_sized(arrays, manifest, size))
+        if size is None or size == (manifest.height, manifest.width):
+            return arrays
+        return {name: manifest.fields[name].resize(one, size) for name, one in arrays.items()}
     try:
         return dict(_decode(block.members(row), manifest, wanted, size))
     except FieldError as error:
@@ -233,6 +249,7 @@ def decode_member(
     data: bytes | memoryview, field: Field, manifest: Manifest, size: Size | None
 ) -> np.ndarray:
     """The stored array of an encoded member that was checked, brought to `size`; FieldError."""
+    size = None if size == (manifest.height, manifest.width) else size
     with _in_words():
         return field.decode_member(data, manifest.encoding, size=size)
 
@@ -246,10 +263,3 @@ def _in_words() -> Iterator[None]:
         raise  # the machine's memory: sizes were judged before anything was decoded
     except Exception as error:  # decoders have errors of their own, and none of a name in common
         raise FieldError(f"{type(error).__name__}: {error}") from error
-
-
-def _sized(
-    arrays: dict[str, np.ndarray], manifest: Manifest, size: Size
-) -> Iterator[tuple[str, np.ndarray]]:
-    for name, array in arrays.items():
-        yield name, manifest.fields[name].resize(array, size)
