@@ -127,6 +127,26 @@ def test_a_hostile_declaration_is_refused_in_words(kind: str, data: st.DataObjec
     assert fields.from_dict("f", json.loads(json.dumps(found.as_dict()))) == found
 
 
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_however_deep_or_large_a_value_is_it_is_refused_in_a_line(kind: str) -> None:
+    deep: Any = []
+    for _ in range(5000):
+        deep = [deep]
+    for value in (deep, "x" * 10**6, [1] * 10**5, 10**5000, {"a": deep}):
+        for key in ("optional", "foreground", "map", "unit", "format", "over", "names", "kind"):
+            values: dict[str, Any] = {"kind": kind, "classes": 3, key: value}
+            if kind != "classes":
+                del values["classes"]
+            with pytest.raises(FieldError) as raised:
+                fields.from_dict("f", values)
+            assert len(str(raised.value)) < 400
+
+
+def test_the_name_in_a_manifest_is_judged_first() -> None:
+    with pytest.raises(FieldError, match=r"^a field is named 'a\\x1b\[2J"):
+        fields.from_dict("a\x1b[2J", {"kind": "x"})
+
+
 @pytest.mark.parametrize("values", [None, [], "image", 3, {}, {"kind": 3}, {"kind": ["image"]}])
 def test_what_is_no_declaration_is_refused(values: Any) -> None:
     with pytest.raises(FieldError, match="field f"):

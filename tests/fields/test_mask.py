@@ -297,4 +297,4 @@ def test_where_all_is_known_it_is_the_mean_of_the_area() -> None:
         plain, known = PLAIN.resize(alpha, size), of(optional="").resize(alpha, size)
         assert np.abs(plain.astype(int) - known).max() <= 1
     assert PLAIN.resizing.loop == "area"
-    assert of(optional="").resizing.loop is None
+    assert of(optional="").resizing == ("known_area", False, 1)

@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from wdtrain.fields import pictures
 from wdtrain.fields.errors import FieldError
 from wdtrain.fields.jpeg import decode_jpeg, encode_jpeg
+from wdtrain.fields.levels import read_rgb
 from wdtrain.fields.png import decode_png, encode_png
 
 FORMATS: dict[str, dict[str, Any]] = {
@@ -74,10 +75,9 @@ def test_a_picture_is_turned_as_viewers_show_it(kind: str, turn: int) -> None:
     header = pictures.read_picture_header(data, name="x")
     assert header.turn == turn
     assert header.shown == shown.shape[:2]
-    got = pictures.read_rgb(data, name="x")
+    got = read_rgb(data, name="x")
     assert got.shape == shown.shape
     assert np.abs(got.astype(int) - shown).max() <= 3
-    assert pictures.read_unchanged(data, name="x").shape[:2] == shown.shape[:2]
     assert pictures.read_grey(data, name="x").shape == shown.shape[:2]
 
 
@@ -101,10 +101,7 @@ def test_webp_of_each_kind_is_read(lossless: bool) -> None:
     for pixels in (some_pixels(17, 31), rgba):
         data = saved(pixels, "WEBP", lossless=lossless, quality=95)
         assert pictures.read_picture_header(data, name="x").shown == (17, 31)
-        assert (
-            np.abs(pictures.read_rgb(data, name="x")[..., 1].astype(int) - pixels[..., 1]).mean()
-            < 9
-        )
+        assert np.abs(read_rgb(data, name="x")[..., 1].astype(int) - pixels[..., 1]).mean() < 9
 
 
 # ---------------------------------------------------------------------------- JPEGs
@@ -116,9 +113,7 @@ def test_the_end_of_a_jpeg_is_found(behind: bytes, how: dict[str, Any]) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.uint8)
     data = saved(noise, "JPEG", **how)
     assert pictures.jpeg_end(data + behind) == len(data)
-    np.testing.assert_array_equal(
-        pictures.read_rgb(data + behind, name="x"), pictures.read_rgb(data, name="x")
-    )
+    np.testing.assert_array_equal(read_rgb(data + behind, name="x"), read_rgb(data, name="x"))
     assert pictures.plain_jpeg(data + behind) == data
 
 
@@ -126,7 +121,7 @@ def test_the_end_of_a_jpeg_is_found(behind: bytes, how: dict[str, Any]) -> None:
 def test_a_jpeg_that_is_cut_off_is_refused(cut: int) -> None:
     data = saved(np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.uint8), "JPEG")
     for read in (
-        lambda: pictures.read_rgb(data[:-cut], name="x"),
+        lambda: read_rgb(data[:-cut], name="x"),
         lambda: pictures.plain_jpeg(data[:-cut]),
     ):
         with pytest.raises(FieldError, match="it is cut off"):
@@ -147,7 +142,7 @@ def test_a_jpeg_is_stored_less_its_exif_and_what_lies_behind_it() -> None:
 def test_inks_become_colours() -> None:
     out = io.BytesIO()
     Image.fromarray(some_pixels()).convert("CMYK").save(out, "JPEG", quality=95)
-    got = pictures.read_rgb(out.getvalue(), name="x")
+    got = read_rgb(out.getvalue(), name="x")
     assert np.abs(got.astype(int) - some_pixels()).mean() < 12
 
 
@@ -174,7 +169,7 @@ def test_a_size_is_judged_by_the_head_alone(data: bytes, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(cv2, "imdecode", never)
     monkeypatch.setattr("simplejpeg.decode_jpeg", never)
-    for read in (pictures.read_rgb, pictures.read_unchanged, pictures.read_grey):
+    for read in (read_rgb, pictures.read_grey):
         with pytest.raises(FieldError, match="pixels"):
             read(data, name="x")
     if data.startswith(b"\x89PNG") and data[25] == 0:
@@ -202,7 +197,7 @@ def test_whatever_is_wrong_with_a_picture_is_said_in_its_name(
     for place, value in changes:
         data[int(place * (len(data) - 1))] = value
     data = data[: max(1, int(len(data) * max(kept, 0.5)))]
-    for read in (pictures.read_rgb, pictures.read_unchanged, pictures.read_grey):
+    for read in (read_rgb, pictures.read_grey):
         said = ""
         try:
             assert read(bytes(data), name="holiday.x").size
@@ -215,7 +210,7 @@ def test_whatever_is_wrong_with_a_picture_is_said_in_its_name(
     "data", [b"", b"nothing", b"GIF89a", b"RIFF", b"\xff\xd8", b"II*\0", b"BM"]
 )
 def test_what_is_no_picture_is_refused(data: bytes) -> None:
-    for read in (pictures.read_rgb, pictures.read_unchanged, pictures.read_grey):
+    for read in (read_rgb, pictures.read_grey):
         with pytest.raises(FieldError, match="holiday"):
             read(data, name="holiday")
 
@@ -226,4 +221,4 @@ def test_whatever_a_decoder_throws_is_that_pictures_error(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(cv2, "imdecode", throws)
     with pytest.raises(FieldError, match=r"x cannot be decoded \(MemoryError\)"):
-        pictures.read_rgb(saved(some_pixels(), "PNG"), name="x")
+        read_rgb(saved(some_pixels(), "PNG"), name="x")

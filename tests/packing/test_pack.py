@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +18,7 @@ from wdtrain.packing.pack import pack
 from wdtrain.packing.splits import Holdout
 from wdtrain.packing.verify import walk_blocks
 from wdtrain.sources.folder import FolderSource
-from wdtrain.store.manifest import Manifest, digest_of
+from wdtrain.store.manifest import Manifest
 from wdtrain.store.samples import decode_row
 
 Read = Callable[[Path], dict[str, bytes]]
@@ -304,39 +304,43 @@ def test_full_disk_is_a_clear_error_and_packing_goes_on_after(
     assert folder_bytes(tmp_path / "set") == whole
 
 
-def as_before(folder: Path, **source: Any) -> None:
-    """The manifest as it was written before shapes could be kept and splits be one's own."""
-    document = json.loads((folder / "manifest.json").read_bytes())
-    for name in ("keep_shape", "splits"):
-        del document["settings"][name]
-    document["source"] |= source
-    document["digest"] = digest_of(document)
-    (folder / "manifest.json").write_text(json.dumps(document))
+VERSION_1 = Path(__file__).parent.parent / "store" / "version1" / "image-zstd"
+PACKED_SO: dict[str, Any] = {
+    "processes": 1,
+    "compression": "zstd:9",
+    "shard_samples": 8,
+    "samples_per_block": 4,
+}
+
+
+def packed_before(**changes: Any) -> Disks:
+    """The source that the dataset of version 1 was packed from, by those options."""
+    of_old = {"count": 8, "backgrounds": 3, "cutouts": 3, "as_jpeg": True}
+    return Disks(**{**of_old, **changes})
 
 
 def test_what_an_older_wdtrain_packed_is_packed_already(tmp_path: Path) -> None:
     said: list[str] = []
-    how: dict[str, Any] = {"processes": 1, "say": said.append, "holdout": NO_HOLDOUT}
+    how: dict[str, Any] = {**PACKED_SO, "say": said.append}
     target = tmp_path / "set"
-    manifest = pack(Disks(count=40), target, **how)
-    assert pack(Disks(count=40), target, **how) == manifest
-    assert said == []
-    as_before(target)
+    shutil.copytree(VERSION_1, target)
     before = {path.name: path.read_bytes() for path in target.iterdir()}
-    assert pack(Disks(count=40), target, **how).splits == manifest.splits
-    assert "was packed by an older wdtrain" in said[0]
-    assert "remove it, or name another target, to pack anew" in said[0]
-    for other in ({"seed": 1}, {"size": 16}, {"jpeg_quality": 50}):
+    assert pack(packed_before(), target, **how) == Manifest.load(str(target))
+    assert "was packed by an older wdtrain" in said[-1]
+    assert "remove it, or name another target, to pack anew" in said[-1]
+    for other in ({"seed": 1}, {"size": 16}, {"jpeg_quality": 50}, {"fit": "pad"}):
         with pytest.raises(StoreError, match="another source or other settings"):
-            pack(Disks(count=40), target, **how, **other)
+            pack(packed_before(), target, **how, **other)
     with pytest.raises(StoreError, match="another source or other settings"):
-        pack(Disks(count=41), target, **how)
+        pack(packed_before(count=9), target, **how)
     assert {path.name: path.read_bytes() for path in target.iterdir()} == before
+    new = pack(packed_before(), tmp_path / "new", **how)
+    assert {path.name for path in (tmp_path / "new").glob("*.zst")} < set(before)
+    assert new.version > 1
 
 
 def test_a_folder_that_an_older_wdtrain_packed_is_refused_in_true_words(tmp_path: Path) -> None:
-    source = write_folder(tmp_path / "in", Disks(count=40))
-    pack(FolderSource(source), tmp_path / "set", processes=1)
-    as_before(tmp_path / "set", listing="0" * 32)
+    source = FolderSource(write_folder(tmp_path / "in", packed_before()))
+    shutil.copytree(VERSION_1, tmp_path / "set")
     with pytest.raises(StoreError, match="or of an older wdtrain, which told folders in other"):
-        pack(FolderSource(source), tmp_path / "set", processes=1)
+        pack(source, tmp_path / "set", **PACKED_SO)

@@ -81,6 +81,9 @@ def sources(draw: st.DrawFn) -> Disks:
     )
 
 
+FITTED = [{"size": (20, 28), "fit": fit} for fit in ("stretch", "crop")]
+
+
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     share = st.sampled_from([0.0, 0.1, 0.4])
@@ -88,7 +91,7 @@ def cases(draw: st.DrawFn) -> Case:
     chosen = {
         "encoding": draw(st.sampled_from(["image", "raw"])),
         "compression": draw(st.sampled_from(["zstd:1", "zstd:12", "zstd:-3", "none"])),
-        "size": draw(st.sampled_from([None, 16, (20, 28)])),
+        **draw(st.sampled_from([{"size": None}, {"size": 16}, *FITTED])),
         "seed": draw(st.integers(0, 2**31)),
         "shard_samples": draw(st.integers(3, 40)),
         "samples_per_block": draw(st.integers(1, 12)),

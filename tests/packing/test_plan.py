@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from tests.disks import Disks
 from wdtrain.disk.failures import StoreError
+from wdtrain.fields import DepthFormat, Sample, triple_of
 from wdtrain.packing.pack import pack
 from wdtrain.packing.plan import choose_block, choose_shard, parse_compression
 from wdtrain.store.manifest import Manifest
@@ -59,6 +61,7 @@ def test_options_that_cannot_be_met_are_refused_before_anything_is_written(
         *(("part", value) for value in ((1,), "1/2", (1.0, 2), (3, 2))),
         *(("holdout", value) for value in (0.1, {"pairs": 0})),
         *(("splits", value) for value in (None, "keep")),
+        *(("fit", value) for value in (1, "squeeze")),
     ],
 )
 def test_a_value_of_another_kind_is_refused_by_the_options_name(
@@ -82,7 +85,8 @@ def test_a_value_of_another_kind_is_refused_by_the_options_name(
 def test_blocks_hold_about_a_mebibyte_and_small_sets_have_many(
     samples: int, size: int, encoding: str, expected: int
 ) -> None:
-    block = choose_block(encoding=encoding, height=size, width=size, depth_bytes=1, samples=samples)
+    fields = triple_of(DepthFormat())
+    block = choose_block(fields, encoding=encoding, height=size, width=size, samples=samples)
     assert block == expected
 
 
@@ -111,3 +115,22 @@ def test_a_dataset_packed_without_a_word_on_compression_has_its_encodings(
     manifest = pack(Disks(count=9), tmp_path / "set", encoding=encoding, processes=1)
     assert manifest.compression == usual
     assert Manifest.load(str(tmp_path / "set")).compression == usual
+
+
+@dataclass(frozen=True)
+class Mixed(Disks):
+    """A third of the samples are of another shape."""
+
+    def load(self, index: int) -> Sample:
+        return Disks(height=24, width=24).load(index) if index % 3 == 1 else super().load(index)
+
+
+def test_many_of_another_shape_are_refused_at_the_first_look(tmp_path: Path) -> None:
+    said: list[int] = []
+    with pytest.raises(StoreError, match=r"of 2\d samples looked at .*--fit pad"):
+        pack(
+            Mixed(count=3000), tmp_path / "set", size=12, max_rejects=0.02, processes=1,
+            progress=lambda done, total: said.append(done),
+        )  # fmt: skip
+    assert said == []
+    assert not (tmp_path / "set").exists()

@@ -32,7 +32,9 @@ def test_jpegs_that_need_no_resize_pass_byte_for_byte(tmp_path: Path) -> None:
 @pytest.mark.parametrize("encoding", ["image", "raw"])
 def test_size_resizes_as_triples_are_resized(tmp_path: Path, encoding: str, as_jpeg: bool) -> None:
     source = Disks(count=64, as_jpeg=as_jpeg)
-    manifest = pack(source, tmp_path / "set", **SMALL, encoding=encoding, size=(12, 20))
+    manifest = pack(
+        source, tmp_path / "set", **SMALL, encoding=encoding, size=(12, 20), fit="stretch"
+    )
     assert (manifest.height, manifest.width) == (12, 20)
     for _, _, block in walk_blocks(manifest, manifest.split("train")):
         sample = source.load(int(block.keys[0].removeprefix("disk-")))
@@ -97,7 +99,7 @@ def changed(sample: Sample, **arrays: Any) -> Sample:
         ("size", "wrong size"),
         ("mask size", "mask of another size"),
         ("empty", "mask without foreground"),
-        ("dtype", "dtypes"),
+        ("dtype", "depth"),
         ("truncated", "overlay cannot be decoded"),
         ("key.with.dots", "key"),
         ("key with space", "key"),

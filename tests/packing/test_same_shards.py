@@ -25,7 +25,7 @@ SOURCES: dict[str, tuple[Any, dict[str, Any]]] = {
     "disks": (Disks(count=90), {}),
     "disks-jpeg": (Disks(count=90, as_jpeg=True), {}),
     "disks-smaller": (Disks(count=90, as_jpeg=True), {"size": 12}),
-    "disks-stretched": (Disks(count=90, bits=16), {"size": (20, 20)}),
+    "disks-stretched": (Disks(count=90, bits=16), {"size": (20, 20), "fit": "stretch"}),
 }
 
 

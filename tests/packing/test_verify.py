@@ -13,7 +13,8 @@ import pytest
 from tests.disks import FORMS, Disks
 from tests.store.blocks import block_of, samples_of
 from tests.stream.spoiling import rewrite
-from wdtrain.commands.contact_sheet import contact_sheet, depth_tile
+from wdtrain.commands.contact_sheet import contact_sheet
+from wdtrain.fields import DepthField, DepthFormat
 from wdtrain.fields.source import SPLITS
 from wdtrain.packing.audit import audit
 from wdtrain.packing.pack import pack
@@ -86,10 +87,10 @@ def test_a_missing_shard_is_named_and_the_others_are_checked_still(copy: Manifes
 def test_wrong_sums_are_found(copy: Manifest) -> None:
     path = Path(copy.url) / "manifest.json"
     document = json.loads(path.read_text())
-    document["overlay"]["sum"][0] += 1
+    document["statistics"]["overlay"]["sum"][0] += 1
     document["digest"] = digest_of(document)
     path.write_text(json.dumps(document))
-    assert "sums differ" in verify(Manifest.load(copy.url), silent)[0]
+    assert "the sums of overlay differ" in verify(Manifest.load(copy.url), silent)[0]
 
 
 def test_audit_finds_a_leak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +129,8 @@ def test_a_contact_sheet_shows_the_stored_pixels(packed: Packed) -> None:
 
 
 def test_depth_is_coloured_from_near_to_far_and_grey_where_unknown() -> None:
-    colours = depth_tile(np.array([[0, 1, 128, 255]], np.uint8), 255)[0].astype(int)
+    field = DepthField("z", format=DepthFormat(), unit="codes")
+    colours = field.preview(np.array([[0, 1, 128, 255]], np.uint8))[0].astype(int)
     assert colours[0].tolist() == [128, 128, 128]
     assert colours[1].sum() > colours[2].sum() > colours[3].sum()
 

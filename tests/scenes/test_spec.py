@@ -9,6 +9,7 @@ import pytest
 from wdtrain.scenes import parse_source
 from wdtrain.scenes.compose import Composition
 from wdtrain.scenes.playground import Playground
+from wdtrain.scenes.scene_classes import LABELS
 from wdtrain.scenes.spec import parse_playground
 
 
@@ -17,6 +18,16 @@ def test_a_playground_is_what_its_text_says() -> None:
     assert isinstance(source, Playground)
     expected = Playground(70, 32, difficulty=0.25, seed=3, fresh=True)
     assert source.description == expected.description
+
+
+def test_labels_are_a_field_that_is_asked_for() -> None:
+    plain = parse_source("playground:count=70,size=32")
+    labelled = parse_source("playground:count=70,size=32,labels=true")
+    assert plain is not None
+    assert labelled is not None
+    assert labelled.fields == (*plain.fields, LABELS)
+    assert "labels" not in plain.description
+    assert labelled.description == {**plain.description, "labels": True}
 
 
 def test_a_composition_is_what_its_text_says(kit: tuple[Path, Path]) -> None:

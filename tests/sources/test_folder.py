@@ -202,12 +202,14 @@ def test_bad_input_is_rejected_with_its_reason(
     assert not (tmp_path / "strict").exists()
 
 
-def test_other_overlay_pngs_are_refused_by_name(folder: Path) -> None:
-    for pixels, why in ((GREY, "8 bits of colour type 0"), (RGBA, "8 bits of colour type 6")):
-        (folder / "disk-000003.overlay.jpg").unlink(missing_ok=True)
-        (folder / "disk-000003.overlay.png").write_bytes(png(pixels))
-        with pytest.raises(FieldError, match=why):
-            FolderSource(folder).load(3)
+def test_overlay_pngs_of_other_kinds_are_brought_to_rgb(folder: Path) -> None:
+    (folder / "disk-000003.overlay.jpg").unlink(missing_ok=True)
+    (folder / "disk-000003.overlay.png").write_bytes(png(GREY))
+    overlay = FolderSource(folder).load(3).arrays["overlay"]
+    np.testing.assert_array_equal(overlay, np.dstack([GREY] * 3))
+    (folder / "disk-000003.overlay.png").write_bytes(png(RGBA))
+    with pytest.raises(FieldError, match="overlay is transparent in parts"):
+        FolderSource(folder).load(3)
 
 
 def test_what_is_no_folder_of_triples_is_refused(tmp_path: Path, folder: Path) -> None:
@@ -267,7 +269,7 @@ def test_listing_takes_at_most_100_bytes_a_triple(
         for index in range(count):
             yield from (b"playground-%09d.%s" % (index, suffix) for suffix in suffixes)
 
-    monkeypatch.setattr(listing, "_files", files)
+    monkeypatch.setattr(listing, "files_below", files)
     tracemalloc.start()
     names = listing.list_folder(tmp_path).names
     kept, peak = tracemalloc.get_traced_memory()

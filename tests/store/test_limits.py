@@ -23,9 +23,9 @@ from tests.store.test_samples import either_way  # noqa: F401
 from wdtrain.disk.failures import DamagedBlock, DamagedSample, StoreError
 from wdtrain.fields import DepthFormat, FieldError, Sample, triple_of
 from wdtrain.fields.jpeg import encode_jpeg
+from wdtrain.packing.options import PackingOptions
 from wdtrain.packing.plan import make_plan
 from wdtrain.packing.prepare import prepare
-from wdtrain.packing.splits import Holdout
 from wdtrain.store import buffers, frames, native, tar
 from wdtrain.store.buffers import Recycled
 from wdtrain.store.filling import Filler, MemberPlaces, WindowSlice
@@ -79,16 +79,13 @@ def test_a_packed_sample_is_never_larger_than_a_reader_takes() -> None:
 
     for encoding in ("image", "raw"):
         source = Wordy(count=40)
-        settings = make_plan(
-            source, encoding=encoding, compression=None, size=None, seed=0, shard_samples=None,
-            samples_per_block=None, jpeg_quality=90, holdout=Holdout(), splits="deal",
-        ).settings  # fmt: skip
+        plan = make_plan(source, PackingOptions(encoding=encoding))
         most = most_free_bytes(24, 32, triple_of(DepthFormat()))
         object.__setattr__(source, "words", most - 4096)
-        assert len(prepare(source, 0, settings).meta) > source.words
+        assert len(prepare(plan, 0).meta) > source.words
         object.__setattr__(source, "words", most)
         with pytest.raises(FieldError, match="too large: its JPEG and JSON take"):
-            prepare(source, 0, settings)
+            prepare(plan, 0)
 
 
 # ---------------------------------------------------------------------------- members

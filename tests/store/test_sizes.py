@@ -37,7 +37,7 @@ def test_a_picture_that_would_be_squeezed_is_rejected_by_its_shape(tmp_path: Pat
 
 
 def test_a_pair_is_taken_as_it_is(tmp_path: Path) -> None:
-    manifest = pack(Mixed(count=64), tmp_path / "set", size=(12, 12), processes=1)
+    manifest = pack(Mixed(count=64), tmp_path / "set", size=(12, 12), fit="stretch", processes=1)
     assert manifest.rejects["count"] == 0
     assert (manifest.height, manifest.width) == (12, 12)
 

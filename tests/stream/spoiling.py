@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 from tests.stream.readings import Place
@@ -26,7 +27,7 @@ def rewrite(data: Manifest, target: Path, change: Change) -> Manifest:
         shard, level = data.splits["train"].shards[number], 1 if data.is_compressed else None
         with (
             ShardReader(data.shard_url(shard), shard, data) as reader,
-            ShardFile(target / shard.name, zstd_level=level) as file,
+            closing(ShardFile(target / shard.name, zstd_level=level)) as file,
         ):
             for block in range(reader.num_blocks):
                 file.add_block(change(number, block, bytes(reader.read_block(block))))

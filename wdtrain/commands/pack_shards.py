@@ -8,21 +8,29 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from wdtrain.commands import Output, run_command
-from wdtrain.fields.source import Source
-from wdtrain.packing.pack import ENGINES, pack
+from wdtrain.commands.pack_sources import EXAMPLES as FIELD_EXAMPLES
+from wdtrain.commands.pack_sources import (
+    SOURCE_HELP,
+    add_source_options,
+    advice_on,
+    layouts_help,
+    source_of,
+)
+from wdtrain.packing.fit import FITS
+from wdtrain.packing.options import PackingOptions
+from wdtrain.packing.pack import ENGINES, pack_with
 from wdtrain.packing.parts import PackingPart, PartDone
 from wdtrain.packing.plan import SPLIT_BY
 from wdtrain.packing.splits import Holdout
-from wdtrain.scenes import parse_source
 from wdtrain.sources.declared import declaration_note
-from wdtrain.sources.folder import FolderSource, declaration
+from wdtrain.sources.folder import declaration
 from wdtrain.store import manifest as manifests
 from wdtrain.store.manifest import Manifest
 
@@ -30,6 +38,7 @@ EXAMPLES: Final = """\
 examples:
   pack-shards triples/ shards/mine
   pack-shards photos/ shards/small --size 64 --encoding raw
+  pack-shards photos/ shards/square --size 256x256 --fit crop
   pack-shards playground:count=20000,size=64,difficulty=0.5 shards/playground --processes 2
   pack-shards triples/ shards/plain --compression none        # plain .tar shards
   pack-shards triples/ shared/mine --part 2/4                 # one of four machines
@@ -55,8 +64,12 @@ the other, in any order; a part that was killed is given again. The one that fin
 writes the manifest. The bytes are those that one machine would have written.
 """
 SIZE_HELP: Final = (
-    "resize: the shorter side, shapes are kept (one of another shape than the others is rejected), "
-    "or height x width, to which all are brought; default: the source's size"
+    "resize: the shorter side, or height x width; a sample of another shape is rejected unless "
+    "--fit says what becomes of it; default: the source's size"
+)
+FIT_HELP: Final = (
+    "what becomes of a sample of another shape: stretch it, crop it to its middle, or pad it "
+    "(black in images, unknown in all else: nothing is learned from it); default: it is rejected"
 )
 COMPRESSION_HELP: Final = "default zstd:9; raw zstd:-1 (fast: a third of the time, 1.1 x the bytes)"
 MAX_REJECTS: Final = (
@@ -76,22 +89,38 @@ _PLAIN_EVERY_SECONDS: Final = 5.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code of `pack-shards` with these arguments (default: those of the command line)."""
-    return run_command(lambda: _pack(_parser().parse_args(arguments)))
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    lines: list[str] = []
+    code = run_command(lambda: _pack_or_advise(given, lines))
+    for line in lines:
+        print(line, file=sys.stderr)
+    return code
+
+
+def _pack_or_advise(given: Sequence[str], lines: list[str]) -> int:
+    """As `_pack`; `lines` are what is to be said after the error of a source that is refused."""
+    options = _parser().parse_args(given)
+    try:
+        return _pack(options)
+    except ValueError:
+        lines += advice_on(options, given)
+        raise
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pack-shards",
-        description="Packs triples (overlay, mask, depth) into shards that stream exactly.",
-        epilog=EXAMPLES,
+        description="Packs pictures, masks, classes, depths into shards that stream exactly.",
+        epilog=f"{FIELD_EXAMPLES}\n{layouts_help()}\n{EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("source", metavar="SOURCE", help="a folder of triples, or NAME:key=value,... to make them")
+    add("source", metavar="SOURCE", help=SOURCE_HELP)
     add("target", metavar="TARGET", help="the folder of the dataset: new or empty")
     add("--encoding", choices=("image", "raw"), default="image", help="JPEG and PNG, or arrays")
     add("--compression", metavar="zstd:N|none", help=COMPRESSION_HELP)
     add("--size", type=_size, metavar="S|HxW", help=SIZE_HELP)
+    add("--fit", choices=FITS, help=FIT_HELP)
     add("--processes", type=int, metavar="N", help="default: the usable cores")
     add("--part", metavar="I/N", help="pack every N-th shard only, from the I-th")
     add("--engine", choices=ENGINES, default="processes", help=ENGINE_HELP)
@@ -100,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--shard-samples", type=int, metavar="N", help="default 8192, fewer for a small source")
     add("--quality", type=int, default=90, metavar="Q", help="of JPEGs encoded here; default 90")
     add("--splits", choices=SPLIT_BY, default="auto", help=SPLITS_HELP)
+    add_source_options(parser)
     _add_shares(parser.add_argument_group("shares held out of training, 0 to 1"))
     return parser
 
@@ -109,7 +139,7 @@ def _add_shares(group: argparse._ArgumentGroup) -> None:
         ("backgrounds", "backgrounds"),
         ("cutouts", "cut-outs"),
         ("pairs", "pairs of a known background and a known cut-out"),
-        ("samples", "samples, where the source does not know their parts"),
+        ("samples", "samples, where the source does not know their parts; whole groups of them"),
     ):
         share = getattr(Holdout(), name)
         text = f"{what}; default {share}"
@@ -124,37 +154,15 @@ def _size(text: str) -> int | tuple[int, int]:
 
 
 def _pack(options: argparse.Namespace) -> int:
-    part = None if options.part is None else PackingPart.parse(options.part)
-    source = _source(options.source)
+    chosen = _options(options)
+    source = source_of(options)
     note: str | None = None
     was_there = (Path(options.target) / manifests.MANIFEST_NAME).exists()
     started = time.perf_counter()
     with long_work("packing") as progress:
-        packed = pack(
-            source,
-            options.target,
-            encoding=options.encoding,
-            compression=options.compression,
-            size=options.size,
-            processes=options.processes,
-            seed=options.seed,
-            max_rejects=options.max_rejects,
-            shard_samples=options.shard_samples,
-            jpeg_quality=options.quality,
-            holdout=Holdout(
-                backgrounds=options.holdout_backgrounds,
-                cutouts=options.holdout_cutouts,
-                pairs=options.holdout_pairs,
-                samples=options.holdout_samples,
-            ),
-            part=None if part is None else (part.number, part.count),
-            engine=options.engine,
-            splits=options.splits,
-            progress=progress,
-            say=_say,
-        )
-    if isinstance(source, partial):
-        (folder,) = source.args
+        packed = pack_with(source, options.target, replace(chosen, progress=progress))
+    if not options.field and options.layout in (None, "triples") and callable(source):
+        folder = Path(options.source)
         note = declaration_note(folder, declaration(folder))
     if note:
         print(f"note: {note}", file=sys.stderr)
@@ -167,6 +175,32 @@ def _pack(options: argparse.Namespace) -> int:
     return 0
 
 
+def _options(options: argparse.Namespace) -> PackingOptions:
+    """What the command line chose."""
+    part = None if options.part is None else PackingPart.parse(options.part)
+    return PackingOptions(
+        encoding=options.encoding,
+        compression=options.compression,
+        size=options.size,
+        fit=options.fit,
+        processes=options.processes,
+        seed=options.seed,
+        max_rejects=options.max_rejects,
+        shard_samples=options.shard_samples,
+        jpeg_quality=options.quality,
+        holdout=Holdout(
+            backgrounds=options.holdout_backgrounds,
+            cutouts=options.holdout_cutouts,
+            pairs=options.holdout_pairs,
+            samples=options.holdout_samples,
+        ),
+        part=None if part is None else (part.number, part.count),
+        engine=options.engine,
+        splits=options.splits,
+        say=_say,
+    )
+
+
 def _say(text: str) -> None:
     print(f"note: {text}", file=sys.stderr)
 
@@ -175,16 +209,9 @@ def _report(manifest: Manifest, target: str, seconds: float) -> None:
     splits = ", ".join(f"{name} {split.samples:,}" for name, split in manifest.splits.items())
     print(f"packed {manifest.samples:,} samples in {seconds:.1f} s into {target}: {splits}")
     print(
-        f"{manifest.num_bytes:,} bytes, {manifest.num_bytes / manifest.samples:,.0f} a triple; "
+        f"{manifest.num_bytes:,} bytes, {manifest.num_bytes / manifest.samples:,.0f} a sample; "
         f"{manifest.rejects['count']:,} rejected; digest {manifest.digest[:12]}"
     )
-
-
-def _source(text: str) -> Source | partial[FolderSource]:
-    """The source that a specification names, or else what opens the folder of that path: `pack`
-    starts its processes while it is listed."""
-    source: Source | None = parse_source(text)
-    return partial(FolderSource, Path(text)) if source is None else source
 
 
 @contextmanager

@@ -14,11 +14,11 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from wdtrain.fields.base import Codec, Encoding, Field, Resizing, Value
+from wdtrain.fields.base import Codec, Encoding, Field, Resizing, Value, check_name
 from wdtrain.fields.classes import ClassesField
 from wdtrain.fields.depth import DepthField
 from wdtrain.fields.depth_format import DepthFormat
-from wdtrain.fields.errors import FieldError
+from wdtrain.fields.errors import FieldError, shown
 from wdtrain.fields.image import ImageField
 from wdtrain.fields.mask import MaskField
 from wdtrain.fields.sample import Sample
@@ -49,6 +49,7 @@ KINDS: Final[dict[str, type[Field]]] = {
 }
 """The kinds by name; `register` adds to them."""
 
+_KIND: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PATH: Final = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<name>[A-Za-z_]\w*)")
 
 
@@ -57,10 +58,10 @@ def kind_of(name: str) -> type[Field]:
     nothing is imported because a dataset says so."""
     if name not in KINDS:
         raise FieldError(
-            f"the kind {name!r:.80} is not known here; there are {', '.join(KINDS)}. Code is not "
+            f"the kind {shown(name)} is not known here; there are {', '.join(KINDS)}. Code is not "
             "imported because a dataset names it: give --kind "
-            f"{name:.80}=PACKAGE.MODULE:CLASS, or in a recipe data.kinds: "
-            f"{{{name:.80}: PACKAGE.MODULE:CLASS}}"
+            f"{name}=PACKAGE.MODULE:CLASS, or in a recipe data.kinds: "
+            f"{{{name}: PACKAGE.MODULE:CLASS}}"
         )
     return KINDS[name]
 
@@ -89,9 +90,10 @@ def register(name: str, path: str) -> type[Field]:
 
 def from_dict(name: str, values: Mapping[str, Any]) -> Field:
     """The field that a manifest declares, of whichever kind. FieldError names what it cannot be."""
+    check_name(name)
     kind = values.get("kind") if isinstance(values, Mapping) else None
-    if not isinstance(kind, str):
-        raise FieldError(f"field {name}: its kind is {kind!r:.80}; {', '.join(KINDS)} are known")
+    if not isinstance(kind, str) or not _KIND.fullmatch(kind):
+        raise FieldError(f"field {name}: its kind is {shown(kind)}; {', '.join(KINDS)} are known")
     return kind_of(kind).from_dict(name, values)
 
 

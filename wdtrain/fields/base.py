@@ -19,8 +19,8 @@ from typing import Any, ClassVar, Final, Literal, NamedTuple, Self
 import numpy as np
 
 from wdtrain.fields import npy
-from wdtrain.fields.errors import FieldError, check_pixels
-from wdtrain.fields.png import decode_png, encode_png, png_shape
+from wdtrain.fields.errors import FieldError, check_pixels, shown
+from wdtrain.fields.png import decode_png, encode_png, encode_stored_png, png_shape
 from wdtrain.fields.resize import Size
 
 Encoding = Literal["image", "raw"]
@@ -63,13 +63,11 @@ class Field(ABC):
     optional: bool = dataclasses.field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name) or self.name == "json":
-            raise FieldError(
-                f"a field is named {self.name!r}; names are up to 64 letters, digits, - and _, and "
-                "not json, which is the sample's own"
-            )
+        check_name(self.name)
         if not isinstance(self.optional, bool):
-            raise FieldError(f"field {self.name}: optional is {self.optional!r}; it is yes or no")
+            raise FieldError(
+                f"field {self.name}: optional is {shown(self.optional)}; it is yes or no"
+            )
 
     # ------------------------------------------------------------------ what is stored
 
@@ -88,6 +86,11 @@ class Field(ABC):
         """This field where pictures are padded, so that `blank` means unknown."""
         return self
 
+    def cleared(self, array: np.ndarray) -> np.ndarray:
+        """A stored array of the field as it was before `padded`: no value in it means unknown that
+        was not meant so."""
+        return array
+
     def shape(self, height: int, width: int) -> tuple[int, ...]:
         """Of the stored array."""
         return (height, width) if self.channels == 1 else (height, width, self.channels)
@@ -101,7 +104,11 @@ class Field(ABC):
         return f"{self.name}.{_ENDINGS[self.codec(encoding)]}"
 
     def check(self, array: np.ndarray) -> None:
-        """FieldError unless this is an array of this field, of any size."""
+        """FieldError unless this is an array of this field, of any size, as it may be packed."""
+        self.check_form(array)
+
+    def check_form(self, array: np.ndarray) -> None:
+        """FieldError for an array of another type or number of axes."""
         wanted = self.shape(*array.shape[:2]) if array.ndim >= 2 else None
         if array.shape != wanted or array.dtype != self.dtype:
             sides = "h, w" if self.channels == 1 else f"h, w, {self.channels}"
@@ -115,7 +122,7 @@ class Field(ABC):
         """The bytes of a member. stored: PNGs inside zstd (`encode_png`). quality: of JPEGs."""
         if self.codec(encoding) == "npy":
             return npy.encode_npy(array)
-        return encode_png(array, stored=stored)
+        return encode_stored_png(array) if stored else encode_png(array)
 
     def stored_shape(self, data: bytes | memoryview, encoding: Encoding) -> Size:
         """(height, width) of a member, from its header: nothing is decoded or made room for."""
@@ -133,7 +140,7 @@ class Field(ABC):
         `data` where these are raw and keep their size."""
         if self.codec(encoding) == "npy":
             array = npy.decode_npy(data, name=self.name)
-            self.check(array)
+            self.check_form(array)
         else:
             array = decode_png(data, name=self.name, dtype=self.dtype, channels=self.channels)
         return array if size is None else self.resize(array, size)
@@ -198,6 +205,12 @@ class Field(ABC):
     def decode(self, array: np.ndarray) -> np.ndarray:
         """What a person means by a stored array: metres, class ids, alpha, colours."""
 
+    def preview(self, array: np.ndarray) -> np.ndarray:
+        """uint8 [h, w, 3] RGB of a stored array, for a person's eye: values in grey, or three
+        channels as colours."""
+        values = array if array.dtype == np.uint8 else (array >> 8).astype(np.uint8)
+        return values if array.ndim == 3 else np.repeat(values[..., None], 3, 2)
+
     # ------------------------------------------------------------------ the declaration
 
     def as_dict(self) -> dict[str, Any]:
@@ -210,16 +223,16 @@ class Field(ABC):
     def from_dict(cls, name: str, values: Mapping[str, Any]) -> Self:
         """The field that `as_dict` described. FieldError, which names the key, for all else."""
         if not isinstance(values, Mapping):
-            raise FieldError(f"field {name} is declared as {values!r:.80}; an object is needed")
+            raise FieldError(f"field {name} is declared as {shown(values)}; an object is needed")
         rest = dict(values)
         if (kind := rest.pop("kind", None)) != cls.kind:
-            raise FieldError(f"field {name}: its kind is {kind!r:.80}; {cls.kind!r} is needed")
+            raise FieldError(f"field {name}: its kind is {shown(kind)}; {cls.kind!r} is needed")
         known = {f.name for f in dataclasses.fields(cls)} - {"name"}
         for key in rest:
             if key not in known:
                 raise FieldError(
-                    f"field {name}: {key!r:.80} is nothing that a field of kind {cls.kind} has; it "
-                    f"may have {', '.join(sorted(known))}"
+                    f"field {name}: {shown(key)} is nothing that a field of kind {cls.kind} has; "
+                    f"it may have {', '.join(sorted(known))}"
                 )
         return cls(name, **{key: _frozen(value) for key, value in rest.items()})
 
@@ -237,7 +250,7 @@ class Field(ABC):
         for option, text in options.items():
             if option not in readers:
                 raise FieldError(
-                    f"field {name}: {option!r} is no option of {cls.kind}; there are "
+                    f"field {name}: {shown(option)} is no option of {cls.kind}; there are "
                     f"{', '.join(readers)}"
                 )
             try:
@@ -245,6 +258,15 @@ class Field(ABC):
             except ValueError as error:
                 raise FieldError(f"field {name}: {option}={text}: {error}") from error
         return found
+
+
+def check_name(name: object) -> None:
+    """FieldError for what no field can be named."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name == "json":
+        raise FieldError(
+            f"a field is named {shown(name)}; names are up to 64 letters, digits, - and _, and not "
+            "json, which is the sample's own"
+        )
 
 
 def plane(array: np.ndarray, *, file: str) -> np.ndarray:
@@ -277,4 +299,7 @@ def _plain(value: Any) -> Any:
 
 
 def _frozen(value: Any) -> Any:
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+    """A value of JSON as attributes have it: lists, and those in them, are tuples."""
+    if not isinstance(value, list):
+        return value
+    return tuple(tuple(item) if isinstance(item, list) else item for item in value)

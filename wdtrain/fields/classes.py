@@ -17,7 +17,7 @@ import numpy as np
 
 from wdtrain.fields import labels, levels, resize
 from wdtrain.fields.base import Field, Resizing, plane
-from wdtrain.fields.errors import AmbiguousError, FieldError
+from wdtrain.fields.errors import AmbiguousError, FieldError, shown
 from wdtrain.fields.labels import is_colour, is_number
 from wdtrain.fields.levels import Levels
 from wdtrain.fields.resize import Size
@@ -28,6 +28,7 @@ _MAP: Final = re.compile(r"(?:\*|(-?\d{1,5})(?:-(\d{1,5}))?):(\d{1,5})")
 _MOST: Final = {8: 255, 16: 65_535}
 _MOST_NAME: Final = 80
 _MOST_CHOICES: Final = 8
+_IGNORED_GREY: Final = 192
 
 
 def _read_map(text: str) -> tuple[Range, ...]:
@@ -147,7 +148,7 @@ class ClassesField(Field):
             self._refuse("map", "* stands twice")
 
     def _refuse(self, word: str, why: str) -> None:
-        raise FieldError(f"field {self.name}: {word} is {getattr(self, word)!r:.80}; {why}")
+        raise FieldError(f"field {self.name}: {word} is {shown(getattr(self, word))}; {why}")
 
     @property
     def dtype(self) -> np.dtype:
@@ -173,6 +174,16 @@ class ClassesField(Field):
         """uint8 or uint16 [h, w] ids: what is stored."""
         return array
 
+    def preview(self, array: np.ndarray) -> np.ndarray:
+        """A colour for each class, far from those of its neighbours; what is ignored in grey."""
+        # PASCAL VOC's palette: the bits of the id, the lowest as the highest of red, green, blue.
+        rgb = np.zeros((*array.shape, 3), np.uint8)
+        for place in range(16):
+            is_set = (array.astype(np.uint16) >> place & 1).astype(np.uint8)
+            rgb[..., place % 3] |= is_set << (7 - place // 3)
+        rgb[array == self.ignore] = _IGNORED_GREY
+        return rgb
+
     # ------------------------------------------------------------------ a person's files
 
     def from_array(self, array: np.ndarray, *, file: str) -> np.ndarray:
@@ -190,7 +201,7 @@ class ClassesField(Field):
                 f"{file} is a lossy picture, which does not keep ids as they were; fetch the PNG "
                 "that it was made of"
             )
-        if found.alpha is not None and found.palette is None:
+        if not found.is_opaque and found.palette is None:
             raise FieldError(
                 f"{file} is transparent in parts, and nothing says what is there; save it without "
                 "transparency"

@@ -1,7 +1,7 @@
 """`depth`: how far away each pixel is, as 8- or 16-bit codes of a declared format; 0 is unknown.
 
-A person's file may be a PNG of 8 or 16 bits, a JPEG, or floats (`.npy`, `.npz`, PFM, TIFF); `unit`,
-`scale` and `shift` say what its numbers are. What is not above 0 or not finite is unknown.
+A person's file may be a PNG of 8 or 16 bits, a JPEG, or floats (`.npy`, `.npz`, EXR, PFM, TIFF);
+`unit`, `scale` and `shift` say what its numbers are. What is not above 0 or not finite is unknown.
 The surprise: a depth is never averaged: between a figure and its wall lies the depth of nothing.
 """
 
@@ -10,14 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar, Final, Literal, Self, get_args
 
+import cv2
 import numpy as np
 
 from wdtrain.fields import labels, levels, resize
 from wdtrain.fields.base import Field, Resizing, plane
 from wdtrain.fields.depth_format import DepthFormat
-from wdtrain.fields.errors import AmbiguousError, FieldError
+from wdtrain.fields.errors import AmbiguousError, FieldError, shown
 from wdtrain.fields.resize import Size
 
 Unit = Literal["m", "cm", "mm", "relative", "inverse", "codes"]
@@ -27,7 +29,9 @@ PER_METRE: Final = {"mm": 1000.0, "cm": 100.0, "m": 1.0}
 """Values a metre, by the unit."""
 _FORMAT: Final = DepthFormat(bits=16)
 _FORMAT_OPTIONS: Final = {"format": "kind", "near": "near_m", "far": "far_m", "bits": "bits"}
+_TABLED: Final = (np.dtype(np.uint8), np.dtype(np.uint16))
 _MOST_BEYOND: Final = 0.5
+_UNKNOWN_GREY: Final = 128
 _MOST_UNIT: Final = 1 + 1e-3
 """A relative depth that exceeds 1 by rounding is taken for 1."""
 
@@ -66,16 +70,16 @@ class DepthField(Field):
         super().__post_init__()
         if not isinstance(self.format, DepthFormat):
             raise FieldError(
-                f"field {self.name}: format is {self.format!r:.80}; an object is needed"
+                f"field {self.name}: format is {shown(self.format)}; an object is needed"
             )
         if self.unit is not None and self.unit not in UNITS:
             raise FieldError(
-                f"field {self.name}: unit is {self.unit!r:.80}; it is one of {', '.join(UNITS)}"
+                f"field {self.name}: unit is {shown(self.unit)}; it is one of {', '.join(UNITS)}"
             )
         if self.scale is not None and not _is_positive(self.scale):
-            raise FieldError(f"field {self.name}: scale is {self.scale!r:.80}; it is above 0")
+            raise FieldError(f"field {self.name}: scale is {shown(self.scale)}; it is above 0")
         if not labels.is_number(self.shift) or not 0 <= self.shift < 16:
-            raise FieldError(f"field {self.name}: shift is {self.shift!r:.80}; it is 0 to 15 bits")
+            raise FieldError(f"field {self.name}: shift is {shown(self.shift)}; it is 0 to 15 bits")
         if self.unit in ("cm", "mm", "codes") and self.scale is not None:
             raise FieldError(f"field {self.name}: unit and scale are declared; keep one")
         if self.unit != "codes" and self._stores_metres != self.format.is_logarithmic:
@@ -120,6 +124,14 @@ class DepthField(Field):
         """float32 [h, w] in metres (logarithmic formats) or unit values 0..1; unknown is NaN."""
         return self.format.decode(array)
 
+    def preview(self, array: np.ndarray) -> np.ndarray:
+        """Near bright, far dark; what is unknown in grey."""
+        unit = np.clip(self.format.to_unit(array.astype(np.float32)), 0, 1)
+        near = unit if self.format.larger_is_nearer else 1 - unit
+        bgr = cv2.applyColorMap((near * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
+        bgr[array == 0] = _UNKNOWN_GREY
+        return np.ascontiguousarray(bgr[..., ::-1])
+
     # ------------------------------------------------------------------ a person's files
 
     def from_array(self, array: np.ndarray, *, file: str) -> np.ndarray:
@@ -131,7 +143,7 @@ class DepthField(Field):
 
     def from_picture(self, data: bytes, *, file: str) -> np.ndarray:
         found = levels.read(data, file=file)
-        if found.alpha is not None:
+        if not found.is_opaque:
             raise FieldError(
                 f"{file} is transparent in parts, and nothing says how far that is; save the depth "
                 "without transparency, 0 where it is unknown"
@@ -152,29 +164,42 @@ class DepthField(Field):
             values = self._turned(values, full, file)
         if self.unit == "codes":
             return self._as_they_are(values, full, file)
-        values = values.astype(np.float64)
-        known = np.isfinite(values) & (values > 0)
-        safe = np.where(known, values, 1.0)
+        if values.dtype in _TABLED:
+            codes, beyond = _tables(self, values.dtype.str, full)
+            self._check_limits(values, beyond[values], file)
+            return np.ascontiguousarray(codes[values])
         if not self._stores_metres:
-            unit = self._unit_values(safe, full, file)
-        elif self.unit == "inverse":
-            unit = (1.0 if self.scale is None else self.scale) / safe
-        else:
-            unit = safe / (self.scale or PER_METRE[self.unit or "m"])
-        if self._stores_metres:
-            self._check_limits(unit[known], file)
-        return self.format.encode(np.where(known, unit, np.nan))
+            self._check_unit(values, file)
+        meant = self._meant(values, full)
+        self._check_limits(meant, self._is_beyond(meant), file)
+        return self.format.encode(meant)
 
-    def _unit_values(self, values: np.ndarray, full: int, file: str) -> np.ndarray:
-        """Values as 0..1 of those that are relative or inverse."""
-        scale = self.scale or full or 1.0
-        if full == 0 and values.max(initial=0) > scale * _MOST_UNIT:
+    def _meant(self, values: np.ndarray, full: int) -> np.ndarray:
+        """float64 metres or unit values of the values of files; NaN is unknown."""
+        values = values.astype(np.float64)
+        safe = np.where(np.isfinite(values) & (values > 0), values, np.nan)
+        if not self._stores_metres:
+            return safe / (self.scale or full or 1.0)
+        if self.unit == "inverse":
+            return (self.scale or 1.0) / safe
+        return safe / (self.scale or PER_METRE[self.unit or "m"])
+
+    def _is_beyond(self, metres: np.ndarray) -> np.ndarray:
+        """Where known metres are not between the limits of the format."""
+        if not self._stores_metres:
+            return np.zeros(metres.shape, bool)
+        return (metres < self.format.near_m) | (metres > self.format.far_m)
+
+    def _check_unit(self, values: np.ndarray, file: str) -> None:
+        """FieldError for floats of relative or inverse depth that exceed what becomes 1."""
+        largest = np.max(values, initial=0, where=np.isfinite(values))
+        scale = self.scale or 1.0
+        if largest > scale * _MOST_UNIT:
             raise FieldError(
-                f"{file} has {self.unit} depths of up to {values.max():.6g}, and the largest is to "
-                f"be {scale:.6g}; declare which value of all files becomes 1: --field "
-                f"'{self.name}=depth:PATTERN,unit={self.unit},scale={values.max():.6g}'"
+                f"{file} has {self.unit} depths of up to {largest:.6g}, and the largest is to be "
+                f"{scale:.6g}; declare which value of all files becomes 1: --field "
+                f"'{self.name}=depth:PATTERN,unit={self.unit},scale={largest:.6g}'"
             )
-        return values / scale
 
     def _turned(self, values: np.ndarray, full: int, file: str) -> np.ndarray:
         if full != 65535:
@@ -192,14 +217,19 @@ class DepthField(Field):
             )
         return np.ascontiguousarray(values, self.dtype)
 
-    def _check_limits(self, metres: np.ndarray, file: str) -> None:
+    def _check_limits(self, values: np.ndarray, beyond: np.ndarray, file: str) -> None:
+        """FieldError where most of what is known lies beyond the limits of the format."""
+        known = np.isfinite(values) & (values > 0)
+        if np.count_nonzero(beyond) <= _MOST_BEYOND * np.count_nonzero(known):
+            return
+        is_raw = values.dtype in _TABLED
+        metres = self._meant(values[known], 0) if is_raw else values[known]
         near, far = self.format.near_m, self.format.far_m
-        if metres.size and ((metres < near) | (metres > far)).mean() > _MOST_BEYOND:
-            raise FieldError(
-                f"{file}: depth beyond its limits: most of it is {metres.min():.4g} to "
-                f"{metres.max():.4g} m, and {near:g} to {far:g} m are kept; declare its unit or "
-                "scale, or near= and far= (metres), as they are"
-            )
+        raise FieldError(
+            f"{file}: depth beyond its limits: most of it is {metres.min():.4g} to "
+            f"{metres.max():.4g} m, and {near:g} to {far:g} m are kept; declare its unit or scale, "
+            "or near= and far= (metres), as they are"
+        )
 
     def _ambiguous(self, values: np.ndarray, full: int, file: str) -> AmbiguousError:
         """Of a depth of which neither unit nor scale is declared."""
@@ -254,6 +284,14 @@ class DepthField(Field):
         return cls(name, format=format_of(name, stored), **found)
 
 
+@lru_cache(maxsize=16)
+def _tables(field: DepthField, dtype: str, full: int) -> tuple[np.ndarray, np.ndarray]:
+    """The code of each value of uint8 or uint16, and whether it lies beyond the limits: a logarithm
+    of each value is taken once, not one of each pixel."""
+    meant = field._meant(np.arange(np.iinfo(dtype).max + 1), full)
+    return field.format.encode(meant), field._is_beyond(meant)
+
+
 def format_of(name: str, values: object) -> DepthFormat:
     """The format that a manifest or options describe. FieldError names the field."""
     if isinstance(values, DepthFormat):
@@ -261,13 +299,15 @@ def format_of(name: str, values: object) -> DepthFormat:
     known = _FORMAT.as_dict()
     if not isinstance(values, Mapping) or set(values) != set(known):
         raise FieldError(
-            f"field {name}: format is {values!r:.80}; it has {', '.join(known)} and nothing else"
+            f"field {name}: format is {shown(values)}; it has {', '.join(known)} and nothing else"
         )
     for word in ("near_m", "far_m"):
         if not _is_positive(values[word]):
-            raise FieldError(f"field {name}: {word} is {values[word]!r:.80}; it is metres, above 0")
+            raise FieldError(
+                f"field {name}: {word} is {shown(values[word])}; it is metres, above 0"
+            )
     if not isinstance(values["kind"], str) or not labels.is_number(values["bits"]):
-        raise FieldError(f"field {name}: kind is a word and bits a number, not {values!r:.80}")
+        raise FieldError(f"field {name}: kind is a word and bits a number, not {shown(values)}")
     try:
         return DepthFormat(**values)
     except FieldError as error:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from wdtrain.fields.errors import FieldError
+from wdtrain.fields.errors import FieldError, shown
 
 DepthKind = Literal["metric", "geometric", "inverse", "relative"]
 Number = Any
@@ -32,7 +32,8 @@ class DepthFormat:
     def __post_init__(self) -> None:
         if self.kind not in ("metric", "geometric", "inverse", "relative"):
             raise FieldError(
-                f"depth.kind is {self.kind!r}; it must be metric, geometric, inverse or relative"
+                f"depth.kind is {shown(self.kind)}; it must be metric, geometric, inverse or "
+                "relative"
             )
         if self.bits not in (8, 16):
             raise FieldError(f"depth.bits is {self.bits}; depth is stored in 8 or 16 bits")

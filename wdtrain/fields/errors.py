@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
@@ -39,16 +40,28 @@ def _again(found: str, choices: dict[str, str], name: str, kind: str) -> Ambiguo
     return AmbiguousError(found, choices, name=name, kind=kind)
 
 
+_REPR: Final = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 80
+
+
+def shown(value: object) -> str:
+    """A value of somebody's, for a message: a line of it, however large or deep it is."""
+    try:
+        return _REPR.repr(value)[:_SHOWN_ERROR]
+    except ValueError:  # a number of more digits than Python writes
+        return f"a {type(value).__name__}"
+
+
 @contextmanager
-def decoding(name: str) -> Iterator[None]:
-    """Whatever a decoder throws inside is a FieldError that names the picture."""
+def decoding(name: str, *, advice: str = "") -> Iterator[None]:
+    """Whatever a decoder throws inside is a FieldError that names the picture, with what to do."""
     try:
         yield
     except FieldError:
         raise
     except Exception as error:
         line = " ".join(str(error).split())[:_SHOWN_ERROR] or type(error).__name__
-        raise FieldError(f"{name} cannot be decoded ({line})") from error
+        raise FieldError(f"{name} cannot be decoded ({line}){advice}") from error
 
 
 def check_pixels(height: int, width: int, *, name: str) -> None:

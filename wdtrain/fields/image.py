@@ -7,7 +7,6 @@ names the colour behind it. A JPEG of the right size that needs no turn is store
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
@@ -16,11 +15,11 @@ import numpy as np
 
 from wdtrain.fields import levels, pictures, resize
 from wdtrain.fields.base import Codec, Encoding, Field, Resizing, Value, flag
-from wdtrain.fields.errors import AmbiguousError, FieldError, check_pixels
+from wdtrain.fields.errors import AmbiguousError, FieldError, check_pixels, shown
 from wdtrain.fields.jpeg import decode_jpeg, decode_jpeg_scaled, encode_jpeg, jpeg_shape
+from wdtrain.fields.labels import is_colour
 from wdtrain.fields.resize import Size
 
-_COLOUR: Final = re.compile(r"#[0-9a-f]{6}")
 _SHAPES: Final = ((), (1,), (3,), (4,))
 """What may follow height and width in the shape of an array of a picture."""
 
@@ -41,10 +40,13 @@ class ImageField(Field):
         if self.optional:
             raise FieldError(f"field {self.name}: an image cannot be optional: it is what is seen")
         if not isinstance(self.lossless, bool):
-            raise FieldError(f"field {self.name}: lossless is {self.lossless!r}; it is yes or no")
-        if self.over is not None and not _COLOUR.fullmatch(str(self.over)):
             raise FieldError(
-                f"field {self.name}: over is {self.over!r}; it is a colour #rrggbb in hex digits"
+                f"field {self.name}: lossless is {shown(self.lossless)}; it is yes or no"
+            )
+        if self.over is not None and not is_colour(self.over):
+            raise FieldError(
+                f"field {self.name}: over is {shown(self.over)}; it is a colour #rrggbb in hex "
+                "digits"
             )
 
     @property
@@ -123,16 +125,7 @@ class ImageField(Field):
 
     def from_picture(self, data: bytes, *, file: str) -> np.ndarray:
         found = levels.read(data, file=file)
-        rgb = found.rgb()
-        if rgb is None:
-            raise FieldError(
-                f"{file} holds {found.values.dtype} values, whose range nothing says; save the "
-                "picture with 8 or 16 bits a channel"
-            )
-        alpha = found.alpha
-        if alpha is not None:
-            alpha = levels.bytes_of(alpha, 255 if found.palette is not None else found.full)
-        return self._opaque(rgb, alpha, file)
+        return self._opaque(found.colours(file=file), found.alpha_bytes(), file)
 
     def _opaque(self, rgb: np.ndarray, alpha: np.ndarray | None, file: str) -> np.ndarray:
         """RGB over the declared colour, each channel rounded."""

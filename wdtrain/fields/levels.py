@@ -20,11 +20,12 @@ import numpy as np
 import simplejpeg
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, TiffImagePlugin, WebPImagePlugin
 
-from wdtrain.fields import pictures
+from wdtrain.fields import exr, pictures
 from wdtrain.fields.errors import FieldError, check_pixels, decoding
 
 _GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGBA = 0, 2, 3, 4, 6
 _CHANNELS: Final = {_GREY: 1, _RGB: 3, _PALETTE: 1, _GREY_ALPHA: 2, _RGBA: 4}
+_TO_RGB: Final = {_RGB: cv2.COLOR_BGR2RGB, _RGBA: cv2.COLOR_BGRA2RGBA}
 _NEUTRAL: Final = 12
 """A JPEG whose channels differ by no more is a grey picture: coded colours of grey are exact."""
 _OPENERS: Final[dict[str, Callable[[io.BytesIO], Image.Image]]] = {
@@ -45,9 +46,9 @@ class Levels(NamedTuple):
     """The numbers of a picture, turned as viewers show it.
 
     values: [h, w] greys or palette indices, or [h, w, 3] RGB: uint8 or uint16, where `full` is the
-    value of white; int32 or float32, where `full` is 0. alpha: [h, w] of the same range; None where
-    all is opaque. palette: uint8 [n, 3] RGB. is_exact: whether the numbers are those that were
-    written; a JPEG's are not.
+    value of white; int32 or float32, where `full` is 0. palette: uint8 [n, 3] RGB. alpha: [h, w],
+    None where there is none, of the same range (beside a palette: 0..255). is_exact: whether the
+    numbers are those that were written; a JPEG's are not.
     """
 
     values: np.ndarray
@@ -55,6 +56,19 @@ class Levels(NamedTuple):
     alpha: np.ndarray | None = None
     palette: np.ndarray | None = None
     is_exact: bool = True
+
+    @property
+    def is_opaque(self) -> bool:
+        """Whether nothing is transparent."""
+        return self.alpha is None or bool((self.alpha == self._full_alpha).all())
+
+    @property
+    def _full_alpha(self) -> int:
+        return self.full if self.palette is None else 255
+
+    def alpha_bytes(self) -> np.ndarray | None:
+        """Alpha as uint8 0..255; None where there is none."""
+        return None if self.alpha is None else bytes_of(self.alpha, self._full_alpha)
 
     @property
     def is_grey(self) -> bool:
@@ -83,6 +97,16 @@ class Levels(NamedTuple):
         values = bytes_of(self.values, self.full)
         return values if values.ndim == 3 else np.repeat(values[..., None], 3, 2)
 
+    def colours(self, *, file: str) -> np.ndarray:
+        """As `rgb`; FieldError, which names the file, for numbers that have no range."""
+        rgb = self.rgb()
+        if rgb is None:
+            raise FieldError(
+                f"{file} holds {self.values.dtype} values, whose range nothing says; save the "
+                "picture with 8 or 16 bits a channel"
+            )
+        return rgb
+
 
 def bytes_of(values: np.ndarray, full: int) -> np.ndarray:
     """Values 0..full as uint8 0..255; of 16 bits the upper eight, as decoders take them."""
@@ -95,10 +119,8 @@ def read(data: bytes, *, file: str) -> Levels:
     """The numbers of a picture's bytes. FieldError, which names the file, for what is none."""
     if data[:2] in (b"Pf", b"PF"):
         return Levels(_read_pfm(data, file), 0)
-    if data.startswith(b"v/1\x01"):
-        raise FieldError(
-            f"{file} is an OpenEXR file, which is not read here; save its channel as .npy (float32)"
-        )
+    if data.startswith(exr.MAGIC):
+        return Levels(exr.read_exr(data, file=file), 0)
     header = pictures.read_picture_header(data, name=file)
     if header.kind == "PNG":
         return _turned(_read_png(data, file), header.turn)
@@ -114,6 +136,11 @@ def _turned(found: Levels, turn: int) -> Levels:
         return found
     alpha = None if found.alpha is None else pictures.turned(found.alpha, turn)
     return found._replace(values=pictures.turned(found.values, turn), alpha=alpha)
+
+
+def read_rgb(data: bytes, *, name: str) -> np.ndarray:
+    """uint8 [h, w, 3] RGB of a picture, turned as viewers show it; alpha is left out."""
+    return read(data, file=name).colours(file=name)
 
 
 # ---------------------------------------------------------------------------- PNG
@@ -136,11 +163,6 @@ def _read_png(data: bytes, file: str) -> Levels:
         values = values[..., 0] if colour == _GREY_ALPHA else values
     if b"tRNS" in chunks and alpha is None:
         alpha = _transparency(chunks[b"tRNS"], values, colour, full)
-    if (
-        alpha is not None
-        and (alpha == alpha.dtype.type(255 if palette is not None else full)).all()
-    ):
-        alpha = None
     return Levels(values, full, alpha, palette)
 
 
@@ -185,7 +207,7 @@ def _samples(data: bytes, file: str) -> np.ndarray:
     if colour == _GREY_ALPHA:
         return np.ascontiguousarray(pixels[..., 2:])
     if colour in (_RGB, _RGBA):
-        return np.ascontiguousarray(pixels[..., [2, 1, 0, 3][: _CHANNELS[colour]]])
+        return np.asarray(cv2.cvtColor(pixels, _TO_RGB[colour]))
     return np.asarray(pixels)
 
 
@@ -224,7 +246,7 @@ def _read_jpeg(data: bytes, channels: int, file: str) -> Levels:
 
 
 def _read_by_pillow(data: bytes, kind: str, file: str) -> Levels:
-    with decoding(file):
+    with decoding(file, advice=f"; save it as PNG, if it is a whole {kind}"):
         picture = _OPENERS[kind](io.BytesIO(data))
         picture.load()
         is_exact = kind in ("BMP", "TIFF") or b"VP8L" in data[:4096]
@@ -248,8 +270,8 @@ def _of_pillow(picture: Image.Image) -> Levels:
         return Levels(np.asarray(picture), 255)
     if mode in ("LA", "PA", "La", "RGBA", "RGBa"):
         rgba = np.asarray(picture.convert("RGBA"))
-        alpha = None if (rgba[..., 3] == 255).all() else np.ascontiguousarray(rgba[..., 3])
-        return Levels(np.ascontiguousarray(rgba[..., :3]), 255, alpha)
+        rgb, alpha = (np.ascontiguousarray(part) for part in (rgba[..., :3], rgba[..., 3]))
+        return Levels(rgb, 255, alpha)
     return Levels(np.asarray(picture.convert("RGB")), 255)
 
 

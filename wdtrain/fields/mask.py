@@ -17,7 +17,7 @@ import numpy as np
 
 from wdtrain.fields import labels, levels, resize
 from wdtrain.fields.base import Field, Resizing, plane
-from wdtrain.fields.errors import AmbiguousError, FieldError
+from wdtrain.fields.errors import AmbiguousError, FieldError, shown
 from wdtrain.fields.labels import Label, shown_values
 from wdtrain.fields.levels import Levels
 from wdtrain.fields.resize import Size
@@ -31,6 +31,7 @@ ANY: Final = "any"
 
 _FULL: Final = 255
 _HIGHEST_LABEL: Final = 40
+_UNKNOWN_COLOUR: Final = (160, 40, 40)
 _MOST_CHOICES: Final = 3
 
 
@@ -61,7 +62,9 @@ class MaskField(Field):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.partly, bool):
-            raise FieldError(f"field {self.name}: partly is {self.partly!r}; it is true or false")
+            raise FieldError(
+                f"field {self.name}: partly is {shown(self.partly)}; it is true or false"
+            )
         seen: dict[Label, str] = {}
         for word in ("foreground", "background", "unknown"):
             for label in self._labels_declared(word):
@@ -86,7 +89,7 @@ class MaskField(Field):
             labels.is_colour(label) or labels.is_number(label) for label in found
         ):
             raise FieldError(
-                f"field {self.name}: {word} is {found!r:.80}; it is one or several of the values "
+                f"field {self.name}: {word} is {shown(found)}; it is one or several of the values "
                 "of the files (1 or 1|2), or of their colours (#rrggbb)"
             )
         return found
@@ -105,7 +108,10 @@ class MaskField(Field):
         return UNKNOWN if self.has_unknown else 0
 
     def padded(self) -> Self:
-        return replace(self, partly=True)
+        return self if self.has_unknown else replace(self, partly=True)
+
+    def cleared(self, array: np.ndarray) -> np.ndarray:
+        return np.where(array == UNKNOWN, 0, array).astype(np.uint8)
 
     def check(self, array: np.ndarray) -> None:
         """Also for values that are no alpha: all are below foreground, and not all are 0."""
@@ -130,6 +136,13 @@ class MaskField(Field):
     def decode(self, array: np.ndarray) -> np.ndarray:
         """uint8 [h, w] alpha: what is stored, 1 being unknown where `has_unknown`."""
         return array
+
+    def preview(self, array: np.ndarray) -> np.ndarray:
+        """Alpha in grey; what is unknown in red."""
+        rgb = super().preview(array)
+        if self.has_unknown:
+            rgb[array == UNKNOWN] = _UNKNOWN_COLOUR
+        return rgb
 
     # ------------------------------------------------------------------ a person's files
 
@@ -252,8 +265,9 @@ class MaskField(Field):
     def _alpha(self, found: Levels, unknown: np.ndarray | None, file: str) -> np.ndarray:
         """uint8 [h, w] of a file whose foreground is not declared: its alpha, or how bright it is.
         What is unknown is not judged."""
-        if found.alpha is not None:
-            return levels.bytes_of(found.alpha, _FULL if found.palette is not None else found.full)
+        alpha = found.alpha_bytes()
+        if alpha is not None and not found.is_opaque:
+            return alpha
         greys = found.greys()
         if greys is None:
             raise self._of_colours(found, file)

@@ -19,7 +19,6 @@ import numpy as np
 import simplejpeg
 
 from wdtrain.fields.errors import FieldError, check_pixels, decoding
-from wdtrain.fields.jpeg import decode_jpeg
 from wdtrain.fields.png import png_holds_too_little
 
 PICTURE_KINDS: Final = ("JPEG", "PNG", "WebP", "TIFF", "BMP")
@@ -67,22 +66,6 @@ def read_picture_header(data: bytes, *, name: str) -> Header:
                 )
             return header
     raise FieldError(f"{name} cannot be decoded: it is none of {', '.join(PICTURE_KINDS)}")
-
-
-def read_rgb(data: bytes, *, name: str) -> np.ndarray:
-    """uint8 [h, w, 3] RGB of a picture, turned as viewers show it; alpha is left out."""
-    header = read_picture_header(data, name=name)
-    if header.kind == "JPEG":
-        if jpeg_end(data) is None:
-            raise FieldError(f"{name} cannot be decoded: it is cut off; fetch it again")
-        if header.channels != 4:  # else inks: simplejpeg does not make colours of them
-            return turned(decode_jpeg(data, name=name), header.turn)
-    return np.ascontiguousarray(_decoded(data, cv2.IMREAD_COLOR, header, name)[..., ::-1])
-
-
-def read_unchanged(data: bytes, *, name: str) -> np.ndarray:
-    """A picture with the channels (blue, green, red, alpha; or one) and the dtype that it has."""
-    return _decoded(data, cv2.IMREAD_UNCHANGED, read_picture_header(data, name=name), name)
 
 
 def read_grey(data: bytes, *, name: str) -> np.ndarray:

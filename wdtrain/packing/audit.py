@@ -1,8 +1,8 @@
 """Was the dataset split without a leak? Judged by the stored samples alone.
 
-What a sample's JSON names decides whether a background or a cut-out is on both sides, and what the
-pictures show whether one of them is, under whatever name. Where samples name nothing, that is said:
-nothing found is then no proof.
+What a sample's JSON names decides whether a background, a cut-out or a group is on both sides, and
+what the pictures show whether one of them is, under whatever name. Where samples name nothing, that
+is said: nothing found is then no proof.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from wdtrain.fields.jpeg import decode_jpeg
 from wdtrain.packing.duplicates import key_hash
 from wdtrain.packing.likeness import Prints, find_alike
 from wdtrain.packing.verify import PackingProgress, walk_blocks
+from wdtrain.store.foreign import ForeignBlock
 from wdtrain.store.manifest import Manifest, canonical
-from wdtrain.store.samples import BlockIndex
+from wdtrain.store.samples import AnyBlock, decode_row
 
 _PARTS: Final = {"background": "backgrounds", "cutout": "cut-outs"}
 _NEW_BACKGROUND: Final = ("val-new-seen", "val-new-new")
@@ -34,21 +35,25 @@ _SHOWN: Final = 5
 
 @dataclass
 class SplitParts:
-    """What one split holds: sample count, hashes of its backgrounds, cut-outs and pairs, and how
-    many samples do not name the one or the other."""
+    """What one split holds: sample count, hashes of its backgrounds, cut-outs, pairs and groups,
+    and how many samples name neither their group nor the one or the other part."""
 
     samples: int = 0
     backgrounds: set[int] = field(default_factory=set)
     cutouts: set[int] = field(default_factory=set)
     pairs: set[tuple[int, int]] = field(default_factory=set)
+    groups: set[int] = field(default_factory=set)
     unnamed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_PARTS, 0))
 
     def add(self, meta: dict[str, Any]) -> int:
-        """Counts a sample; the hash of its background, 0 where it names none."""
+        """Counts a sample; the hash of its group, or else of its background, 0 where it names
+        none."""
         self.samples += 1
         found = {name: part_hash(meta.get(name)) for name in _PARTS}
+        if group := part_hash(meta.get("group")):
+            self.groups.add(group)
         for name, part in found.items():
-            self.unnamed[name] += not part
+            self.unnamed[name] += not (part or group)
         background, cutout = found["background"], found["cutout"]
         if background:
             self.backgrounds.add(background)
@@ -56,7 +61,7 @@ class SplitParts:
             self.cutouts.add(cutout)
         if background and cutout:
             self.pairs.add((background, cutout))
-        return background
+        return group or background
 
 
 def part_hash(name: Any) -> int:
@@ -89,21 +94,24 @@ class Audit:
 
 @dataclass
 class _Seen:
-    """What is kept of all samples, in order: 8 bytes of key and of background, the key itself, and
-    the prints of the picture."""
+    """What is kept of all samples, in order: 8 bytes of key and of group or background, the key
+    itself, and the prints of the picture."""
 
     splits: dict[str, SplitParts]
+    image: str | None
     rows: dict[str, np.ndarray] = field(default_factory=dict)
     keys: list[np.ndarray] = field(default_factory=list)
     backgrounds: list[np.ndarray] = field(default_factory=list)
     prints: Prints = field(default_factory=Prints)
     samples: int = 0
 
-    def add(self, split: str, block: BlockIndex) -> None:
+    def add(self, split: str, block: AnyBlock) -> None:
         found = [self.splits[split].add(block.meta(row)) for row in range(block.num_samples)]
         self.backgrounds.append(np.array(found, np.uint64))
         self.keys.append(np.array([key.encode() for key in block.keys]))
-        self.prints.add([_overlay(block, row) for row in range(block.num_samples)])
+        if self.image is not None:
+            image, rows = self.image, range(block.num_samples)
+            self.prints.add([_picture(block, row, image) for row in rows])
         self.samples += block.num_samples
 
     def key(self, index: int) -> str:
@@ -115,14 +123,15 @@ class _Seen:
         raise IndexError(index)
 
 
-def _overlay(block: BlockIndex, row: int) -> np.ndarray:
+def _picture(block: AnyBlock, row: int, image: str) -> np.ndarray:
     """The picture of a sample, at 64 pixels or more a side."""
-    if block.manifest.encoding == "raw":
-        picture: np.ndarray = block.raw_arrays()[block.manifest.image][row]
-        return picture
+    manifest = block.manifest
+    field = manifest.fields[image]
+    if field.codec(manifest.encoding) != "jpeg" or isinstance(block, ForeignBlock):
+        return decode_row(block, row, fields=[image])[image]
     try:
         size = (_LOOKED_AT_PX, _LOOKED_AT_PX)
-        return decode_jpeg(block.members(row)[0], at_least=size, name="overlay")
+        return decode_jpeg(block.members(row)[list(manifest.fields).index(image)], at_least=size)
     except FieldError as error:
         raise DamagedSample(block.keys[row], str(error)) from error
 
@@ -133,7 +142,7 @@ def audit(manifest: Manifest, progress: PackingProgress) -> Audit:
     Reads every sample's JSON and picture; keeps some 150 bytes a sample and the different parts.
     Raises on damage.
     """
-    seen = _Seen(defaultdict(SplitParts))
+    seen = _Seen(defaultdict(SplitParts), next(iter(manifest.sums), None))
     for split in manifest.splits.values():
         first = seen.samples
         for _, _, block in walk_blocks(manifest, split):
@@ -187,6 +196,7 @@ def _leaks(parts: dict[str, SplitParts]) -> Iterator[str]:
             if name in _NEW_CUTOUT and other not in (*_NEW_CUTOUT, "val"):
                 yield from _shared(name, other, "cut-outs", held.cutouts & seen.cutouts)
             if name < other:
+                yield from _shared(name, other, "groups", held.groups & seen.groups)
                 yield from _shared(name, other, "pairs of parts", held.pairs & seen.pairs)
 
 
@@ -195,6 +205,7 @@ def _shared_by_choice(parts: dict[str, SplitParts]) -> Iterator[str]:
     train = parts.get("train", SplitParts())
     for name, held in parts.items():
         if name != "train":
+            yield from _shared(name, "train", "groups", held.groups & train.groups)
             yield from _shared(name, "train", "backgrounds", held.backgrounds & train.backgrounds)
             yield from _shared(name, "train", "cut-outs", held.cutouts & train.cutouts)
 
@@ -228,6 +239,9 @@ def _alike(seen: _Seen) -> _Looks:
     held_splits = {name: rows for name, rows in seen.rows.items() if name != "train"}
     if not len(trained) or not held_splits:
         return _Looks([], [], ["there is no second side: no picture is held out"])
+    if seen.image is None:
+        return _Looks([], [], ["there is no image: no sample was compared by its looks"])
+    named = "groups" if any(split.groups for split in seen.splits.values()) else "backgrounds"
     table = seen.prints.table()
     groups = np.concatenate(seen.backgrounds)
     for name, rows in held_splits.items():
@@ -251,8 +265,8 @@ def _alike(seen: _Seen) -> _Looks:
         if name in _SEEN_BACKGROUND:  # train has it too, whatever others look like
             continue
         for chosen, why in (
-            (first == second, "on the same background"),
-            (first != second, "though their backgrounds have other names"),
+            (first == second, f"of the same {named[:-1]}"),
+            (first != second, f"though their {named} have other names"),
         ):
             pairs = alike.similar[is_named & chosen]
             doubts += _pairs(seen, pairs, rows, f"{looks}, {why}: look at them")

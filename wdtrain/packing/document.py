@@ -11,13 +11,13 @@ from collections import Counter
 from typing import Any, Final
 
 from wdtrain.disk.failures import StoreError
-from wdtrain.fields import triple_of
+from wdtrain.fields import ImageField
 from wdtrain.packing.contents import FromFiles, contents_digest
-from wdtrain.packing.plan import Job, Plan
-from wdtrain.packing.prepare import OverlaySums
+from wdtrain.packing.plan import Job, Plan, field_entry
+from wdtrain.packing.prepare import PixelSums
 from wdtrain.packing.staging import Staging
 from wdtrain.store import manifest as manifests
-from wdtrain.store import version1
+from wdtrain.store.manifest import Manifest
 
 FOUND: Final = ("contents", "passed_over")
 """What stands in the manifest of a source and is not known before it is packed."""
@@ -29,7 +29,7 @@ def manifest_document(plan: Plan, work: Staging, jobs: list[Job]) -> dict[str, A
     shards in the manifest's order, each in its last edition."""
     splits: dict[str, dict[str, Any]] = {}
     rejects: list[tuple[str, str]] = []
-    sums = OverlaySums()
+    sums = {field.name: PixelSums() for field in plan.fields if isinstance(field, ImageField)}
     for job in jobs:
         summary = work.summary(job.edition)
         if summary is None:
@@ -43,26 +43,43 @@ def manifest_document(plan: Plan, work: Staging, jobs: list[Job]) -> dict[str, A
             split["samples"] += summary["samples"]
             split["shards"].append({k: summary[k] for k in _SHARD_FIELDS if summary.get(k)})
             if job.split == "train":
-                sums.merge(summary["sums"])
-    if not sums.pixels:
+                for name, of_shard in summary["sums"].items():
+                    sums[name].merge(of_shard)
+    if "train" not in splits:
         raise StoreError("every sample for training was rejected; mend the source")
     document = {
         "format": manifests.FORMAT,
-        "version": version1.VERSION,
+        "version": manifests.VERSION,
         "encoding": plan.settings.encoding,
         "compression": plan.settings.compression,
         "height": plan.settings.height,
         "width": plan.settings.width,
         "samples_per_block": plan.settings.samples_per_block,
-        "fields": _fields(plan),
         "splits": splits,
-        "overlay": _overlay(sums),
+        "statistics": {name: _statistics(of_image) for name, of_image in sums.items()},
         "rejects": _rejects(rejects),
         **plan.identity(),
+        "fields": _fields(plan),
     }
     document["source"] = {**document["source"], **_found(plan, work, jobs)}
     _check_complete(plan, document)
     return {**document, "digest": manifests.digest_of(document)}
+
+
+def identity_of(manifest: Manifest, plan: Plan) -> dict[str, Any]:
+    """What the identity of the plan was that a dataset was packed by, to be compared with that of
+    `plan`. Version 1 knew no `fit`: heights x widths were stretched to."""
+    settings, source = dict(manifest.settings), dict(manifest.source)
+    if manifest.version == 1:
+        source.pop("depth_format", None)
+        is_stretched = not settings.pop("keep_shape", False) and settings["resize"]
+        fit = "stretch" if is_stretched and plan.settings.fit == "stretch" else None
+        settings = {"splits": "deal", **settings, "fit": fit}
+    return {
+        "settings": settings,
+        "source": {name: of for name, of in source.items() if name not in FOUND},
+        "fields": [field_entry(field) for field in manifest.fields.values()],
+    }
 
 
 def _found(plan: Plan, work: Staging, jobs: list[Job]) -> dict[str, Any]:
@@ -77,32 +94,28 @@ def _found(plan: Plan, work: Staging, jobs: list[Job]) -> dict[str, Any]:
 
 
 def _check_complete(plan: Plan, document: dict[str, Any]) -> None:
-    """Every triple of the source is in a shard or in the rejects."""
+    """Every sample of the source is in a shard or in the rejects."""
     packed = sum(split["samples"] for split in document["splits"].values())
     assert packed + document["rejects"]["count"] == len(plan.source), "a sample went missing"
 
 
-def _fields(plan: Plan) -> dict[str, Any]:
-    """Member names, dtypes and shapes, and what the codes of a depth mean."""
-    shape = [plan.settings.height, plan.settings.width]
-    depth = plan.source.fields[2].format  # type: ignore[attr-defined]
-    suffixes = manifests.member_suffixes(triple_of(depth), plan.settings.encoding)
-    overlay, mask, depth_name, meta = suffixes
-    return {
-        "overlay": {"member": overlay, "dtype": "uint8", "shape": [*shape, 3]},
-        "mask": {"member": mask, "dtype": "uint8", "shape": shape},
-        "depth": {
-            "member": depth_name,
-            "dtype": str(depth.dtype),
-            "shape": shape,
-            **depth.as_dict(),
-        },
-        "meta": {"member": meta},
-    }
+def _fields(plan: Plan) -> list[dict[str, Any]]:
+    """The fields in stored order as they are declared, each with the name, the dtype and the shape
+    of its members, for readers that do not know its kind."""
+    settings = plan.settings
+    return [
+        {
+            **field_entry(field),
+            "member": field.member(settings.encoding),
+            "dtype": str(field.dtype),
+            "shape": list(field.shape(*settings.size)),
+        }
+        for field in plan.fields
+    ]
 
 
-def _overlay(sums: OverlaySums) -> dict[str, Any]:
-    """The whole-number sums of the train split's overlays, and what follows from them."""
+def _statistics(sums: PixelSums) -> dict[str, Any]:
+    """The whole-number sums of an image over the train split, and what follows from them."""
     entry = sums.as_dict()
     mean, std = manifests.mean_and_std(entry)
     return {**entry, "mean": list(mean), "std": list(std)}

@@ -6,14 +6,11 @@ job can be done again anywhere to the same bytes, so which engine ran it cannot 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 from wdtrain.packing.jobs import Rejects, ShardRunner
+from wdtrain.packing.options import PackingProgress
 from wdtrain.packing.plan import Job
-
-PackingProgress = Callable[[int, int], None]
-"""Called with (samples packed, samples in all), from the packing process."""
 
 
 class Engine(Protocol):

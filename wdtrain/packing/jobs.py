@@ -6,6 +6,7 @@ the count of rejected samples and stops when it goes above what is allowed.
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -13,14 +14,15 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from wdtrain.disk.failures import StoreError
+from wdtrain.fields import FieldError, ImageField
 from wdtrain.fields.announce import Prefetching, prefetched
-from wdtrain.fields.errors import FieldError
 from wdtrain.packing.contents import FromFiles, changed, named
 from wdtrain.packing.duplicates import key_hash
 from wdtrain.packing.plan import Job, Plan
-from wdtrain.packing.prepare import OverlaySums, prepare
+from wdtrain.packing.prepare import PixelSums, prepare
 from wdtrain.packing.shardfile import ImageBlocks, RawBlocks, ShardFile
 from wdtrain.packing.staging import Staging
+from wdtrain.store.manifest import member_suffixes
 
 _WATCH_EVERY: Final = 64
 _SHOWN_REJECTS: Final = 5
@@ -121,7 +123,7 @@ class ShardRunner:
             temporary.unlink(missing_ok=True)
 
     def _pack(self, job: Job, watch: StopSignal, temporary: Path) -> Outcome:
-        with ShardFile(temporary, zstd_level=self.plan.settings.zstd_level) as file:
+        with closing(ShardFile(temporary, zstd_level=self.plan.settings.zstd_level)) as file:
             filling = _Filling(self, file)
             try:
                 filling.fill(self.plan.rows(job), job.excluded, watch)
@@ -137,7 +139,7 @@ class ShardRunner:
             "bytes": num_bytes,
             "sha256": sha256,
             "blocks": file.blocks,
-            "sums": filling.sums.as_dict(),
+            "sums": {name: sums.as_dict() for name, sums in filling.sums.items()},
             "rejects": filling.rejects,
         }
         tables = {
@@ -164,23 +166,21 @@ class _Filling:
     def __init__(self, runner: ShardRunner, file: ShardFile) -> None:
         self._plan, self._file = runner.plan, file
         self._allowed_rejects = runner.allowed_rejects
-        self.sums = OverlaySums()
+        self.sums = {
+            field.name: PixelSums() for field in self._plan.fields if isinstance(field, ImageField)
+        }
         self.rejects: list[tuple[str, str]] = []
         self.kept: list[tuple[int, int]] = []
         self.files: list[tuple[int, int, int]] = []
         source = self._plan.source
         self._from_files = source if isinstance(source, FromFiles) else None
-        settings = self._plan.settings
+        samples, encoding = self._plan.settings.samples_per_block, self._plan.settings.encoding
+        names = [f".{suffix}".encode() for suffix in member_suffixes(self._plan.fields, encoding)]
         self.blocks: ImageBlocks | RawBlocks
-        if settings.encoding == "raw":
-            self.blocks = RawBlocks(
-                samples_per_block=settings.samples_per_block, folder=runner.work.folder
-            )
+        if encoding == "raw":
+            self.blocks = RawBlocks(names, samples_per_block=samples, folder=runner.work.folder)
         else:
-            self.blocks = ImageBlocks(
-                samples_per_block=settings.samples_per_block,
-                stored_png=settings.zstd_level is not None,
-            )
+            self.blocks = ImageBlocks(names, samples_per_block=samples)
 
     def fill(self, rows: np.ndarray, excluded: frozenset[int], watch: StopSignal) -> None:
         """Writes all samples; ends early when more are rejected than the whole dataset may lose."""
@@ -214,12 +214,13 @@ class _Filling:
         try:
             if is_duplicate:
                 raise FieldError("duplicate key: another sample of the source has it too")
-            sample = prepare(source, index, self._plan.settings)
+            sample = prepare(self._plan, index)
         except FieldError as error:
             self.rejects.append((source.key(index), str(error)))
             return
         self.kept.append((key_hash(sample.key), index))
-        self.sums.add(sample.overlay)
+        for name, picture in sample.images.items():
+            self.sums[name].add(picture)
         block = self.blocks.add(sample)
         if block is not None:
             self._file.add_block(block)

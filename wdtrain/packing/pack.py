@@ -7,58 +7,34 @@ when it is whole. So one process or eight, one machine or many, a second run or 
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, TypedDict, Unpack, overload
+from typing import Final, Unpack, overload
 
 from wdtrain.disk.failures import StoreError
 from wdtrain.disk.machine import usable_cores
 from wdtrain.fields.source import Source
 from wdtrain.packing import staging
 from wdtrain.packing.contents import FromFiles, changed_since, named, note_of
-from wdtrain.packing.document import FOUND, manifest_document
+from wdtrain.packing.document import identity_of, manifest_document
 from wdtrain.packing.duplicates import find_duplicates
-from wdtrain.packing.engine import Engine, PackingProgress
+from wdtrain.packing.engine import Engine
 from wdtrain.packing.jobs import Rejects, ShardRunner, TooManyRejects, mended_meanwhile
-from wdtrain.packing.options import check_options
+from wdtrain.packing.options import PackingKeywords, PackingOptions, PackingProgress, Say
 from wdtrain.packing.parts import PackingPart, PartDone
 from wdtrain.packing.plan import Job, Plan, make_plan, notes_on
 from wdtrain.packing.processes import ProcessEngine
-from wdtrain.packing.splits import Holdout
 from wdtrain.packing.staging import Finished, enter_plan, locked_staging
 from wdtrain.store import manifest as manifests
-from wdtrain.store.manifest import Manifest
+from wdtrain.store.manifest import VERSION, Manifest
 
 ENGINES: Final = ("processes", "ray")
 _SHOWN_REJECTS: Final = 5
-_BEFORE: Final = {"keep_shape": False, "splits": "deal"}
-"""What was so in every dataset before it became a setting."""
 _LOG: Final = logging.getLogger("wdtrain.packing")
-
-Say = Callable[[str], None]
-"""Called with a sentence that a person should read."""
-
-
-class Options(TypedDict, total=False):
-    """What may be chosen of a packing; `pack` says what each means."""
-
-    encoding: str
-    compression: str | None
-    size: int | tuple[int, int] | None
-    processes: int | None
-    seed: int
-    max_rejects: float
-    shard_samples: int | None
-    samples_per_block: int | None
-    jpeg_quality: int
-    holdout: Holdout | None
-    engine: str
-    splits: str
-    progress: PackingProgress | None
-    say: Say | None
 
 
 @overload
@@ -67,7 +43,7 @@ def pack(
     target: str | Path,
     *,
     part: None = None,
-    **options: Unpack[Options],
+    **options: Unpack[PackingKeywords],
 ) -> Manifest: ...
 
 
@@ -77,7 +53,7 @@ def pack(
     target: str | Path,
     *,
     part: tuple[int, int] | None,
-    **options: Unpack[Options],
+    **options: Unpack[PackingKeywords],
 ) -> Manifest | PartDone: ...
 
 
@@ -85,62 +61,43 @@ def pack(
     source: Source | Callable[[], Source],
     target: str | Path,
     *,
-    encoding: str = "image",
-    compression: str | None = None,
-    size: int | tuple[int, int] | None = None,
-    processes: int | None = None,
-    seed: int = 0,
-    max_rejects: float = 0.001,
-    shard_samples: int | None = None,
-    samples_per_block: int | None = None,
-    jpeg_quality: int = 90,
-    holdout: Holdout | None = None,
     part: tuple[int, int] | None = None,
-    engine: str = "processes",
-    splits: str = "auto",
-    progress: PackingProgress | None = None,
-    say: Say | None = None,
+    **options: Unpack[PackingKeywords],
+) -> Manifest | PartDone:
+    """As `pack_with`, the options as keywords: those of `PackingOptions`, by the same names."""
+    return pack_with(source, target, PackingOptions(part=part, **options))
+
+
+pack.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # help() lists them
+    [
+        *list(inspect.signature(pack).parameters.values())[:2],
+        *inspect.signature(PackingOptions).parameters.values(),
+    ]
+)
+
+
+def pack_with(
+    source: Source | Callable[[], Source], target: str | Path, options: PackingOptions
 ) -> Manifest | PartDone:
     """A dataset lies in `target`, whole, with every sample of the source in it or in its rejects.
 
     `source`: anything with the members of `Source`, or what opens one when it is called: processes
-    start meanwhile, where listing files takes its time. `size` is the shorter side in pixels, and
-    shapes are kept (those of another shape than the others are rejected), or (height, width), to
-    which all are brought, or None for the source's own. `compression`: "none" or "zstd:LEVEL", None
-    for what suits the encoding (image zstd:9, raw zstd:-1). `max_rejects` is the share of samples
-    that may be left out. `shard_samples` and `samples_per_block` None mean 8,192 and about 1 MiB,
-    fewer for a small source. `processes` None takes the usable cores; it changes no byte, nor does
-    `engine`: "processes" of this machine, or "ray" for tasks on a cluster that sees the target.
-
-    `part` (i, n) packs every n-th shard, from the i-th of 1..n: a `PartDone` comes back while
-    shards of other parts are missing, and the dataset of the part that finds them all there.
-    `splits`: "own" keeps folders named train, val and test, "deal" divides anew, "auto" keeps them
-    where every triple lies in one. `say` is told what a person should know; None: it is logged.
+    start meanwhile, where listing files takes its time. Neither the number of processes nor the
+    engine changes a byte. With a `part` a `PartDone` comes back while shards of other parts are
+    missing, and the dataset of the part that finds them all there.
 
     Packing again what is packed changes nothing; after a kill it goes on where it was. StoreError
     for a source or target that cannot be used, or files that changed since they were packed.
     """
-    check_options(locals())
-    share = None if part is None else PackingPart(*part)
-    with _engine(engine, processes) as running:
+    share = None if options.part is None else PackingPart(*options.part)
+    with _engine(options.engine, options.processes) as running:
         if callable(source):
             _start_early(running, Path(target))
             source = source()
-        plan = make_plan(
-            source,
-            encoding=encoding,
-            compression=compression,
-            size=size,
-            seed=seed,
-            shard_samples=shard_samples,
-            samples_per_block=samples_per_block,
-            jpeg_quality=jpeg_quality,
-            holdout=holdout or Holdout(),
-            splits=splits,
-        )
-        _tell(plan, Path(target), say or _LOG.warning)
-        most = int(max_rejects * len(source))
-        return _pack_plan(plan, Path(target), share, most, running, progress or _unseen)
+        plan = make_plan(source, options)
+        _tell(plan, Path(target), options.say or _LOG.warning)
+        most = int(options.max_rejects * len(source))
+        return _pack_plan(plan, Path(target), share, most, running, options.progress or _unseen)
 
 
 def _start_early(engine: Engine, target: Path) -> None:
@@ -153,7 +110,7 @@ def _tell(plan: Plan, target: Path, say: Say) -> None:
         say(text)
     if (target / manifests.MANIFEST_NAME).exists():
         manifest = Manifest.load(str(target))
-        if _is_older(manifest) and _identity(manifest) == plan.identity():
+        if _is_older(manifest) and identity_of(manifest, plan) == plan.identity():
             say(
                 f"{target} was packed by an older wdtrain, whose bytes may be others than those of "
                 "today; it is read as it is; remove it, or name another target, to pack anew"
@@ -161,13 +118,7 @@ def _tell(plan: Plan, target: Path, say: Say) -> None:
 
 
 def _is_older(manifest: Manifest) -> bool:
-    return not manifest.settings.keys() >= _BEFORE.keys()
-
-
-def _identity(manifest: Manifest) -> dict[str, Any]:
-    """What the plan's identity was that a dataset was packed by."""
-    source = {name: of for name, of in manifest.source.items() if name not in FOUND}
-    return {"settings": {**_BEFORE, **manifest.settings}, "source": source}
+    return manifest.version < VERSION
 
 
 def _unseen(done: int, total: int) -> None:
@@ -229,7 +180,7 @@ def _pack_plan(
 def _already_packed(target: Path, plan: Plan) -> Manifest:
     """The dataset that is there, if it is the one that the plan would make."""
     manifest = Manifest.load(str(target))
-    if _identity(manifest) != plan.identity():
+    if identity_of(manifest, plan) != plan.identity():
         told = " (or of an older wdtrain, which told folders in other words)"
         raise StoreError(
             f"{target} already holds a dataset of another source or other settings"

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any, Final
 
 import cv2
@@ -18,10 +18,14 @@ import simplejpeg
 import zstandard
 
 from wdtrain.disk.failures import StoreError
-from wdtrain.fields import Encoding, FieldError, pictures
-from wdtrain.fields.resize import size_for
-from wdtrain.fields.source import SPLITS, Source
+from wdtrain.fields import Encoding, Field, FieldError
+from wdtrain.fields.resize import Size, size_for
+from wdtrain.fields.source import SPLITS, Grouped, Source
+from wdtrain.packing.fit import FITS, misfit
+from wdtrain.packing.options import PackingOptions
+from wdtrain.packing.probing import Probe, anywhere, check_probes, commonest, spread
 from wdtrain.packing.splits import Deal, Holdout, Kept, different_parts, make_splitter
+from wdtrain.store.limits import max_key, most_free_bytes
 from wdtrain.store.manifest import canonical
 
 _BLOCK_BYTES: Final = 1 << 20
@@ -30,8 +34,8 @@ _WANTED_BLOCKS: Final = 64
 _SHARD_SAMPLES: Final = 8192
 _MIN_SHARD_SAMPLES: Final = 512
 _WANTED_SHARDS: Final = 16
-_NUM_PROBES: Final = 9
-_OVERHEAD_BYTES: Final = 4 * 512 + 512
+_HEADER_BYTES: Final = 512
+_JPEG_BYTES: Final = 0.5
 _MIN_LEVEL, _MAX_LEVEL = -7, 22
 _LOPSIDED: Final = 1.5
 _FEW_PARTS: Final = 5
@@ -50,13 +54,17 @@ class Settings:
     height: int
     width: int
     resize: bool
-    keep_shape: bool
+    fit: str | None
     jpeg_quality: int
     seed: int
     shard_samples: int
     samples_per_block: int
     holdout: Holdout
     splits: str
+
+    @property
+    def size(self) -> Size:
+        return self.height, self.width
 
     @property
     def zstd_level(self) -> int | None:
@@ -96,6 +104,38 @@ class Plan:
     settings: Settings
     deal: Deal
 
+    @cached_property
+    def declared(self) -> tuple[Field, ...]:
+        """The source's fields, as its samples have them."""
+        return self.source.fields
+
+    @cached_property
+    def fields(self) -> tuple[Field, ...]:
+        """Those as they are stored: where samples are padded, able to say so."""
+        is_padded = self.settings.fit == "pad"
+        return tuple(field.padded() if is_padded else field for field in self.declared)
+
+    @cached_property
+    def padded(self) -> frozenset[str]:
+        """Names of the fields that say unknown only since samples are padded."""
+        pairs = zip(self.fields, self.declared, strict=True)
+        return frozenset(field.name for field, declared in pairs if field != declared)
+
+    @cached_property
+    def longest_key(self) -> int:
+        """Letters that a key may have."""
+        return max_key(self.fields)
+
+    @cached_property
+    def most_free_bytes(self) -> int:
+        """What JPEGs and JSON of a sample may take together."""
+        return most_free_bytes(*self.settings.size, self.fields)
+
+    @cached_property
+    def grouped(self) -> Grouped | None:
+        """The source, where its samples come in groups."""
+        return self.source if isinstance(self.source, Grouped) else None
+
     def jobs(self) -> list[Job]:
         """The shards of all splits, in the manifest's order."""
         step = self.settings.shard_samples
@@ -113,7 +153,9 @@ class Plan:
 
     def identity(self) -> dict[str, Any]:
         """What tells this dataset from another: it stands in the manifest."""
-        return {"settings": self.settings.as_dict(), "source": source_entry(self.source)}
+        source = {**self.source.description, "samples": len(self.source)}
+        fields = [field_entry(field) for field in self.fields]
+        return {"settings": self.settings.as_dict(), "source": source, "fields": fields}
 
     def digest(self) -> str:
         """SHA-256 (hex) of the identity and of the libraries that the bytes depend on."""
@@ -121,10 +163,9 @@ class Plan:
         return hashlib.sha256(canonical([self.identity(), libraries])).hexdigest()
 
 
-def source_entry(source: Source) -> dict[str, Any]:
-    """The source as it stands in the manifest."""
-    format_entry = source.fields[2].format.as_dict()  # type: ignore[attr-defined]
-    return {**source.description, "samples": len(source), "depth_format": format_entry}
+def field_entry(field: Field) -> dict[str, Any]:
+    """A field as it is declared in the manifest."""
+    return {"name": field.name, **field.as_dict()}
 
 
 def parse_compression(text: str | None, encoding: str) -> str:
@@ -145,33 +186,16 @@ def parse_compression(text: str | None, encoding: str) -> str:
     return f"zstd:{level}"
 
 
-def probe_size(source: Source) -> tuple[int, int]:
-    """(height, width) of a source: the commonest of up to 9 samples spread over it."""
-    sizes: Counter[tuple[int, int]] = Counter()
-    reasons: list[str] = []
-    for index in dict.fromkeys(np.linspace(0, len(source) - 1, _NUM_PROBES).astype(int).tolist()):
-        try:
-            overlay = source.load(index).arrays["overlay"]
-            if isinstance(overlay, bytes):
-                sizes[pictures.read_picture_header(overlay, name="overlay").shown] += 1
-            else:
-                sizes[overlay.shape[0], overlay.shape[1]] += 1
-        except FieldError as error:
-            reasons.append(f"{source.key(index)}: {error}")
-    if not sizes:
-        raise StoreError(
-            f"none of {len(reasons)} samples tried can be used, the first: {reasons[0]}"
-        )
-    return sizes.most_common(1)[0][0]
-
-
 def choose_block(
-    *, encoding: Encoding, height: int, width: int, depth_bytes: int, samples: int
+    fields: tuple[Field, ...], *, encoding: Encoding, height: int, width: int, samples: int
 ) -> int:
     """Samples in a block: the power of two nearest below 1 MiB inflated, by an estimate of half a
     byte a pixel for a JPEG; fewer so that a small set has 64 blocks, but 8 at least."""
-    overlay_bytes = 3.0 if encoding == "raw" else 0.5
-    sample_bytes = height * width * (overlay_bytes + 1 + depth_bytes) + _OVERHEAD_BYTES
+    pixel_bytes = sum(
+        _JPEG_BYTES if field.codec(encoding) == "jpeg" else field.channels * field.dtype.itemsize
+        for field in fields
+    )
+    sample_bytes = height * width * pixel_bytes + (len(fields) + 2) * _HEADER_BYTES
     wanted = min(_BLOCK_BYTES / sample_bytes, samples / _WANTED_BLOCKS)
     return max(_MIN_BLOCK_SAMPLES, 1 << max(0, int(wanted).bit_length() - 1))
 
@@ -198,66 +222,76 @@ def own_split(source: Source, splits: str) -> Kept | None:
         )
     if division.outside:
         raise StoreError(
-            f"the source is divided ({division}), yet {division.outside:,} triples lie outside of "
+            f"the source is divided ({division}), yet {division.outside:,} samples lie outside of "
             f"these folders ({', '.join(division.first)}), so nothing says which split they are "
             "of; move them, or say --splits deal to throw all together and divide them anew"
         )
     return Kept(division.codes)
 
 
-def make_plan(
-    source: Source,
-    *,
-    encoding: str,
-    compression: str | None,
-    size: int | tuple[int, int] | None,
-    seed: int,
-    shard_samples: int | None,
-    samples_per_block: int | None,
-    jpeg_quality: int,
-    holdout: Holdout,
-    splits: str,
-) -> Plan:
+def make_plan(source: Source, options: PackingOptions) -> Plan:
     """The plan of packing a source; StoreError for options that cannot be met."""
-    if encoding not in ("image", "raw"):
-        raise StoreError(f"encoding {encoding!r} is not known; it must be image or raw")
-    if len(source) == 0:
-        raise StoreError("the source holds no samples; there is nothing to pack")
-    is_pair = isinstance(size, tuple | list)
-    try:
-        height, width = size_for((1, 1) if is_pair else probe_size(source), size)
-    except ValueError as error:
-        raise StoreError(str(error)) from error
-    if min(1 if number is None else number for number in (shard_samples, samples_per_block)) < 1:
-        raise StoreError("samples per shard and samples per block must be 1 or more")
-    if not 1 <= jpeg_quality <= 100:
-        raise StoreError(f"JPEG quality is {jpeg_quality}; it goes from 1 to 100")
-    block = samples_per_block or choose_block(
-        encoding=encoding,  # type: ignore[arg-type]
-        height=height,
-        width=width,
-        depth_bytes=source.fields[2].dtype.itemsize,
+    _check(source, options)
+    probes = spread(source)
+    height, width = _size(probes, options.size)
+    is_resized = options.size is not None or options.fit is not None
+    check_probes(
+        probes if options.fit is not None else [*probes, *anywhere(source)],
+        partial(misfit, size=(height, width), is_resized=is_resized, fit=options.fit),
         samples=len(source),
+        max_rejects=options.max_rejects,
     )
-    kept = own_split(source, splits)
+    encoding: Encoding = "raw" if options.encoding == "raw" else "image"
+    kept = own_split(source, options.splits)
+    holdout = options.holdout or Holdout()
     settings = Settings(
-        encoding=encoding,  # type: ignore[arg-type]
-        compression=parse_compression(compression, encoding),
+        encoding=encoding,
+        compression=parse_compression(options.compression, encoding),
         height=height,
         width=width,
-        resize=size is not None,
-        keep_shape=size is not None and not is_pair,
-        jpeg_quality=jpeg_quality,
-        seed=seed,
-        shard_samples=shard_samples or choose_shard(len(source)),
-        samples_per_block=block,
+        resize=is_resized,
+        fit=options.fit,
+        jpeg_quality=options.jpeg_quality,
+        seed=options.seed,
+        shard_samples=options.shard_samples or choose_shard(len(source)),
+        samples_per_block=options.samples_per_block
+        or choose_block(
+            source.fields, encoding=encoding, height=height, width=width, samples=len(source)
+        ),
         holdout=holdout,
         splits="deal" if kept is None else "own",
     )
-    deal = Deal(source, kept or make_splitter(source, holdout, seed), seed)
+    deal = Deal(source, kept or make_splitter(source, holdout, options.seed), options.seed)
     if deal.samples("train") == 0:
         raise StoreError("no sample is left for training; hold out fewer backgrounds or cut-outs")
     return Plan(source, settings, deal)
+
+
+def _check(source: Source, options: PackingOptions) -> None:
+    """StoreError for what cannot be packed, or not so, before any sample is looked at."""
+    if options.encoding not in ("image", "raw"):
+        raise StoreError(f"encoding {options.encoding!r} is not known; it must be image or raw")
+    if options.fit is not None and options.fit not in FITS:
+        raise StoreError(f"fit {options.fit!r} is not known; it must be {', '.join(FITS)}")
+    if len(source) == 0:
+        raise StoreError("the source holds no samples; there is nothing to pack")
+    names = [field.name for field in source.fields]
+    if not names or len(set(names)) < len(names):
+        raise StoreError(
+            f"the source's fields are {', '.join(names) or 'none'}; each needs a name of its own"
+        )
+    numbers = (options.shard_samples, options.samples_per_block)
+    if min(1 if number is None else number for number in numbers) < 1:
+        raise StoreError("samples per shard and samples per block must be 1 or more")
+    if not 1 <= options.jpeg_quality <= 100:
+        raise StoreError(f"JPEG quality is {options.jpeg_quality}; it goes from 1 to 100")
+
+
+def _size(probes: list[Probe], size: int | tuple[int, int] | None) -> Size:
+    try:
+        return size_for(commonest(probes), size)
+    except ValueError as error:
+        raise StoreError(str(error)) from error
 
 
 def notes_on(plan: Plan) -> list[str]:
@@ -270,7 +304,7 @@ def notes_on(plan: Plan) -> list[str]:
             "throws all together and divides it anew"
         )
     else:
-        notes += _lopsided(plan)
+        notes += _lopsided(plan) if plan.grouped is None else _lopsided_groups(plan)
     passed_over = getattr(plan.source, "passed_over", None)
     if passed_over is not None and passed_over.count:
         notes.append(str(passed_over))
@@ -294,6 +328,17 @@ def _lopsided(plan: Plan) -> list[str]:
         f"{held:.0%} of the samples are held out of training, {asked:.0%} were asked for: the "
         f"source names only {' and '.join(few)}, of which at least one is held out whole; if these "
         "are kinds and not single pictures, say --holdout-backgrounds 0 or --holdout-cutouts 0"
+    ]
+
+
+def _lopsided_groups(plan: Plan) -> list[str]:
+    """That another share is held out than was asked for: the groups are few, or of unlike sizes."""
+    held, asked = 1 - plan.deal.samples("train") / len(plan.source), plan.settings.holdout.samples
+    if asked / _LOPSIDED <= held <= asked * _LOPSIDED:
+        return []
+    return [
+        f"{held:.0%} of the samples are held out of training, {asked:.0%} were asked for "
+        "(--holdout-samples): a group lies whole on one side, and these are few or large"
     ]
 
 

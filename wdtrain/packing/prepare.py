@@ -1,199 +1,224 @@
-"""One triple, checked and brought to the dataset's size and encoding: as it will be stored.
+"""One sample, checked and brought to the dataset's size and encoding: as it will be stored.
 
-Owns the reasons for which a sample is rejected. The sums of an overlay are taken of what a reader
-will decode, that is of the decoded stored JPEG and not of the picture before it.
+Owns the reasons for which a sample is rejected, whatever its fields are. The sums of an image are
+taken of what a reader will decode, that is of the decoded stored JPEG and not of the picture before
+it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
 
-from wdtrain.fields import DepthFormat, FieldError, pictures, triple_of
-from wdtrain.fields.jpeg import decode_jpeg, decode_jpeg_scaled, encode_jpeg
-from wdtrain.fields.labels import shown_values
-from wdtrain.fields.mask import FOREGROUND
-from wdtrain.fields.resize import size_for
+from wdtrain.fields import Field, FieldError, ImageField, Sample, Value
+from wdtrain.fields.pictures import read_picture_header
+from wdtrain.fields.resize import Size
 from wdtrain.fields.sample import encode_meta
-from wdtrain.fields.source import Source
-from wdtrain.packing.plan import Settings
-from wdtrain.store.limits import KEY, max_key, most_free_bytes
+from wdtrain.packing.fit import Fit, fit_to, measured, misfit
+from wdtrain.packing.plan import Plan, Settings
+from wdtrain.store.limits import KEY
 from wdtrain.store.shrink import Resizer
-
-_COLOURS: Final = 3
-_FIELDS: Final = triple_of(DepthFormat())
 
 
 @dataclass(frozen=True)
 class PackedSample:
-    """A triple as it will be stored: arrays as a reader gets them, and in `jpeg` the overlay's
-    bytes where the encoding is `image`."""
+    """A sample as it will be stored, its fields in order. members: their bytes, none in a raw
+    dataset. arrays: contiguous, as a reader will get them. images: those of them that are one."""
 
     key: str
-    jpeg: bytes
-    overlay: np.ndarray
-    mask: np.ndarray
-    depth: np.ndarray
+    members: list[bytes]
+    arrays: list[np.ndarray]
+    images: dict[str, np.ndarray]
     meta: bytes
 
 
-def prepare(source: Source, index: int, settings: Settings) -> PackedSample:
+def prepare(plan: Plan, index: int) -> PackedSample:
     """The sample of an index, ready to be written; FieldError with the reason to reject it."""
-    check_key(source.key(index))
-    loaded = source.load(index)
-    check_key(loaded.key)
-    sample = _Triple(*loaded.arrays.values())  # type: ignore[arg-type]
-    _check_mask(sample.mask)
-    format_of_depth = source.fields[2].format  # type: ignore[attr-defined]
-    if settings.encoding == "raw":
-        jpeg, arrays = b"", _sized(sample, format_of_depth, settings)
-    else:
-        jpeg, arrays = _with_jpeg(sample, format_of_depth, settings)
-    overlay, mask, depth = (np.ascontiguousarray(array) for array in arrays)
-    meta = encode_meta(loaded.meta)
-    _check_room(len(jpeg) + len(meta), settings)
-    return PackedSample(loaded.key, jpeg, overlay, mask, depth, meta)
+    check_key(plan.source.key(index), plan.longest_key)
+    sample = plan.source.load(index)
+    check_key(sample.key, plan.longest_key)
+    members, arrays = zip(*_fitted(plan, sample), strict=True)
+    meta = encode_meta(_meta(plan, sample, index))
+    stored = list(zip(plan.fields, members, arrays, strict=True))
+    jpegs = (len(data) for field, data, _ in stored if field.codec("image") == "jpeg")
+    _check_room(sum(jpegs) + len(meta), plan)
+    images = {field.name: array for field, _, array in stored if isinstance(field, ImageField)}
+    return PackedSample(sample.key, list(members), list(arrays), images, meta)
 
 
-class _Triple(NamedTuple):
-    overlay: np.ndarray | bytes
-    mask: np.ndarray
-    depth: np.ndarray
-
-
-def _check_room(num_bytes: int, settings: Settings) -> None:
-    most = most_free_bytes(settings.height, settings.width, _FIELDS)
-    if num_bytes > most:
-        raise FieldError(
-            f"too large: its JPEG and JSON take {num_bytes:,} bytes, of which a reader takes "
-            f"{most:,} at this size; leave out metadata that training does not need"
-        )
-
-
-def _check_mask(mask: np.ndarray) -> None:
-    """FieldError for values that are no alpha: all are below foreground, and not all are 0."""
-    if mask.dtype == np.uint8 and 0 < mask.max(initial=0) < FOREGROUND:
-        raise FieldError(
-            f"mask without foreground: {shown_values(mask)} were found; foreground counts from "
-            f"{FOREGROUND}: an empty mask is 0 everywhere, and of labels triples.json says which "
-            'are foreground ({"mask": {"foreground": [1]}})'
-        )
-
-
-def check_key(key: str) -> None:
+def check_key(key: str, longest: int) -> None:
     """FieldError for a key that a reader of WebDataset would not give back as it is."""
     if not KEY.fullmatch(key):
         raise FieldError(
             f"key: {key!r} may hold only letters, digits, - and _ (a name in a WebDataset is cut "
             "at its first dot)"
         )
-    if len(key) > (most := max_key(_FIELDS)):
-        raise FieldError(f"key: {key!r} is longer than {most} characters")
+    if len(key) > longest:
+        raise FieldError(f"key: {key!r} is longer than {longest} characters")
 
 
-Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
+def _check_room(num_bytes: int, plan: Plan) -> None:
+    if num_bytes > plan.most_free_bytes:
+        raise FieldError(
+            f"too large: its JPEG and JSON take {num_bytes:,} bytes, of which a reader takes "
+            f"{plan.most_free_bytes:,} at this size; leave out metadata that training does not need"
+        )
 
 
-def _with_jpeg(sample: _Triple, depth: DepthFormat, settings: Settings) -> tuple[bytes, Arrays]:
-    """The stored JPEG and the arrays a reader gets. A JPEG that fits passes byte for byte, less its
-    EXIF, if that turns nothing, and less what lies behind its end."""
-    size = (settings.height, settings.width)
-    overlay = sample.overlay
-    if isinstance(overlay, bytes):
-        head = pictures.read_picture_header(overlay, name="overlay")
-        if head.shown == size and head.turn == 1 and head.channels == _COLOURS:
-            jpeg = pictures.plain_jpeg(overlay, name="overlay")
-            rgb = decode_jpeg(jpeg, name="overlay")
-            _check_arrays(rgb, sample, depth)
-            return jpeg, (rgb, sample.mask, sample.depth)
-    rgb, mask, codes = _sized(sample, depth, settings)
-    jpeg = encode_jpeg(rgb, settings.jpeg_quality)
-    return jpeg, (decode_jpeg(jpeg), mask, codes)
+def _meta(plan: Plan, sample: Sample, index: int) -> dict[str, Any]:
+    """What is kept of a sample; with its group, where the source has one and does not name it."""
+    if plan.grouped is None or "group" in sample.meta:
+        return sample.meta
+    group = int(plan.grouped.groups(np.array([index], np.int64))[0])
+    return sample.meta if group < 0 else {**sample.meta, "group": group}
 
 
-def _sized(sample: _Triple, depth: DepthFormat, settings: Settings) -> Arrays:
-    """The three arrays at the dataset's size; a larger JPEG is decoded at a fraction."""
-    size = (settings.height, settings.width)
-    overlay = sample.overlay
-    if isinstance(overlay, bytes):
-        head = pictures.read_picture_header(overlay, name="overlay")
-        full_size, eighths = head.shown, None
-        _check_size(full_size, sample, turn=head.turn)
-        _check_shape(full_size, settings)
-        if head.turn == 1 and head.channels <= _COLOURS:
-            plain = pictures.plain_jpeg(overlay, name="overlay")
-            rgb, eighths = decode_jpeg_scaled(plain, size, name="overlay")
+# ---------------------------------------------------------------------------- sizes
+
+
+def _fitted(plan: Plan, sample: Sample) -> Iterator[tuple[bytes, np.ndarray]]:
+    """Of each field in order: its member's bytes (none in a raw dataset), and the array that a
+    reader gets."""
+    settings, declared = plan.settings, plan.declared
+    values = _given(declared, sample)
+    kept = _kept_as_they_lie(declared, values, settings)
+    stored = _size_of_all(declared, values, dict.fromkeys(kept, settings.size))
+    if why := misfit(stored, settings.size, is_resized=settings.resize, fit=settings.fit):
+        raise FieldError(why)
+    for field in declared:
+        if field.name not in values:
+            values[field.name] = _missing(field, stored)
+    fit = fit_to(stored, settings.size, settings.fit)
+    for field in plan.fields:
+        value = values[field.name]
+        if isinstance(value, np.ndarray) and field.name in plan.padded:
+            value = field.cleared(value)
+        data = kept.get(field.name)
+        if data is None and stored == settings.size and settings.encoding == "image":
+            data = field.as_it_lies(value, settings.size)
+        if data is None:
+            yield _member(field, value, fit, settings)
         else:
-            rgb = pictures.read_rgb(overlay, name="overlay")
-    else:
-        rgb, full_size, eighths = overlay, overlay.shape[:2], None
-        _check_shape(full_size, settings)
-    _check_arrays(rgb, sample, depth, overlay_size=full_size)
-    from_rgb = Resizer(rgb.shape[:2], size, eighths=eighths)
-    from_stored = Resizer(full_size, size)
-    arrays = np.empty((1, *size, 3), np.uint8), np.empty((1, *size), np.uint8)
-    codes = np.empty((1, *size), depth.dtype)
-    from_rgb.shrink(np.ascontiguousarray(rgb)[None], arrays[0])
-    from_stored.shrink(np.ascontiguousarray(sample.mask)[None], arrays[1])
-    known = np.ascontiguousarray(sample.depth)[None]
-    from_stored.medians(known, codes, larger_is_nearer=depth.larger_is_nearer)
-    return arrays[0][0], arrays[1][0], codes[0]
+            yield data, field.decode_member(data, "image")
 
 
-def _check_shape(full_size: tuple[int, int], settings: Settings) -> None:
-    """FieldError for a picture that would have to be cut or squeezed without having been asked."""
-    size = (settings.height, settings.width)
-    if not settings.resize and full_size != size:
-        raise FieldError(f"wrong size: {full_size}, the others are {size}")
-    if settings.keep_shape and size_for(full_size, min(size)) != size:
+def _kept_as_they_lie(
+    fields: tuple[Field, ...], values: Mapping[str, Value], settings: Settings
+) -> dict[str, bytes]:
+    """The files that are members byte for byte, asked for before their sizes where all are to be of
+    the dataset's: so a JPEG's head is read once."""
+    found: dict[str, bytes] = {}
+    if settings.resize or settings.encoding == "raw":
+        return found
+    for field in fields:
+        if isinstance(value := values.get(field.name), bytes):
+            data = field.as_it_lies(value, settings.size)
+            found.update({} if data is None else {field.name: data})
+    return found
+
+
+def _given(fields: tuple[Field, ...], sample: Sample) -> dict[str, Value]:
+    """What a sample has, by field: arrays are checked."""
+    values = dict(sample.arrays)
+    for field in fields:
+        if isinstance(value := values.get(field.name), np.ndarray):
+            field.check(value)
+    if others := values.keys() - {field.name for field in fields}:
         raise FieldError(
-            f"wrong shape: {full_size} would be squeezed to {size}, the shape of the others; give "
-            "the size as height x width if that is wanted"
+            f"not declared: {min(others)!r}, of which the source's fields know nothing"
         )
+    return values
 
 
-def _check_arrays(
-    rgb: np.ndarray,
-    sample: _Triple,
-    depth: DepthFormat,
-    *,
-    overlay_size: tuple[int, ...] | None = None,
-) -> None:
-    if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
-        raise FieldError(f"overlay: {rgb.dtype} {rgb.shape}; uint8 [h, w, 3] is needed")
-    if sample.mask.dtype != np.uint8 or sample.depth.dtype != depth.dtype:
-        raise FieldError(
-            f"dtypes: mask {sample.mask.dtype}, depth {sample.depth.dtype}; "
-            f"uint8 and {depth.dtype} are needed"
-        )
-    _check_size(overlay_size or rgb.shape[:2], sample)
-
-
-def _check_size(overlay_size: tuple[int, ...], sample: _Triple, *, turn: int = 1) -> None:
-    shown = "" if turn == 1 else f" as its EXIF orientation {turn} shows it"
-    for name, shape in (("mask", sample.mask.shape), ("depth", sample.depth.shape)):
-        if shape != overlay_size:
+def _size_of_all(
+    fields: tuple[Field, ...], values: Mapping[str, Value], known: Mapping[str, Size]
+) -> Size:
+    """(height, width) of a sample, all of whose fields are of one size as they are shown; known:
+    of some of them, by name."""
+    there = [field for field in fields if field.name in values]
+    if not there:
+        raise FieldError("missing all: the sample has none of its fields")
+    sizes = {
+        field.name: known.get(field.name) or field.size_of(values[field.name]) for field in there
+    }
+    first = measured(there)
+    for name, size in sizes.items():
+        if size != sizes[first.name]:
             raise FieldError(
-                f"{name} of another size: {shape}, the overlay is {overlay_size}{shown}"
+                f"{name} of another size: {size}, the {first.name} is {sizes[first.name]}"
+                f"{_turn_of(first, values[first.name])}"
             )
+    return sizes[first.name]
 
 
-class OverlaySums:
-    """Whole-number sums over overlays: pixels, and per channel values and their squares."""
+def _turn_of(field: Field, value: Value) -> str:
+    turn = read_picture_header(value, name=field.name).turn if isinstance(value, bytes) else 1
+    return "" if turn == 1 else f" as its EXIF orientation {turn} shows it"
+
+
+def _missing(field: Field, size: Size) -> np.ndarray:
+    array = field.missing(*size)
+    if array is None:
+        raise FieldError(f"missing {field.name}: the sample has none")
+    return array
+
+
+def _member(field: Field, value: Value, fit: Fit, settings: Settings) -> tuple[bytes, np.ndarray]:
+    """The bytes of a member that is encoded here (none in a raw dataset), and the array that a
+    reader gets."""
+    array = np.ascontiguousarray(_brought(field, value, fit, settings.size))
+    if settings.encoding == "raw":
+        return b"", array
+    stored = settings.zstd_level is not None
+    data = field.encode(array, "image", stored=stored, quality=settings.jpeg_quality)
+    is_lossy = field.codec("image") == "jpeg"
+    return data, field.decode_member(data, "image") if is_lossy else array
+
+
+def _brought(field: Field, value: Value, fit: Fit, size: Size) -> np.ndarray:
+    """The array of a field at the dataset's size; a larger JPEG is decoded at a fraction, unless
+    only a part of it is kept."""
+    array, eighths = field.pixels_of(value, fit.lies.size if fit.is_whole else fit.stored)
+    if not fit.is_whole:
+        array, eighths = array[fit.kept.slices], None
+    array = _resized(field, array, fit.lies.size, eighths)
+    if fit.lies.size == size:
+        return array
+    padded = np.full(field.shape(*size), field.blank, field.dtype)
+    padded[fit.lies.slices] = array
+    return padded
+
+
+def _resized(field: Field, array: np.ndarray, size: Size, eighths: Size | None) -> np.ndarray:
+    if array.shape[:2] == size and eighths in (None, (8 * size[0], 8 * size[1])):
+        return array
+    target = np.empty((1, *field.shape(*size)), field.dtype)
+    resizer = Resizer((array.shape[0], array.shape[1]), size, eighths=eighths)
+    resizer.resize(field, np.ascontiguousarray(array)[None], target)
+    resized: np.ndarray = target[0]
+    return resized
+
+
+# ---------------------------------------------------------------------------- sums
+
+
+class PixelSums:
+    """Whole-number sums over pictures: pixels, and per channel values and their squares."""
 
     def __init__(self) -> None:
         self.pixels = 0
         self.total = [0, 0, 0]
         self.squares = [0, 0, 0]
 
-    def add(self, overlay: np.ndarray) -> None:
+    def add(self, picture: np.ndarray) -> None:
         """Adds uint8 [h, w, 3]. Exact: every partial sum is a whole number below 2**53."""
-        self.pixels += overlay.shape[0] * overlay.shape[1]
-        squares = cv2.multiply(overlay, overlay, dtype=cv2.CV_32F)
-        for sums, values in ((self.total, overlay), (self.squares, squares)):
+        self.pixels += picture.shape[0] * picture.shape[1]
+        squares = cv2.multiply(picture, picture, dtype=cv2.CV_32F)
+        for sums, values in ((self.total, picture), (self.squares, squares)):
             for channel, value in enumerate(cv2.sumElems(values)[:3]):
                 sums[channel] += int(value)
 

@@ -29,8 +29,9 @@ from typing import Any, Final
 import cv2
 
 from wdtrain.disk.failures import StoreError
-from wdtrain.packing.engine import PackingProgress, num_samples
+from wdtrain.packing.engine import num_samples
 from wdtrain.packing.jobs import Outcome, PackingStopped, Rejects, ShardRunner, StopSignal
+from wdtrain.packing.options import PackingProgress
 from wdtrain.packing.plan import Job
 
 _POLL_SECONDS: Final = 0.2

@@ -16,8 +16,9 @@ from typing import Any, Final
 import cv2
 
 from wdtrain.disk.failures import StoreError
-from wdtrain.packing.engine import PackingProgress, num_samples
+from wdtrain.packing.engine import num_samples
 from wdtrain.packing.jobs import Outcome, PackingStopped, Rejects, ShardRunner
+from wdtrain.packing.options import PackingProgress
 from wdtrain.packing.plan import Job
 
 try:

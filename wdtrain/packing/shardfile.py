@@ -12,18 +12,14 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 import xxhash
 
-from wdtrain.fields import DepthFormat, triple_of
 from wdtrain.fields.npy import encode_npy
-from wdtrain.fields.png import StoredPng, encode_png
 from wdtrain.packing.prepare import PackedSample
 from wdtrain.store import frames, tar
-from wdtrain.store.manifest import member_suffixes
 
 _SPOOL_BYTES: Final = 64 << 20
 
@@ -65,51 +61,23 @@ class ShardFile:
         self._sha256.update(data)
         self._num_bytes += len(data)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._file.close()
 
 
-_FIELDS = triple_of(DepthFormat())
-
-
 class ImageBlocks:
-    """Gathers samples into blocks of JPEG, PNG and JSON members."""
+    """Gathers samples into blocks of JPEG, PNG and JSON members; names: what follows their keys."""
 
-    def __init__(self, *, samples_per_block: int, stored_png: bool) -> None:
-        self._samples_per_block = samples_per_block
-        self._stored_png = stored_png
-        self._writers: dict[str, StoredPng] = {}
-        self._names = [f".{suffix}".encode() for suffix in member_suffixes(_FIELDS, "image")]
+    def __init__(self, names: list[bytes], *, samples_per_block: int) -> None:
+        self._names, self._samples_per_block = names, samples_per_block
         self._samples: list[bytes] = []
 
     def add(self, sample: PackedSample) -> bytes | None:
         """Takes a sample; gives a block when one is full."""
         key = sample.key.encode()
-        contents = (
-            sample.jpeg,
-            self._png("mask", sample.mask),
-            self._png("depth", sample.depth),
-            sample.meta,
-        )
-        members = zip(self._names, contents, strict=True)
+        members = zip(self._names, [*sample.members, sample.meta], strict=True)
         self._samples.append(b"".join(tar.member(key + name, data) for name, data in members))
         return self._take() if len(self._samples) == self._samples_per_block else None
-
-    def _png(self, name: str, gray: np.ndarray) -> bytes:
-        if not self._stored_png:
-            return encode_png(gray)
-        if name not in self._writers:
-            height, width = gray.shape
-            self._writers[name] = StoredPng(height, width, gray.dtype)
-        return self._writers[name].encode(gray)
 
     def rest(self) -> Iterator[bytes]:
         """The last, short block, if there is one."""
@@ -126,12 +94,12 @@ class ImageBlocks:
 
 
 class RawBlocks:
-    """Gathers the samples of a shard, then lays them out as arrays of one stride."""
+    """Gathers the samples of a shard, then lays them out as arrays of one stride; names: what
+    follows the keys of their members."""
 
-    def __init__(self, *, samples_per_block: int, folder: Path) -> None:
-        self._samples_per_block = samples_per_block
+    def __init__(self, names: list[bytes], *, samples_per_block: int, folder: Path) -> None:
+        self._names, self._samples_per_block = names, samples_per_block
         self._spool: Any = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES, dir=str(folder))  # noqa: SIM115
-        self._names = [f".{suffix}".encode() for suffix in member_suffixes(_FIELDS, "raw")]
         self._keys: list[bytes] = []
         self._metas: list[bytes] = []
         self._payload_bytes: list[int] = []
@@ -139,11 +107,10 @@ class RawBlocks:
 
     def add(self, sample: PackedSample) -> None:
         """Takes a sample; its block comes from `rest`."""
-        arrays = (sample.overlay, sample.mask, sample.depth)
         if not self._keys:
-            self._payload_bytes = [array.nbytes for array in arrays]
-            self._npy_headers = [encode_npy(array)[: -array.nbytes] for array in arrays]
-        for array in arrays:
+            self._payload_bytes = [array.nbytes for array in sample.arrays]
+            self._npy_headers = [encode_npy(array)[: -array.nbytes] for array in sample.arrays]
+        for array in sample.arrays:
             self._spool.write(array.data)
         self._keys.append(sample.key.encode())
         self._metas.append(sample.meta)

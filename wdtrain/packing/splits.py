@@ -1,8 +1,9 @@
 """Which split a sample belongs to, and which samples a shard holds.
 
-Backgrounds and cut-outs are held out by a keyed hash of their ids, so that training never holds a
-held-out one. The deal walks a keyed permutation of the source and keeps only the number of samples
-of each split in every 65,536 positions: the rows of any shard are found again from those counts.
+Backgrounds, cut-outs and groups are held out by a keyed hash of their ids, so that training never
+holds a held-out one. The deal walks a keyed permutation of the source and keeps only the number of
+samples of each split in every 65,536 positions: the rows of any shard are found again from those
+counts.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from wdtrain.fields.source import SPLITS
+from wdtrain.fields.source import SPLITS, Grouped
 from wdtrain.store.permutation import Permutation, keyed_hash, permutation_key
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ numbers. It bounds the memory of counting them."""
 @dataclass(frozen=True, kw_only=True)
 class Holdout:
     """Shares 0..1 of what training never sees: parts, pairs of known parts, and samples whose
-    source knows neither part."""
+    source knows neither part; of samples in groups, whole groups that make up that share."""
 
     backgrounds: float = 0.1
     cutouts: float = 0.1
@@ -71,18 +72,80 @@ def _threshold(values: np.ndarray | None, share: float, key: bytes) -> _Threshol
 
 
 @dataclass(frozen=True)
+class _Chosen:
+    """Holds out these values: sorted."""
+
+    values: np.ndarray
+
+    def holds_out(self, values: np.ndarray) -> np.ndarray:
+        return np.isin(values, self.values)
+
+
+def _held_groups(source: Source, share: float, key: bytes) -> _Chosen | _Threshold:
+    """Holds out whole groups that make up `share` of the samples in groups, to within half of the
+    smallest that is not held out: 1 to all but 1. They are taken in a keyed order, without those
+    that are too large. Too many to count are held out by their own share."""
+    found = _counted_groups(source)
+    if found is None:
+        return _threshold(None, share, key)
+    groups, counts = found
+    if share == 0 or len(groups) < 2:
+        return _Threshold(key, -1)
+    wanted, is_held = share * counts.sum(), np.zeros(len(groups), bool)
+    left = wanted
+    for place in np.argsort(keyed_hash(groups, key), kind="stable").tolist():
+        if counts[place] <= left:
+            is_held[place] = True
+            left -= counts[place]
+    others = np.flatnonzero(~is_held)
+    smallest = others[counts[others].argmin()]
+    if len(others) > 1 and (not is_held.any() or counts[smallest] < 2 * left):
+        is_held[smallest] = True
+    return _Chosen(groups[is_held])
+
+
+def _counted_groups(source: Source) -> tuple[np.ndarray, np.ndarray] | None:
+    """The sorted ids of groups and the samples in each; None where there are too many to count."""
+    groups, counts = np.empty(0, np.int64), np.empty(0, np.int64)
+    for indices in _ranges(len(source) if isinstance(source, Grouped) else 0):
+        ids = source.groups(indices)  # type: ignore[attr-defined]
+        more, of_more = np.unique(ids[ids >= 0], return_counts=True)
+        groups, places = np.unique(np.concatenate([groups, more]), return_inverse=True)
+        counts = np.bincount(places, np.concatenate([counts, of_more])).astype(np.int64)
+        if len(groups) > _EXACT:
+            return None
+    return groups, counts
+
+
+@dataclass(frozen=True)
 class Splitter:
-    """The split of each sample, from its parts: the same for all samples of a pair of parts."""
+    """The split of each sample: of one in a group from the group, of others from their parts, so
+    that it is the same for all samples of a pair of parts."""
 
     backgrounds: _Threshold
     cutouts: _Threshold
     pairs: _Threshold
     samples: _Threshold
+    groups: _Chosen | _Threshold
 
     def codes(
+        self,
+        indices: np.ndarray,
+        backgrounds: np.ndarray,
+        cutouts: np.ndarray,
+        groups: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """int8 [n] positions in SPLITS, of int64 [n] indices, part ids and group ids (-1: not
+        known)."""
+        codes = self._codes_of_parts(indices, backgrounds, cutouts)
+        if groups is None:
+            return codes
+        of_groups = np.where(self.groups.holds_out(groups), _VAL, 0)
+        return np.where(groups >= 0, of_groups, codes).astype(np.int8)
+
+    def _codes_of_parts(
         self, indices: np.ndarray, backgrounds: np.ndarray, cutouts: np.ndarray
     ) -> np.ndarray:
-        """int8 [n] positions in SPLITS, of int64 [n] indices and part ids (-1: not known)."""
         new_background = (backgrounds >= 0) & self.backgrounds.holds_out(backgrounds)
         new_cutout = (cutouts >= 0) & self.cutouts.holds_out(cutouts)
         codes = _CODE_OF_PARTS[new_background + 2 * new_cutout]
@@ -100,10 +163,8 @@ class Kept:
 
     split_codes: np.ndarray
 
-    def codes(
-        self, indices: np.ndarray, backgrounds: np.ndarray, cutouts: np.ndarray
-    ) -> np.ndarray:
-        """As `Splitter.codes`; the parts decide nothing."""
+    def codes(self, indices: np.ndarray, *parts: np.ndarray | None) -> np.ndarray:
+        """As `Splitter.codes`; parts and groups decide nothing."""
         codes: np.ndarray = self.split_codes[indices]
         return codes
 
@@ -122,6 +183,7 @@ def make_splitter(source: Source, holdout: Holdout, seed: int) -> Splitter:
         _threshold(cutouts, holdout.cutouts, permutation_key("holdout-cutouts", seed)),
         _threshold(None, holdout.pairs, permutation_key("holdout-pairs", seed)),
         _threshold(indices, holdout.samples, permutation_key("holdout-samples", seed)),
+        _held_groups(source, holdout.samples, permutation_key("holdout-groups", seed)),
     )
 
 
@@ -179,4 +241,5 @@ class Deal:
         start = number * CHUNK
         positions = np.arange(start, min(start + CHUNK, self._size), dtype=np.int64)
         indices = self._permutation.forward(positions)
-        return indices, self._splitter.codes(indices, *source.parts(indices))
+        groups = source.groups(indices) if isinstance(source, Grouped) else None
+        return indices, self._splitter.codes(indices, *source.parts(indices), groups)

@@ -9,23 +9,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from wdtrain.disk.failures import DamagedBlock, DamagedSample, StoreError
+from wdtrain.fields import MaskField
 from wdtrain.fields.mask import FOREGROUND
 from wdtrain.packing.duplicates import key_hash
-from wdtrain.packing.prepare import OverlaySums
+from wdtrain.packing.prepare import PixelSums
+from wdtrain.store.foreign import open_shard
 from wdtrain.store.manifest import Manifest, Shard, Split
-from wdtrain.store.samples import BlockIndex, decode_row, parse_block
+from wdtrain.store.samples import AnyBlock, decode_row, parse_block
 from wdtrain.store.shards import ShardReader
 
 PackingProgress = Callable[[int, int], None]
 
 
-def walk_blocks(manifest: Manifest, split: Split) -> Iterator[tuple[Shard, int, BlockIndex]]:
+def walk_blocks(manifest: Manifest, split: Split) -> Iterator[tuple[Shard, int, AnyBlock]]:
     """Every block of a split, parsed, with its shard and number; raises on the first damage."""
     for shard in split.shards:
-        with ShardReader(manifest.shard_url(shard), shard, manifest) as reader:
+        with open_shard(manifest.shard_url(shard), shard, manifest) as reader:
             for number in range(reader.num_blocks):
                 yield shard, number, parse_block(reader.read_block(number), manifest)
 
@@ -38,41 +39,43 @@ def verify(
 ) -> list[str]:
     """What is wrong with a dataset, one line each, naming shard, block or key; [] when whole.
 
-    negatives: counts the samples without foreground, by split.
+    negatives: counts the samples without foreground in any mask, by split.
     """
     check = _Check(manifest, progress, Counter() if negatives is None else negatives)
     for split in manifest.splits.values():
         for shard in split.shards:
             check.shard(shard, split.name)
-    if not check.problems and check.sums.as_dict() != _stored_sums(manifest):
-        check.problems.append(
-            "the overlays' sums differ from the manifest's, so its mean and std are not theirs "
-            "(is this JPEG decoder another than the packer's?)"
-        )
+    for name, sums in check.sums.items() if not check.problems else ():
+        if manifest.index is not None and sums.pixels != manifest.sums[name]["pixels"]:
+            continue  # those of a draw stand there
+        if any(manifest.sums[name][key] != value for key, value in sums.as_dict().items()):
+            check.problems.append(
+                f"the sums of {name} differ from the manifest's, so its mean and std are not of "
+                "these pictures (is this JPEG decoder another than the packer's?)"
+            )
     return check.problems
-
-
-def _stored_sums(manifest: Manifest) -> dict[str, Any]:
-    return {name: manifest.sums[manifest.image][name] for name in ("pixels", "sum", "square_sum")}
 
 
 @dataclass
 class _Check:
-    """The findings so far, and the sums of the train split's overlays."""
+    """The findings so far, and the sums of each image of the train split."""
 
     manifest: Manifest
     progress: PackingProgress
     negatives: Counter[str]
     problems: list[str] = field(default_factory=list)
-    sums: OverlaySums = field(default_factory=OverlaySums)
     done: int = 0
     keys: set[int] = field(default_factory=set)  # hashes of those of the shard
+
+    def __post_init__(self) -> None:
+        self.sums = {name: PixelSums() for name in self.manifest.sums}
+        self._masks = [one for one in self.manifest.fields.values() if isinstance(one, MaskField)]
 
     def shard(self, shard: Shard, split: str) -> None:
         url = self.manifest.shard_url(shard)
         self.keys.clear()
         try:
-            with ShardReader(url, shard, self.manifest) as reader:
+            with open_shard(url, shard, self.manifest) as reader:
                 num_problems = len(self.problems)
                 for number in range(reader.num_blocks):
                     self._block(reader, number, split)
@@ -108,13 +111,15 @@ class _Check:
         self.done += block.num_samples
         self.progress(self.done, self.manifest.samples)
 
-    def _sample(self, block: BlockIndex, row: int, place: str, split: str) -> None:
+    def _sample(self, block: AnyBlock, row: int, place: str, split: str) -> None:
         try:
             arrays = decode_row(block, row)
             block.meta(row)
         except DamagedSample as error:
             self.problems.append(f"{place}: {error}")
             return
-        self.negatives[split] += int(arrays["mask"].max() < FOREGROUND)
+        is_negative = all(arrays[mask.name].max() < FOREGROUND for mask in self._masks)
+        self.negatives[split] += bool(self._masks) and is_negative
         if split == "train":
-            self.sums.add(arrays[self.manifest.image])
+            for name, sums in self.sums.items():
+                sums.add(arrays[name])

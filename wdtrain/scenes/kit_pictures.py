@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 
 from wdtrain.disk.sourcefiles import read_regular
+from wdtrain.fields import levels
 from wdtrain.fields.errors import FieldError
-from wdtrain.fields.pictures import read_rgb, read_unchanged
+from wdtrain.fields.levels import read_rgb
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -73,22 +74,17 @@ def read_background(path: Path, size: int) -> np.ndarray:
 
 def read_cutout(path: Path) -> np.ndarray:
     """uint8 [h, w, 4] RGBA, cropped to where alpha is not 0: its last row touches the ground."""
-    pixels = read_unchanged(_bytes_of(path), name=path.name)
-    if pixels.ndim != 3 or pixels.shape[2] != 4:
+    found = levels.read(_bytes_of(path), file=path.name)
+    alpha = found.alpha_bytes()
+    if alpha is None:
         raise FieldError(
             f"{path.name} has no alpha channel, so its outline is unknown; save the cut-out as a "
             "PNG with transparency"
         )
-    if pixels.dtype == np.uint16:
-        pixels = (pixels >> 8).astype(np.uint8)
-    if pixels.dtype != np.uint8:
-        raise FieldError(
-            f"{path.name} holds {pixels.dtype} values, whose range nothing says; save the cut-out "
-            "as a PNG of 8 or 16 bits with transparency"
-        )
-    inside = pixels[..., 3] >= 8
-    if not (pixels[..., 3] >= 128).any():
+    inside = alpha >= 8
+    if not (alpha >= 128).any():
         raise FieldError(f"{path.name} is transparent everywhere; there is nothing to place")
     rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+    pixels = np.dstack([found.colours(file=path.name), alpha])
     cropped = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return np.ascontiguousarray(cropped[..., [2, 1, 0, 3]])
+    return np.ascontiguousarray(cropped)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from wdtrain.fields import DepthFormat, FieldError, Sample, triple_of
+from wdtrain.fields import DepthFormat, Field, FieldError, Sample, triple_of
 from wdtrain.fields.mask import FOREGROUND
 from wdtrain.scenes.difficulty import Difficulty
 from wdtrain.scenes.figures import TALLEST, Figure, build_figure
@@ -22,6 +22,7 @@ from wdtrain.scenes.keyed import generator
 from wdtrain.scenes.pasting import Layer, Spot, paste, visible_fraction
 from wdtrain.scenes.product import Product, Scene, Shelf, shelf_places
 from wdtrain.scenes.rooms import Background, build_background
+from wdtrain.scenes.scene_classes import LABELS, label_map
 
 LEAST_VISIBLE_SHARE = 0.6
 SMALLEST_SIZE = 16
@@ -34,7 +35,9 @@ class Playground:
     difficulty: 0 (plain) to 1 (hard). backgrounds, cutouts: how many there are; if not given, one
     background for ten triples (100 to 1,000) and one figure for fifty (100 to 400), so that a
     network meets enough rooms to learn what rooms are. Depth is metric, 0.5 to 20 m, exact up to
-    its 8 bits; what is farther, the sky too, has the largest code. Memory: up to 0.5 GiB of parts.
+    its 8 bits; what is farther, the sky too, has the largest code. labels: there is a fourth field,
+    the class of each pixel (`scene_classes.LABELS`); the others stay what they are. Memory: up to
+    0.5 GiB of parts.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Playground:
         cutouts: int | None = None,
         placements: int = 20,
         fresh: bool = False,
+        labels: bool = False,
     ) -> None:
         if count < 1 or size < SMALLEST_SIZE:
             raise ValueError(
@@ -57,10 +61,12 @@ class Playground:
         self.size, self.seed = size, seed
         self.knob, self.difficulty = difficulty, Difficulty.of(difficulty)
         self.depth_format = DepthFormat(kind="metric")
-        self.fields = triple_of(self.depth_format)
+        self.fields: tuple[Field, ...] = triple_of(self.depth_format)
+        if labels:
+            self.fields += (LABELS,)
         self._count = count
         self._product = None if fresh else _product(count, backgrounds, cutouts, placements, seed)
-        self._backgrounds = Shelf(self._background, shelf_places(20 * size * size))
+        self._backgrounds = Shelf(self._background, shelf_places(21 * size * size))
         self._figures = Shelf(self._figure, shelf_places(50 * size * size))
 
     @property
@@ -68,6 +74,7 @@ class Playground:
         """What the scenes depend on: two playgrounds with the same description are the same."""
         product = self._product
         parts = {} if product is None else product.describe()
+        labels = {"labels": True} if LABELS in self.fields else {}
         return {
             "name": "playground",
             "version": 1,
@@ -77,6 +84,7 @@ class Playground:
             "seed": self.seed,
             "fresh": product is None,
             **parts,
+            **labels,
         }
 
     def __len__(self) -> int:
@@ -125,6 +133,8 @@ class Playground:
         }
         overlay = develop(rng, rgb, self.difficulty)
         arrays = {"overlay": overlay, "mask": mask, "depth": self.depth_format.encode(depth)}
+        if LABELS in self.fields:
+            arrays[LABELS.name] = label_map(background.labels, mask)
         return Sample(self.key(index), arrays, meta)
 
     def _scene(self, index: int) -> Scene:

@@ -1,8 +1,9 @@
-"""Backgrounds of the playground: rooms and landscapes with boxes, and their exact depth.
+"""Backgrounds of the playground: rooms and landscapes with boxes, their exact depth and classes.
 
 Everything is written as inverse depth along the ray of a pixel's centre: a plane n.p = o is seen at
 1/Z = (n.d) / o, and the nearest surface is the largest value, so a room is a maximum over planes.
-Each pixel is painted once, by the surface that it shows, in that surface's own metres.
+Each pixel is painted once, by the surface that its centre shows, in that surface's own metres; its
+depth and its class are that surface's too, so all three have their edges in the same place.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from wdtrain.scenes.camera import Camera
 from wdtrain.scenes.difficulty import Difficulty
 from wdtrain.scenes.keyed import generator
+from wdtrain.scenes.scene_classes import class_id
 from wdtrain.scenes.textures import Texture, any_palette, draw_colours
 
 SKY_DEPTH_M = 1000.0
@@ -23,11 +25,15 @@ _LEAST_ROOM_M = 3.3  # the widest figure must fit in front of the back wall
 
 @dataclass(frozen=True)
 class Background:
-    """rgb: float32 [size, size, 3] in 0..1; depth: float32 [size, size] in metres."""
+    """rgb: float32 [size, size, 3] in 0..1; depth: float32 [size, size] in metres.
+
+    labels: uint8 [size, size], ids of `scene_classes.CLASSES`.
+    """
 
     camera: Camera
     rgb: np.ndarray
     depth: np.ndarray
+    labels: np.ndarray
     haze: np.ndarray
     haze_per_m: float
     kind: str
@@ -77,7 +83,7 @@ def _draw_camera(rng: np.random.Generator, size: int, spread: float) -> Camera:
 
 
 class _Scene:
-    """A picture being built: inverse depth and, per surface, the pixels that show it."""
+    """A picture being built: inverse depth, classes and, per surface, the pixels that show it."""
 
     def __init__(self, rng: np.random.Generator, camera: Camera, difficulty: Difficulty) -> None:
         self.rng, self.camera, self.difficulty = rng, camera, difficulty
@@ -85,6 +91,7 @@ class _Scene:
         self.dx, self.dy = across[None, :], down[:, None]
         self.inverse = np.full((camera.size, camera.size), 1 / SKY_DEPTH_M, np.float32)
         self.runner_up = self.inverse.copy()
+        self.labels = np.full(self.inverse.shape, class_id("sky"), np.uint8)
         self.surfaces: list[_Surface] = []
         self.near_m = camera.ground_depth(camera.size)
         self.back_m = max(
@@ -92,10 +99,12 @@ class _Scene:
         )
         self.enclosed = False
 
-    def _show(self, inverse: np.ndarray, **surface: object) -> None:
+    def _show(self, name: str, inverse: np.ndarray, **surface: object) -> None:
+        """Add a surface of the class `name`, seen where it is the nearest so far."""
         seen = inverse > self.inverse
         self.runner_up = np.where(seen, self.inverse, np.maximum(self.runner_up, inverse))
         self.inverse = np.where(seen, inverse, self.inverse)
+        self.labels[seen] = class_id(name)
         self.surfaces.append(_Surface(seen=seen, **surface))  # type: ignore[arg-type]
 
     def add_room(self) -> None:
@@ -103,18 +112,19 @@ class _Scene:
         rng, height = self.rng, self.camera.height_m
         turn = rng.uniform(-0.5, 0.5) * self.difficulty.camera_spread
         cos, sin = math.cos(turn), math.sin(turn)
-        ceiling = max(rng.uniform(2.2, 3.6), height + 0.5) - height
+        top = max(rng.uniform(2.2, 3.6), height + 0.5) - height
         wall = Texture.draw(rng, "wall")
         planes = [
-            ((0.0, 1.0, 0.0), height, rng.uniform(0.85, 1.1), Texture.draw(rng, "floor")),
-            ((0.0, -1.0, 0.0), ceiling, rng.uniform(0.95, 1.2), Texture.draw(rng, "ceiling")),
-            ((sin, 0.0, cos), self.back_m, rng.uniform(0.8, 1.1), wall),
-            ((-cos, 0.0, sin), rng.uniform(1.5, 3.8), rng.uniform(0.65, 0.9), wall),
-            ((cos, 0.0, -sin), rng.uniform(1.5, 3.8), rng.uniform(0.8, 1.05), wall),
+            ("floor", (0, 1, 0), height, rng.uniform(0.85, 1.1), Texture.draw(rng, "floor")),
+            ("ceiling", (0, -1, 0), top, rng.uniform(0.95, 1.2), Texture.draw(rng, "ceiling")),
+            ("wall", (sin, 0.0, cos), self.back_m, rng.uniform(0.8, 1.1), wall),
+            ("wall", (-cos, 0.0, sin), rng.uniform(1.5, 3.8), rng.uniform(0.65, 0.9), wall),
+            ("wall", (cos, 0.0, -sin), rng.uniform(1.5, 3.8), rng.uniform(0.8, 1.05), wall),
         ]
-        for normal, offset, light, texture in planes:
+        for name, normal, offset, light, texture in planes:
             level = normal[1] != 0
             self._show(
+                name,
                 (normal[0] * self.dx + normal[1] * self.dy + normal[2]) / np.float32(offset),
                 texture=texture,
                 light=light,
@@ -129,6 +139,7 @@ class _Scene:
         """A ground plane to the horizon, one to three ridges, and the sky behind."""
         rng = self.rng
         self._show(
+            "ground",
             self.dy / np.float32(self.camera.height_m) + 0 * self.dx,
             texture=Texture.draw(rng, "ground", coarse=1.5),
             light=1.0,
@@ -141,6 +152,7 @@ class _Scene:
             line = sum(np.sin(rate * ridge_m * self.dx + phase) / rate for rate, phase in waves)
             top = rng.uniform(0.02, 0.2) + 0.08 * line
             self._show(
+                "ridge",
                 np.where(-self.dy < top, np.float32(1 / ridge_m), np.float32(0)),
                 texture=Texture.draw(rng, "ridge", coarse=2.0),
                 light=rng.uniform(0.7, 1.1),
@@ -189,6 +201,7 @@ class _Scene:
         for axis in range(3):
             inverse = np.where(hit & (face == axis), 1 / np.maximum(nearest, 0.2), 0)
             self._show(
+                "box",
                 inverse.astype(np.float32),
                 texture=texture,
                 light=float(lights[axis]),
@@ -217,7 +230,7 @@ class _Scene:
         haze_per_m = rng.uniform(0.03, 0.06)
         clear = np.exp(-np.minimum(depth, 30) * np.float32(haze_per_m))[..., None]
         rgb = np.clip(rgb * clear + haze * (1 - clear), 0, 1).astype(np.float32)
-        return Background(self.camera, rgb, depth, haze, haze_per_m, kind)
+        return Background(self.camera, rgb, depth, self.labels, haze, haze_per_m, kind)
 
     def _paint(
         self, surface: _Surface, shown: np.ndarray, depth: np.ndarray, lamp: tuple[float, ...]

@@ -21,12 +21,14 @@ from wdtrain.disk.failures import StoreError
 from wdtrain.disk.sourcefiles import bytes_or_none, content_of, read_regular, signal_of
 from wdtrain.fields import DepthFormat, FieldError, Sample, triple_of
 from wdtrain.fields.announce import prefetched
-from wdtrain.fields.pictures import read_rgb, read_unchanged, turned_like
+from wdtrain.fields.image import ImageField
+from wdtrain.fields.pictures import turned_like
 from wdtrain.fields.png import decode_fast_png
 from wdtrain.fields.sample import decode_meta
 from wdtrain.sources.declared import read_declared
 from wdtrain.sources.division import Division, division_of
 from wdtrain.sources.listing import NO_OVERLAY, OVERLAY_SUFFIXES, list_folder
+from wdtrain.sources.reading import begin_to_read
 
 TRIPLES: Final = "triples.json"
 UNFINISHED: Final = ".triples-started.json"
@@ -36,8 +38,8 @@ _MASK_DTYPE: Final = np.dtype(np.uint8)
 _NUM_PROBES: Final = 100
 _MEMBERS: Final = ("overlay", "mask", "depth", "json")
 _OVERLAYS: Final = tuple(OVERLAY_SUFFIXES.values())
+_OVERLAY: Final = ImageField("overlay")
 _JPEGS: Final = (".overlay.jpg", ".overlay.jpeg", ".overlay.jpe", ".overlay.jfif")
-_CAN_ADVISE: Final = hasattr(os, "posix_fadvise")
 
 
 def declaration(folder: Path) -> dict[str, Any]:
@@ -74,7 +76,8 @@ class FolderSource:
         if not len(self._names):
             raise StoreError(
                 f"{folder} holds no triples: no file in it is named KEY.overlay.jpg (with "
-                "KEY.mask.png and KEY.depth.png beside it)"
+                "KEY.mask.png and KEY.depth.png beside it); say with --field or --layout how its "
+                "files lie"
             )
         declared = declaration(self._folder)
         self.declares_depth = "depth" in declared
@@ -124,7 +127,7 @@ class FolderSource:
     def prefetch(self, index: int) -> None:
         """Begins to read the files of a sample that is loaded soon, without waiting for them."""
         for path in self._paths(index):
-            _begin_to_read(path)
+            begin_to_read(path)
 
     def signal(self, index: int) -> int:
         """See `contents.FromFiles`."""
@@ -223,8 +226,9 @@ class FolderSource:
             is_deep = len(header) > _PNG_BITS_AT and header[_PNG_BITS_AT] == 16
             return DepthFormat(kind="relative", bits=16 if is_deep else 8)
         raise StoreError(
-            f"{self._folder} holds no depth: no KEY.depth.png lies beside its overlays; make the "
-            "depth first (tools/make-triples compose --depth lift does so for photos)"
+            f"{self._folder} holds no depth: no KEY.depth.png lies beside its overlays; declare "
+            "what there is with --field, or make the depth of photos (tools/make-triples compose "
+            "--depth lift)"
         )
 
     def _read_parts(self, has_json: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -240,7 +244,7 @@ class FolderSource:
         return parts[0], parts[1]
 
     def _expect_meta(self, index: int) -> None:
-        _begin_to_read(self._path(index, ".json"))
+        begin_to_read(self._path(index, ".json"))
 
 
 def _is_of(suffix: str, member: str, usual: str) -> bool:
@@ -257,22 +261,6 @@ def _digest(*parts: np.ndarray) -> str:
     return xxhash.xxh3_128_hexdigest(b"".join(part.tobytes() for part in parts))
 
 
-def _begin_to_read(path: bytes) -> None:
-    """The system reads a file into its memory meanwhile. One that cannot be opened is found again,
-    and rejected with its reason, at load. Cold files on a local disk: 8.6 s -> 1.4 s for 80,000."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError:
-        return
-    try:
-        if _CAN_ADVISE:
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
-    except OSError:  # a pipe, which is no file: found again at load
-        return
-    finally:
-        os.close(descriptor)
-
-
 def _part_id(name: Any) -> int:
     """63 bits of a part's name (text or number)."""
     text = encode_basestring_ascii(name) if isinstance(name, str) else json.dumps(name)
@@ -281,31 +269,4 @@ def _part_id(name: Any) -> int:
 
 def _overlay(data: bytes, suffix: str) -> bytes | np.ndarray:
     """An overlay as it is packed: the bytes of a JPEG, or uint8 [h, w, 3] RGB."""
-    if suffix in _JPEGS:
-        return data
-    if suffix == ".overlay.png":
-        return _decode_overlay_png(data)
-    return _decode_overlay_picture(data)
-
-
-def _decode_overlay_picture(data: bytes) -> np.ndarray:
-    """uint8 [h, w, 3] RGB of a picture of another format (WebP, TIFF, BMP)."""
-    pixels = read_unchanged(data, name="overlay")
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
-        raise FieldError(
-            f"overlay of another kind: {pixels.dtype} {pixels.shape}; 8-bit RGB is needed; convert "
-            "it"
-        )
-    return np.ascontiguousarray(pixels[..., ::-1])
-
-
-def _decode_overlay_png(data: bytes) -> np.ndarray:
-    """uint8 [h, w, 3] RGB of an 8-bit RGB PNG; any other PNG is refused by name."""
-    if len(data) < 33 or data[:4] != b"\x89PNG":
-        raise FieldError("overlay is not a PNG")
-    if (data[24], data[25]) != (8, 2):
-        raise FieldError(
-            f"overlay PNG: {data[24]} bits of colour type {data[25]}; 8-bit RGB (type 2) is "
-            "needed; convert it"
-        )
-    return read_rgb(data, name="overlay")
+    return data if suffix in _JPEGS else _OVERLAY.read(data, file="overlay")
