@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from wdtrain.disk.failures import StoreError
 from wdtrain.disk.sourcefiles import read_regular
 from wdtrain.fields import DepthField, FieldError, Sample, levels, npy
 from wdtrain.fields.errors import AmbiguousError
+from wdtrain.fields.resize import Size
 from wdtrain.fields.source import Source
 from wdtrain.sources.families import KIND_OF, Family, families_in, with_partner
 from wdtrain.sources.field_options import FieldOption
@@ -81,6 +83,17 @@ def advice(
     if declared and isinstance(source, PatternSource | TarSource):
         return _with_answers(text, source, declared, layout) or suggested(text)
     return suggested(text)
+
+
+def uneven(text: str, declared: Sequence[FieldOption], layout: str | None) -> Size | None:
+    """The commonest (height, width) of some samples, where they are not all of one size."""
+    source = open_source(text, declared, layout)
+    sizes: Counter[Size] = Counter()
+    for index in _spread(len(source), FILES_READ):
+        with contextlib.suppress(FieldError):
+            arrays = source.load(index).arrays
+            sizes.update([field.size_of(arrays[field.name]) for field in source.fields[:1]])
+    return sizes.most_common(1)[0][0] if len(sizes) > 1 else None
 
 
 def _check(source: Source, sample: Sample) -> None:
