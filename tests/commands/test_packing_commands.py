@@ -13,6 +13,7 @@ import cv2
 import pytest
 
 from tests.disks import Disks, write_folder
+from tests.store.datasets import MANY, write_dataset
 from wdtrain.commands import inspect_shards, pack_shards
 from wdtrain.packing.pack import pack
 from wdtrain.store.manifest import Manifest
@@ -187,6 +188,25 @@ def test_bad_questions_are_one_clear_error(
         error = capsys.readouterr().err
         assert error.startswith("error: ")
         assert words in error
+
+
+def test_show_tells_every_field_with_what_is_declared_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_dataset(tmp_path / "set", MANY)
+    assert inspect_shards.main(["show", str(tmp_path / "set")]) == 0
+    shown = capsys.readouterr().out
+    for wanted in (
+        "left",
+        "KEY.left.jpg",
+        "things",
+        "classes=300 bits=16",
+        "lossless=True",
+        "kind=inverse",
+        "partly=True",
+        "rear mean (train, red green blue): 0.0059",
+    ):
+        assert wanted in shown  # fmt: skip
 
 
 def test_show_lists_rejects_with_their_reasons(

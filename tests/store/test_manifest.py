@@ -15,6 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.store.datasets import MANY, document_of, manifest_of
+from tests.store.test_version1 import FOLDER
 from wdtrain.disk.failures import StoreError
 from wdtrain.packing.verify import walk_blocks
 from wdtrain.store.manifest import Manifest, digest_of, mean_and_std, parse_manifest
@@ -56,12 +58,9 @@ def test_mean_and_std_are_those_of_the_decoded_train_split(packed: Packed) -> No
             for row in range(block.num_samples)
         ]
         values = np.stack(overlays).reshape(-1, 3) / 255
-        np.testing.assert_allclose(
-            manifest.mean_and_std(manifest.image)[0], values.mean(0), rtol=1e-12
-        )
-        np.testing.assert_allclose(
-            manifest.mean_and_std(manifest.image)[1], values.std(0), rtol=1e-9
-        )
+        mean, std = manifest.mean_and_std(manifest.image)
+        np.testing.assert_allclose(mean, values.mean(0), rtol=1e-12)
+        np.testing.assert_allclose(std, values.std(0), rtol=1e-9)
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 255)] * 3), min_size=1, max_size=40))
@@ -110,14 +109,6 @@ WRONG = {
     "width": [0, 65_536, 1.5],
     "samples_per_block": [0, -1, 1.5, "16", 2**22, None],
     "fields": [None, [], {}],
-    "fields.overlay.member": ["overlay.png", "/etc/passwd", 5],
-    "fields.overlay.shape": [[24, 32], [24, 32, 4], [32, 24, 3], "x"],
-    "fields.mask.dtype": ["uint16", "float32", None],
-    "fields.depth.kind": ["other", None],
-    "fields.depth.near_m": ["x", float("nan"), 0, -1.0, 20.0, 30, None, True],
-    "fields.depth.far_m": [float("inf"), 0.5, "20"],
-    "fields.depth.bits": [16, 32, "8", 8.0],
-    "fields.meta": [None, {"member": 5}],
     "splits": [[], {}, None, {"train": 1}, {"../x": {"samples": 0, "shards": []}}],
     "splits.train.samples": [2**62, -8, 8.0, "8", True, 2**80],
     "splits.train.shards": [None, {}, "x", [1], [[]]],
@@ -129,22 +120,18 @@ WRONG = {
     f"{SHARD}.blocks": [None, [], [[1]], [[1, "xyz"]], 7, {}],
     f"{SHARD}.blocks.0": [1, [1, "0" * 16], [-4096, "0" * 16], ["x", "y"], []],
     f"{SHARD}.blocks.0.1": ["xyz", 5, "0x" + "0" * 14, "_" * 16, None],
-    "overlay": [{}, None],
-    "overlay.pixels": [0, -1, 1.0, None],
-    "overlay.sum": [[1, 2], [-1, 0, 0], [1.0, 2.0, 3.0], "abc", [0, 0, 0]],
-    "overlay.square_sum": [[0, 0, 0], [2**70] * 3],
     "settings": [None, []],
     "source": ["x"],
     "rejects": [[], {"count": "0", "reasons": {}, "list": []}, {"count": 0}],
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("field", WRONG)
-def test_a_field_that_no_packer_writes_is_named(copy: Path, field: str) -> None:
-    path = copy / "manifest.json"
+def check_refused(folder: Path, field: str, values: list[Any]) -> None:
+    """A manifest is refused, naming the field, with each of these values in it."""
+    path = folder / "manifest.json"
     whole = json.loads(path.read_text())
     *above, last = [int(part) if part.isdigit() else part for part in field.split(".")]
-    for value in WRONG[field]:
+    for value in values:
         document = json.loads(json.dumps(whole))
         inner = document
         for part in above:
@@ -153,11 +140,16 @@ def test_a_field_that_no_packer_writes_is_named(copy: Path, field: str) -> None:
         document["digest"] = digest_of(document)
         path.write_text(json.dumps(document))
         with pytest.raises(StoreError, match="is not one that a packer writes: ") as caught:
-            Manifest.load(str(copy))
+            Manifest.load(str(folder))
         named = str(caught.value).partition(": ")[2].split(" is ")[0]
         top = field.split(".")[0]
         assert named.split(".")[0] == top, named
         assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("field", WRONG)
+def test_a_field_that_no_packer_writes_is_named(copy: Path, field: str) -> None:
+    check_refused(copy, field, WRONG[field])
 
 
 def test_an_unknown_name_is_passed_over_and_a_missing_one_is_not(copy: Path) -> None:
@@ -185,16 +177,27 @@ VALUES = st.recursive(
 )
 
 
+def documents(packed: Packed) -> dict[str, Any]:
+    """Manifests of both versions, of compressed and uncompressed datasets, of few and many
+    fields."""
+    old = FOLDER / "image-none" / "manifest.json"
+    shard = {"name": "train-0.tar.zst", "samples": 8, "bytes": 9999, "sha256": "0" * 64}
+    found = {"old": json.loads(old.read_text()), "many": document_of(manifest_of(MANY), [shard])}
+    for compression in ("none", "zstd:3"):
+        path = Path(packed("image", compression).url) / "manifest.json"
+        found[compression] = json.loads(path.read_text())
+    return found
+
+
 @given(data=st.data())
 def test_whatever_a_manifest_says_it_is_read_or_refused_in_our_words(
     packed: Packed, data: st.DataObject
 ) -> None:
-    manifest = packed("image", data.draw(st.sampled_from(["none", "zstd:3"])))
-    document = json.loads((Path(manifest.url) / "manifest.json").read_text())
+    document = data.draw(st.sampled_from(list(documents(packed).values())))
     for _ in range(data.draw(st.integers(1, 3))):
         inner: Any = document
         while isinstance(inner, dict | list) and inner:
-            keys = list(inner) if isinstance(inner, dict) else list(range(min(3, len(inner))))
+            keys = list(inner) if isinstance(inner, dict) else list(range(min(9, len(inner))))
             key = data.draw(st.sampled_from(keys))
             if not isinstance(inner[key], dict | list) or data.draw(st.integers(0, 4)) == 0:
                 inner[key] = data.draw(VALUES)
@@ -202,11 +205,12 @@ def test_whatever_a_manifest_says_it_is_read_or_refused_in_our_words(
             inner = inner[key]
     document["digest"] = digest_of(document)
     with suppress(StoreError):
-        found = parse_manifest(json.dumps(document).encode(), url=manifest.url)
+        found = parse_manifest(json.dumps(document).encode(), url="somewhere")
         assert found.samples == sum(
             s.samples for split in found.splits.values() for s in split.shards
         )
-        assert np.isfinite(found.mean_and_std(found.image)).all()
+        assert all(np.isfinite(found.mean_and_std(image)).all() for image in found.sums)
+        assert all(field.name == name for name, field in found.fields.items())
 
 
 @given(st.binary(max_size=200))

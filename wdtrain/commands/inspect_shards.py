@@ -4,13 +4,15 @@ order it is read (`inspect_order.py`), and what networks saw of a sample (`inspe
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from textwrap import indent
-from typing import Final
+from typing import Any, Final
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from wdtrain.commands import Output, run_command
@@ -20,7 +22,7 @@ from wdtrain.commands.inspect_order import add_order
 from wdtrain.commands.pack_shards import long_work
 from wdtrain.commands.read_elsewhere import programs
 from wdtrain.disk.failures import StoreError
-from wdtrain.fields import DepthFormat, Field, ImageField
+from wdtrain.fields import Field
 from wdtrain.packing.audit import audit
 from wdtrain.packing.verify import verify
 from wdtrain.record.outputs import OVERWRITE_HELP, Outputs
@@ -68,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     for name, act, text in (
-        ("show", show, "what the manifest says: splits, sizes, depth, rejects"),
+        ("show", show, "what the manifest says: fields, splits, sizes, rejects"),
         ("verify", verify_all, "read every block, check every checksum, decode every sample"),
         (
             "audit",
@@ -107,10 +109,11 @@ def show(manifest: Manifest, options: argparse.Namespace) -> int:
         f"{manifest.width}, {manifest.encoding}, {manifest.compression}, "
         f"{manifest.samples_per_block} a block, digest {manifest.digest[:12]}"
     )
-    for field in manifest.fields.values():
-        console.print(f"{field.name}: {', '.join(_told(field))}", markup=False)
-        if isinstance(field, ImageField):
-            _print_colours(console, manifest, field.name)
+    console.print(_fields_table(manifest))
+    for image in manifest.sums:
+        for name, values in zip(("mean", "std"), manifest.mean_and_std(image), strict=True):
+            numbers = " ".join(f"{value:.4f}" for value in values)
+            console.print(f"{image} {name} (train, red green blue): {numbers}")
     console.print(_splits_table(manifest))
     _print_rejects(console, manifest)
     for title, program in programs(manifest, next(iter(manifest.splits))).items():
@@ -119,22 +122,24 @@ def show(manifest: Manifest, options: argparse.Namespace) -> int:
     return 0
 
 
-def _told(field: Field) -> list[str]:
-    """A field's kind, and what is declared of it."""
-    found = [field.kind]
-    for name, value in vars(field).items():
-        if isinstance(value, DepthFormat):
-            limits = f" {value.near_m:g} to {value.far_m:g} m" if value.is_logarithmic else ""
-            found.append(f"{value.kind}{limits}, {value.bits} bits")
-        elif value and name != "name":
-            found.append(f"{name} {value}")
-    return found
+def _fields_table(manifest: Manifest) -> Table:
+    table = Table("field", "kind", "member", "dtype", "declared")
+    for name, field in manifest.fields.items():
+        facts = (field.kind, f"KEY.{field.member(manifest.encoding)}", str(field.dtype))
+        table.add_row(name, *facts, escape(_declared(field)))
+    return table
 
 
-def _print_colours(console: Console, manifest: Manifest, image: str) -> None:
-    for name, values in zip(("mean", "std"), manifest.mean_and_std(image), strict=True):
-        numbers = " ".join(f"{value:.4f}" for value in values)
-        console.print(f"{image} {name} (train, red green blue): {numbers}", markup=False)
+def _declared(field: Field) -> str:
+    """What of a declaration is not as it would be without one; what codes mean, always."""
+    told: dict[str, Any] = {}
+    for one in dataclasses.fields(field):
+        value = getattr(field, one.name)
+        if hasattr(value, "as_dict"):
+            told |= value.as_dict()
+        elif one.name != "name" and value != one.default:
+            told[one.name] = value
+    return " ".join(f"{name}={value}" for name, value in told.items())
 
 
 def _splits_table(manifest: Manifest) -> Table:
@@ -179,12 +184,12 @@ def audit_all(manifest: Manifest, options: argparse.Namespace) -> int:
     """Prints the parts of each split and what leaks; 1 if anything does."""
     with long_work("auditing") as progress:
         found = audit(manifest, progress)
-    table = Table("split", "samples", "backgrounds", "cut-outs", "pairs")
+    table = Table("split", "samples", "backgrounds", "cut-outs", "pairs", "groups")
     for column in table.columns[1:]:
         column.justify = "right"
     for name, parts in found.splits.items():
-        counts = (parts.samples, len(parts.backgrounds), len(parts.cutouts), len(parts.pairs))
-        table.add_row(name, *(f"{count:,}" for count in counts))
+        of_parts = len(parts.backgrounds), len(parts.cutouts), len(parts.pairs), len(parts.groups)
+        table.add_row(name, *(f"{count:,}" for count in (parts.samples, *of_parts)))
     Output().print(table)
     if found.verdict == "proven":
         print("proven: no leak: no split shares what it must not, and no key comes twice")

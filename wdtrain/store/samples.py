@@ -202,7 +202,9 @@ def decode_row(
     }
     if manifest.encoding == "raw":
         arrays = {name: block._raw_array(column)[row] for name, column in wanted.items()}
-        return arrays if size is None else dict(_sized(arrays, manifest, size))
+        if size is None or size == (manifest.height, manifest.width):
+            return arrays
+        return {name: manifest.fields[name].resize(one, size) for name, one in arrays.items()}
     try:
         return dict(_decode(block.members(row), manifest, wanted, size))
     except FieldError as error:
@@ -233,6 +235,7 @@ def decode_member(
     data: bytes | memoryview, field: Field, manifest: Manifest, size: Size | None
 ) -> np.ndarray:
     """The stored array of an encoded member that was checked, brought to `size`; FieldError."""
+    size = None if size == (manifest.height, manifest.width) else size
     with _in_words():
         return field.decode_member(data, manifest.encoding, size=size)
 
@@ -246,10 +249,3 @@ def _in_words() -> Iterator[None]:
         raise  # the machine's memory: sizes were judged before anything was decoded
     except Exception as error:  # decoders have errors of their own, and none of a name in common
         raise FieldError(f"{type(error).__name__}: {error}") from error
-
-
-def _sized(
-    arrays: dict[str, np.ndarray], manifest: Manifest, size: Size
-) -> Iterator[tuple[str, np.ndarray]]:
-    for name, array in arrays.items():
-        yield name, manifest.fields[name].resize(array, size)

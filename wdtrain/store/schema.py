@@ -146,7 +146,7 @@ def fields_of(document: Mapping[str, Any], head: Head) -> Declared:
         raise SchemaError("statistics", found, f"of each image: {', '.join(images) or 'of none'}")
     for name, sums in entries.statistics.items():
         check_sums(f"statistics.{name}", sums)
-    return Declared(fields, entries.statistics)
+    return Declared(fields, {name: entries.statistics[name] for name in images})
 
 
 def _field(place: str, entry: Texts, head: Head) -> Field:
@@ -180,7 +180,7 @@ def check_facts(
         "shape": list(field.shape(*size)),
     }
     for key, value in told.items():
-        if type(value) is not type(facts[key]) or value != facts[key]:
+        if repr(value) != repr(facts[key]):  # 24.0 is not 24
             raise SchemaError(f"{place}.{key}", str(value), repr(facts[key]))
 
 
