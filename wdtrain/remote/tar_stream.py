@@ -10,6 +10,7 @@ it, as tar itself has it.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
@@ -37,6 +38,16 @@ class CompressedTar(StoreError):
     def __init__(self, name: str, how: str) -> None:
         super().__init__(name, how)
         self.name, self.how = name, how
+
+    def unpacked(self) -> tuple[str, str]:
+        """A command that unpacks it, and the tar that is there then."""
+        is_far = "://" in self.name
+        plain = re.sub(r"\.t?[a-z0-9]{2,4}$", "", self.name.partition("?")[0])
+        plain = f"{(plain.rpartition('/')[2] if is_far else plain).removesuffix('.tar')}-plain.tar"
+        unpack = f"{self.how} -dc"
+        source = shlex.quote(self.name)
+        command = f"curl -fL {source} | {unpack}" if is_far else f"{unpack} {source}"
+        return f"{command} > {shlex.quote(plain)}", plain
 
     def __str__(self) -> str:
         return f"{self.name} is compressed ({self.how}), so no place in it can be read alone"
@@ -123,8 +134,9 @@ class TarStream:
             raise self._refuse(f"its end, {len(header)} bytes into a header", begin)
         stated = _number(header[148:156], self._refuse)
         blanked = header[:148] + b" " * 8 + header[156:]
-        signed = sum(blanked) - 256 * sum(byte > 127 for byte in blanked)  # as some old tars count
-        if stated not in (sum(blanked), signed):
+        found = sum(blanked)
+        if stated != found and stated != found - 256 * sum(byte > 127 for byte in blanked):
+            # nor as old tars have it, which take bytes as signed
             raise self._refuse("a header whose checksum is wrong", begin)
         return header
 
