@@ -199,12 +199,12 @@ def audit_all(manifest: Manifest, options: argparse.Namespace) -> int:
     """Prints the parts of each split and what leaks; 1 if anything does."""
     with long_work("auditing") as progress:
         found = audit(manifest, progress)
-    table = Table("split", "samples", "backgrounds", "cut-outs", "pairs")
+    table = Table("split", "samples", "backgrounds", "cut-outs", "pairs", "groups")
     for column in table.columns[1:]:
         column.justify = "right"
     for name, parts in found.splits.items():
-        counts = (parts.samples, len(parts.backgrounds), len(parts.cutouts), len(parts.pairs))
-        table.add_row(name, *(f"{count:,}" for count in counts))
+        of_parts = len(parts.backgrounds), len(parts.cutouts), len(parts.pairs), len(parts.groups)
+        table.add_row(name, *(f"{count:,}" for count in (parts.samples, *of_parts)))
     Output().print(table)
     if found.verdict == "proven":
         print("proven: no leak: no split shares what it must not, and no key comes twice")
