@@ -103,8 +103,12 @@ def test_a_run_has_one_length() -> None:
     assert "either train.steps or train.epochs" in refusal("train.epochs=2")
 
 
-def test_a_task_of_another_name_needs_a_target(tmp_path: Path) -> None:
-    assert "tasks.foo needs a target" in refusal("tasks.foo.network=x", "tasks.foo.loss=l1")
+def test_a_loss_is_a_name_or_a_name_with_options() -> None:
+    plain = load_recipe(PLAYGROUND, ["tasks.mask.loss=bce"]).tasks["mask"]
+    assert (plain.loss_settings.name, plain.loss_settings.options) == ("bce", {})
+    given = ["tasks.mask.loss={name: focal, options: {gamma: 3}}"]
+    chosen = load_recipe(PLAYGROUND, given).tasks["mask"].loss_settings
+    assert (chosen.name, chosen.options) == ("focal", {"gamma": 3})
 
 
 def test_a_missing_or_broken_file_is_refused_by_name(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from wdtrain.config import Recipe, fields_of
 from wdtrain.packing.pack import pack
 from wdtrain.store.manifest import Manifest
 from wdtrain.stream import Batch, Cursor, open_stream
-from wdtrain.targets import losses, metrics
+from wdtrain.targets import TARGETS, losses, metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 KEYS = (
@@ -53,8 +53,12 @@ def test_manifest_batch_and_cursor_keep_their_names() -> None:
 
 def test_networks_losses_and_metrics_keep_their_names() -> None:
     assert isinstance(networks.build("seed-mask"), torch.nn.Module)
-    assert {"bce", "bce+dice", "l1", "smooth-l1"} <= set(losses.LOSSES)
+    assert {"bce", "bce+dice", "l1", "smooth-l1"} <= set(TARGETS["mask"].losses)
+    assert {"l1", "smooth-l1", "bce"} <= set(TARGETS["depth"].losses)
+    assert {"ce", "ce+dice", "focal"} <= set(TARGETS["classes"].losses)
+    assert callable(losses.mean_over_valid)
     assert callable(metrics.mask_metrics)
+    assert callable(metrics.classes_metrics)
     assert callable(metrics.depth_metrics)
 
 

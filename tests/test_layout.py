@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.mutants.mutant import read_mutants
+from wdtrain.fields import KINDS
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "wdtrain"
@@ -20,15 +22,15 @@ STANDS_ON = {
     "disk": set(),
     "remote": {"disk"},
     "fields": {"disk"},
-    "networks": set(),
+    "networks": {"settings"},
     "ranks": {"disk", "settings"},
     "store": {"fields", "remote"},
     "packing": {"store"},
     "scenes": {"fields"},
-    "sources": {"fields"},
+    "sources": {"fields", "remote"},
     "stream": {"store", "config"},
-    "targets": {"fields"},
-    "learn": {"targets", "networks", "ranks"},
+    "targets": {"fields", "settings"},
+    "learn": {"targets", "networks", "ranks", "config"},
     "memory": {"learn"},
     "record": {"targets", "ranks", "remote"},
 }
@@ -168,8 +170,17 @@ def test_each_mutant_can_be_made_and_names_a_test_that_exists() -> None:
 
 
 def test_each_room_says_what_it_owns_and_no_two_files_have_one_name() -> None:
+    """But for a kind of field: it is one file in `fields`, and one of that name in `targets`."""
     for room in ROOMS | {"commands"}:
         assert ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text())), room
-    rooms = [path for path in MODULES if path.parent != PACKAGE]
-    names = [path.name for path in rooms if path.name != "__init__.py"]
+    rooms = [path for path in MODULES if path.parent != PACKAGE and path.name != "__init__.py"]
+    kinds = {"base.py", *(f"{kind}.py" for kind in KINDS)}
+    names = [path.name for path in rooms if path.parent.name != "targets" or path.name not in kinds]
     assert sorted(names) == sorted(set(names))
+
+
+def test_no_file_beside_fields_targets_and_scenes_asks_which_kind_a_field_is() -> None:
+    asking = re.compile(r"""[!=]= ["'](mask|classes|depth)["']""")
+    for path in MODULES:
+        if room_of(path) not in ("fields", "targets", "scenes", "sources"):
+            assert not asking.search(path.read_text()), path

@@ -67,6 +67,29 @@ def test_no_tool_runs_what_a_run_folder_names(run, capsys, command, case):
     assert not (run.parent / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("tasks.mask.loss", "tasks: {mask: {network: seed-mask, loss: 'hostile:Net'}}"),
+        ("tasks.mask.loss", "tasks: {mask: {network: seed-mask, loss: {name: 'hostile:Net'}}}"),
+        (r"augment.image\[1\]", "augment: {image: [{name: RandomHue}, {name: 'hostile:Net'}]}"),
+        ("targets.mask", "targets: {mask: 'hostile:Net'}"),
+        ("data.kinds.mask", "data: {url: data, chunk: 4, kinds: {mask: 'hostile:Net'}}"),
+    ],
+)
+def test_losses_targets_and_kinds_by_import_path_need_trust_too(run, key, text):
+    given = dict(
+        line.split(": ", 1) for line in (RECIPE % ("data", "seed-mask", "{}")).strip().splitlines()
+    )
+    section, value = text.split(": ", 1)
+    lines = {**given, section: value}
+    (run / "config.yaml").write_text("".join(f"{name}: {rest}\n" for name, rest in lines.items()))
+    with pytest.raises(RecipeError, match=f"{key} is 'hostile:Net', which is imported"):
+        load_run_recipe(run, trust=False)
+    assert load_run_recipe(run, trust=True)
+    assert not (run.parent / "ran").exists()
+
+
 @pytest.mark.parametrize("name", ['"a\\nb"', '""', "a.b", "'../mask'", "hostile:Net"])
 def test_no_name_of_a_task_hides_its_network_or_is_no_name_of_a_file(run, name):
     written = RECIPE % CASES["import"]

@@ -59,6 +59,9 @@ class DataSettings(Section):
         "1GiB", description="memory of what samples are shuffled among: bytes, '512MiB' or '1GiB'"
     )
     threads: int | None = Field(None, ge=1, description="reader threads; null: one a core")
+    kinds: dict[str, str] = Field(
+        {}, description="kinds of fields beside our own, by name: package.module:Class"
+    )
     on_damage: Literal["fatal", "skip"] = Field(
         "fatal", description="what a damaged sample does: stop the run, or be left out and counted"
     )
@@ -105,6 +108,18 @@ class StepSettings(Section):
     )
 
 
+class IntensitySettings(Section):
+    """A change of colours by its name; every other key is an option of it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
+
+    name: str = Field(description="one of Kornia's intensity augmentations, or package.module:name")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
 class AugmentSettings(Section):
     zoom: float = Field(0.5, ge=0, le=9, description="magnified by up to 1 + zoom; 0: off")
     rotation_deg: float = Field(5.0, ge=0, le=180, description="turned by up to this; 0: off")
@@ -114,6 +129,10 @@ class AugmentSettings(Section):
     flip: float = Field(0.5, ge=0, le=1, description="share of pictures mirrored; 0: off")
     colour: float = Field(
         0.2, ge=0, le=1, description="each channel times 1 - colour .. 1 + colour; 0: off"
+    )
+    image: list[IntensitySettings] = Field(
+        [],
+        description="Kornia's intensity augmentations in turn: [{name: RandomHue, p: 0.3}]",
     )
 
 
@@ -129,12 +148,6 @@ class OptimizerSettings(Section):
     clip_norm: float | None = Field(
         None, gt=0, description="largest gradient norm of the task; null: not clipped"
     )
-
-    def arguments(self) -> dict[str, Any]:
-        """What the chosen optimizer is built with."""
-        own = {"sgd": ("momentum",), "adamw": ("betas",)}[self.name]
-        names = ("name", "lr", "weight_decay", "decay_norms", *own)
-        return {name: getattr(self, name) for name in names}
 
 
 class ScheduleSettings(Section):
@@ -156,29 +169,37 @@ class ScheduleSettings(Section):
         5, ge=0, description="seed: validations without a better loss before the rate falls"
     )
 
-    def arguments(self, total_steps: int) -> dict[str, Any]:
-        """What the chosen schedule is built with."""
-        own = {"seed": ("constant_epochs", "factor", "patience")}.get(self.name, ())
-        if self.name == "warmup-cosine":
-            # A run shorter than its warm-up (a trial of ten steps) warms up for half of it.
-            warmup = min(self.warmup_steps, total_steps // 2)
-            own_steps = {"total_steps": total_steps, "warmup_steps": warmup}
-            return {"name": self.name, "floor": self.floor, **own_steps}
-        return {"name": self.name, **{name: getattr(self, name) for name in own}}
+
+class LossSettings(Section):
+    """A loss with options."""
+
+    name: str = Field(description="of the target's losses, or package.module:function or :Class")
+    options: dict[str, Any] = Field({}, description="keyword arguments of the loss")
 
 
-class TaskRecipe(Section):
-    target: Literal["mask", "depth"] | None = Field(
-        None, description="what the network predicts; null: the task's own name"
+class TaskSettings(Section):
+    input: str | None = Field(
+        None, description="the image that the network sees; null: the dataset's only one"
+    )
+    target: str | None = Field(
+        None, description="the field that it learns; null: that of the task's own name"
     )
     network: str = Field(description="seed-mask, seed-unet, or package.module:Class")
     options: dict[str, Any] = Field({}, description="keyword arguments of the network")
-    loss: str = Field(description="mask: bce, bce+dice, l1, smooth-l1; depth: l1, smooth-l1, bce")
+    loss: str | LossSettings = Field(
+        description="mask: bce, bce+dice, l1, smooth-l1; depth: l1, smooth-l1, bce; classes: ce, "
+        "ce+dice, focal; or package.module:function; with options as {name: NAME, options: {}}"
+    )
     optimizer: OptimizerSettings = Field(OptimizerSettings(), description="how the weights move")
     schedule: ScheduleSettings = Field(
         ScheduleSettings(), description="how the learning rate moves"
     )
     weights: str | None = Field(None, description="a .safetensors file to start from")
+
+    @property
+    def loss_settings(self) -> LossSettings:
+        """The loss, also where it is given by its name alone."""
+        return LossSettings(name=self.loss) if isinstance(self.loss, str) else self.loss
 
 
 class EvaluateSettings(Section):
@@ -191,6 +212,9 @@ class EvaluateSettings(Section):
     )
     max_samples: int | None = Field(
         None, ge=1, description="about how many of a split, while training; the end takes all"
+    )
+    foreground: str | None = Field(
+        None, description="the mask that divides the metrics of depth; null: the only one there is"
     )
 
 
@@ -214,7 +238,10 @@ class Recipe(Section):
     data: DataSettings = Field(description="what is read, and in which order")
     run: RunSettings = Field(description="where it is kept, and its seed")
     train: TrainSettings = Field(description="how long, and how large a batch")
-    tasks: dict[str, TaskRecipe] = Field(min_length=1, description="the networks, by name")
+    tasks: dict[str, TaskSettings] = Field(min_length=1, description="the networks, by name")
+    targets: dict[str, str] = Field(
+        {}, description="by kind of field, package.module:Class of what is learned of it"
+    )
     step: StepSettings = Field(StepSettings(), description="how a batch is cut to fit")
     augment: AugmentSettings = Field(
         AugmentSettings(), description="random changes to training pictures"
@@ -256,13 +283,11 @@ class Recipe(Section):
                 f"step.micro_batch is {self.micro_batch}, which must be a multiple of "
                 f"step.norm_group ({group}): a group goes through a network whole"
             )
-        for name, task in self.tasks.items():
+        for name in self.tasks:
             if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
                 raise ValueError(
                     f"the task name {name!r} would be the name of files; use A-Z, a-z, 0-9, _ and -"
                 )
-            if task.target is None and name not in ("mask", "depth"):
-                raise ValueError(f"tasks.{name} needs a target: mask or depth")
         return self
 
     @property
@@ -273,9 +298,9 @@ class Recipe(Section):
     def micro_batch(self) -> int:
         return self.step.micro_batch or self.norm_group
 
-    def target_of(self, task: str) -> Literal["mask", "depth"]:
-        target = self.tasks[task].target
-        return target or ("mask" if task == "mask" else "depth")
+    def target_of(self, task: str) -> str:
+        """The field that a task learns."""
+        return self.tasks[task].target or task
 
     @property
     def evaluation_batch(self) -> int:
@@ -296,30 +321,9 @@ class Recipe(Section):
 
     def planned_by(self) -> dict[str, Any]:
         """The keys that a micro-batch depends on, beside the device, flat, with their values."""
-        wanted = r"(tasks\.[^.]+\.(target|network|options|loss|optimizer\.name)|augment|step|"
+        wanted = r"(tasks\.[^.]+\.(input|target|network|options|loss|optimizer\.name)|augment|step|"
         wanted += r"compile|precision|channels_last|data\.chunk)\b"
         return {key: value for key, value in self.numeric_keys().items() if re.match(wanted, key)}
-
-    def build_arguments(self) -> dict[str, Any]:
-        """What all tasks are built with alike."""
-        names = ("precision", "micro_batch", "norm_group", "channels_last")
-        own = {name: getattr(self, name) for name in names}
-        return {**own, "seed": self.run.seed, "compiled": self.compile}
-
-    def task_arguments(self, total_steps: int) -> dict[str, dict[str, Any]]:
-        """What each task is built from, by name."""
-        return {
-            name: {
-                "network": task.network,
-                "options": task.options,
-                "target": self.target_of(name),
-                "loss": task.loss,
-                "optimizer": task.optimizer.arguments(),
-                "schedule": task.schedule.arguments(total_steps),
-                "max_grad_norm": task.optimizer.clip_norm or 0.0,
-            }
-            for name, task in self.tasks.items()
-        }
 
     def numeric_keys(self) -> dict[str, Any]:
         """The keys that decide a run's numbers, flat, with their values."""

@@ -7,7 +7,7 @@ device's memory, before a first step is taken. `train.py` walks through what is 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
 from accelerate import Accelerator
@@ -24,7 +24,6 @@ from wdtrain.record.run_plan import RunPlan, plan_tasks, plan_text
 from wdtrain.record.scores import Baselines, check_splits
 from wdtrain.remote.urls import redacted, without_secrets
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.version1 import depth_of
 from wdtrain.stream import (
     Batch,
     Cursor,
@@ -35,6 +34,7 @@ from wdtrain.stream import (
     order_of,
     stream_of,
 )
+from wdtrain.targets import Target
 
 EVALUATION_BLOCKS = 2
 """Blocks a lane that are held where a split is read once: to be scored, it need not be shuffled,
@@ -52,6 +52,7 @@ class Run:
     accelerator: Accelerator
     collective: ranks.Collective
     tasks: learn.TaskSet
+    foreground: Target | None
     view: learn.View
     baselines: Baselines
     cursor: Cursor
@@ -74,8 +75,13 @@ class Run:
     @property
     def training_view(self) -> learn.View:
         recipe = self.recipe
-        augmentation = learn.Augmentation(seed=recipe.run.seed, **recipe.augment.model_dump())
-        return self.view.augmented(augmentation)
+        return self.view.augmented(learn.augmentation_of(recipe.augment, seed=recipe.run.seed))
+
+    def fields_of(self, more: Set[str] = frozenset()) -> list[str]:
+        """The fields that the tasks see and learn, and some more, in the dataset's order: no others
+        are read."""
+        wanted = {name for task in self.tasks for name in (task.input, task.target.name)} | more
+        return [name for name in self.manifest.fields if name in wanted]
 
     def open_record(self) -> RunRecord:
         """The record of the run, kept and shown as its recipe says."""
@@ -104,6 +110,7 @@ class Run:
         cursor: Cursor | None = None,
         epochs: int | None = 1,
         shuffle_bytes: int | None = None,
+        fields: Sequence[str] | None = None,
     ) -> ranks.StopTogether[Batch]:
         """This rank's batches of a split, as the recipe reads it, until a rank is asked to stop."""
         stream = stream_of(
@@ -120,6 +127,7 @@ class Run:
             damaged=self.damaged,
             pin_memory=self.accelerator.device.type == "cuda",
             give_up=self.stop.asked,
+            fields=self.fields_of() if fields is None else fields,
         )
         return ranks.StopTogether(stream, self.collective, self.stop.asked)
 
@@ -127,8 +135,12 @@ class Run:
         """This rank's batches of a split, for an evaluation: hardly shuffled, so that little is
         held beside what training holds, and the first few read no more than they need."""
         least = EVALUATION_BLOCKS * self.order.least_bytes
-        shuffle_bytes = min(self.order.shuffle_bytes, least)
-        return self.stream(split, self.recipe.evaluation_batch, shuffle_bytes=shuffle_bytes)
+        return self.stream(
+            split,
+            self.recipe.evaluation_batch,
+            shuffle_bytes=min(self.order.shuffle_bytes, least),
+            fields=self.fields_of({self.foreground.name} if self.foreground else frozenset()),
+        )
 
     def answers(
         self, split: str, limit: int | None = None, keys: Set[str] | None = None
@@ -237,6 +249,7 @@ def open_run(recipe: Recipe) -> Run:
     data = recipe.data
     manifest = load_dataset(data)
     splits = check_splits(recipe.evaluate.splits, manifest.splits)
+    manifest.check_size(data.size)
     manifest.check_shards(data.train_split, *splits)
     accelerator = ranks.start_accelerator(
         precision=recipe.precision,
@@ -252,16 +265,27 @@ def open_run(recipe: Recipe) -> Run:
     steps, device = recipe.total_steps(order.samples), accelerator.device
     weights = {name: load_weights(t.weights) for name, t in recipe.tasks.items() if t.weights}
     size = network_size((manifest.height, manifest.width), data.size)
-    common = {**recipe.build_arguments(), "device": device, "weights": weights, "size": size}
-    tasks = learn.build_tasks(recipe.task_arguments(steps), **common)
+    learned = learn.learned_by(recipe, manifest.fields)
+    tasks = learn.build_tasks(
+        recipe, learned, total_steps=steps, device=device, size=size, weights=weights
+    )
     ranks.register_tasks(accelerator, tasks)
     tasks.open()  # zeros are summed
     # Before `fit` looks at what memory is left.
     ranks.set_up(device, tasks.gradient_buffer.flat, collective)
-    mean, std = manifest.mean_and_std(manifest.image)
-    view = learn.plain_view(mean, std, depth_of(manifest.fields), recipe.precision)
-    rest = (Baselines(depth_of(manifest.fields)), Cursor.at(order, 0), steps)
-    return Run(recipe, manifest, order, accelerator, collective, tasks, view, *rest)
+    return Run(
+        recipe=recipe,
+        manifest=manifest,
+        order=order,
+        accelerator=accelerator,
+        collective=collective,
+        tasks=tasks,
+        foreground=learn.foreground_for(recipe, learned, manifest.fields),
+        view=learn.plain_view(manifest, {one.input for one in learned.values()}, recipe.precision),
+        baselines=Baselines(),
+        cursor=Cursor.at(order, 0),
+        total_steps=steps,
+    )
 
 
 @dataclass(frozen=True)
@@ -278,7 +302,7 @@ def command_line(arguments: list[str]) -> Asked:
     parser = argparse.ArgumentParser(
         prog="wdtrain/train.py",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Train the networks of a recipe on one stream of triples. Started again by the "
+        description="Train the networks of a recipe on one stream of samples. Started again by the "
         "same command, a run goes on from its newest whole checkpoint.",
         epilog=f"fields of a recipe, with their defaults:\n{help_text()}\n\n{_EXAMPLES}",
     )

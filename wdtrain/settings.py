@@ -3,6 +3,7 @@ one parser for every key that takes one; and all fields in a row, by their dotte
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from typing import Annotated, Any, TypeGuard, get_args, get_origin
@@ -119,3 +120,16 @@ def fields_of(section: type[BaseModel], prefix: str = "") -> list[tuple[str, str
 
 def _is_section(kind: Any) -> TypeGuard[type[BaseModel]]:
     return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def imported(path: str, what: str) -> Any:
+    """What an import path "package.module:name" names; ValueError, which says `what` was asked for,
+    where Python finds no such thing."""
+    module, _, name = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{what} cannot be imported ({error}); say 'package.module:name' of something that "
+            "Python finds from here"
+        ) from error

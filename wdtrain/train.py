@@ -22,7 +22,6 @@ from wdtrain.record.gallery import Gallery
 from wdtrain.record.outlet import speak_without_waiting
 from wdtrain.record.run import RunRecord
 from wdtrain.record.scores import SplitScores, check_splits
-from wdtrain.store.version1 import depth_of
 from wdtrain.stream import Cursor
 
 COLLECT_EVERY_STEPS = 50
@@ -93,10 +92,10 @@ def validate_while_training(run: Run, record: RunRecord) -> float:
 
 def validate(run: Run, record: RunRecord, *, limit: int | None) -> list[SplitScores]:
     """Every split scored, the leading one first, of `limit` samples or so; None: all, finally."""
-    targets, found = {task.name: task.target for task in run.tasks}, []
+    tasks, found = {task.name: task for task in run.tasks}, []
     with record.phase("validating"):
         for split in check_splits(run.recipe.evaluate.splits, run.manifest.splits):
-            scores = SplitScores(split, targets, depth_of(run.manifest.fields))
+            scores = SplitScores(split, tasks, run.foreground)
             for batch, answers in run.answers(split, limit):
                 scores.update(answers, batch, run.baselines)
             scores.reduce(run.collective.total)
@@ -113,7 +112,8 @@ def save(run: Run, record: RunRecord, skill: float | None) -> None:
     plan = {name: choice.as_dict() for name, choice in run.choices.items()}
     looked = {"validated": run.validated, "plan": plan}
     recipe = {"recipe": run.recipe.numeric_keys(), "config": run.recipe_text}
-    about = {**recipe, "view": run.view.as_dict(), "side": min(run.size)}
+    learned = {task.name: learn.learned_dict(task) for task in run.tasks}
+    about = {**recipe, "view": run.view.as_dict(), "learned": learned, "side": min(run.size)}
     record.save(run.tasks.steps, weights, {**state, **looked, **about}, metric=skill)
 
 
@@ -144,8 +144,7 @@ def go(run: Run) -> int:
             record.warn(first, run.advice())
             with record.phase("fitting the baselines"):
                 training = run.evaluation_stream(recipe.data.train_split)
-                targets = {str(task.target) for task in run.tasks}
-                run.baselines.fit(training, run.collective.total, targets)
+                run.baselines.fit(training, run.collective.total, run.tasks)
             train(run, record)
             finish(run, record)
         except ranks.RunStopped:

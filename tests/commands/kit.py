@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from wdtrain.fields.depth_format import DepthFormat
+from wdtrain.fields import DepthFormat, triple_of
 from wdtrain.networks import build
 from wdtrain.record.checkpoint import Checkpoints, save_weights
 
@@ -27,8 +27,14 @@ def make_run(folder: Path, url: str) -> Path:
     aside = checkpoints.begin(1)
     for task, network in (("mask", "seed-mask"), ("depth", "seed-unet")):
         save_weights(aside / f"{task}.safetensors", build(network, init_seed=1).state_dict())
-    view = {"mean": [0.5] * 3, "std": [0.25] * 3, "depth": DepthFormat().as_dict()}
-    checkpoints.commit(1, {"view": {**view, "precision": "fp32"}, "side": SIDE}, metric=0.5)
+    normalisations = {"overlay": {"mean": [0.5] * 3, "std": [0.25] * 3}}
+    learned = {
+        field.name: {"input": "overlay", "field": field.name, "declared": field.as_dict()}
+        for field in triple_of(DepthFormat())
+    }
+    learned["other"] = learned["mask"]
+    about = {"view": {"normalisations": normalisations, "precision": "fp32"}, "learned": learned}
+    checkpoints.commit(1, {**about, "side": SIDE}, metric=0.5)
     return folder
 
 

@@ -17,27 +17,29 @@ from torch import Tensor
 from tests.learn.cases import depth_task, mask_task, one_step
 from tests.noise import NoiseSource
 from wdtrain.commands import inspect_shards
-from wdtrain.commands.inspect_augment import (
-    BOTH,
-    MASK_ALONE,
-    NEITHER,
+from wdtrain.commands.augment_picture import (
+    ALL,
+    NONE,
+    SOME,
+    VALID,
+    Place,
     ShownSample,
     augmentation_words,
-    find_sample,
     see,
     seen_tiles,
     stored_tiles,
 )
-from wdtrain.config import Recipe, load_recipe
+from wdtrain.commands.inspect_augment import find_place, find_sample
+from wdtrain.config import AugmentSettings, Recipe, load_recipe
 from wdtrain.disk.failures import StoreError
-from wdtrain.learn import Augmentation, TaskSet, plain_view, rows_of
+from wdtrain.learn import Augmentation, TaskSet, augmentation_of, plain_view, rows_of
+from wdtrain.learn.inputs import TrainingInput
 from wdtrain.learn.view import View
 from wdtrain.packing.pack import pack
 from wdtrain.record.checkpoint import Checkpoints
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.version1 import depth_of
-from wdtrain.stream import Cursor, Order, stream_of
-from wdtrain.targets.truth import TargetName, TrainingInput
+from wdtrain.stream import Cursor, Order, order_of, stream_of
+from wdtrain.targets import Target, target_of
 
 SIDE = 32
 AMOUNTS = "{zoom: 0.7, rotation_deg: 20, crop: 0.9, flip: 0.4, colour: 0.3}"
@@ -73,14 +75,15 @@ def run_folder(manifest: Manifest, tmp_path: Path) -> Path:
 
 def view_of_training(manifest: Manifest, recipe: Recipe) -> View:
     """The view that the training loop builds."""
-    mean, std = manifest.mean_and_std(manifest.image)
-    augmentation = Augmentation(seed=recipe.run.seed, **recipe.augment.model_dump())
-    return plain_view(mean, std, depth_of(manifest.fields), recipe.precision).augmented(
-        augmentation
-    )
+    augmentation = augmentation_of(recipe.augment, seed=recipe.run.seed)
+    return plain_view(manifest, ["overlay"], recipe.precision).augmented(augmentation)
 
 
-Given = dict[tuple[TargetName, str, int], tuple[Tensor, Tensor, Tensor]]
+def targets_of(manifest: Manifest) -> dict[str, Target]:
+    return {name: target_of(manifest.fields[name]) for name in ("mask", "depth")}
+
+
+Given = dict[tuple[str, str, int], tuple[Tensor, Tensor, Tensor]]
 
 
 class Watched(View):
@@ -88,13 +91,11 @@ class Watched(View):
 
     given: Given
 
-    def prepare(
-        self, overlay: Tensor, stored: Tensor, target: TargetName, rows, *rest
-    ) -> TrainingInput:
-        prepared = super().prepare(overlay, stored, target, rows, *rest)
+    def prepare(self, image: str, target: Target, arrived, rows, *rest) -> TrainingInput:
+        prepared = super().prepare(image, target, arrived, rows, *rest)
         parts = (prepared.picture.clone(), prepared.target.clone(), prepared.valid.clone())
         for key, epoch, *of_row in zip(rows.keys, rows.epochs, *parts, strict=True):
-            self.given[target, key, epoch] = tuple(of_row)
+            self.given[target.name, key, epoch] = tuple(of_row)
         return prepared
 
 
@@ -119,8 +120,10 @@ def test_it_is_made_from_what_a_training_step_gets_bit_for_bit(manifest, tmp_pat
     assert len(given) == 2 * 3 * 24
     for (target, key, epoch), parts in given.items():
         sample = find_sample(manifest, "train", key, size=recipe.data.size)
-        shown: TrainingInput = getattr(see(sample, epoch, view), target)
-        for mine, its in zip((shown.picture, shown.target, shown.valid), parts, strict=True):
+        shown = see(sample, Place.alone(epoch), view, targets_of(manifest))
+        truth = shown.truths[target]
+        found = (shown.images["overlay"], truth.wanted, truth.valid)
+        for mine, its in zip(found, parts, strict=True):
             assert mine.shape == (1, *its.shape)
             assert torch.equal(mine[0], its)
 
@@ -142,15 +145,19 @@ def test_a_run_is_shown_by_its_own_seed_and_amounts(manifest, run_folder, tmp_pa
     assert last == f"wrote {out} ({picture.shape[1]} x {picture.shape[0]})"
     view = view_of_training(manifest, load_recipe(run_folder / "config.yaml", []))
     sample = find_sample(manifest, "train", "n000017")
-    sights = [see(sample, epoch, view) for epoch in (0, 2)]
+    targets = targets_of(manifest)
+    sights = [see(sample, Place.alone(epoch), view, targets) for epoch in (0, 2)]
     for line, sight in zip(lines, sights, strict=True):
         assert (
             line
             == f"epoch {sight.epoch}: {', '.join(augmentation_words(sight.drawn, (SIDE, SIDE)))}"
         )
-        assert all(held(picture, tile) for tile in seen_tiles(sight, view))
-    assert all(held(picture, tile) for tile in stored_tiles(sample, view)[1:])
-    assert not held(picture, seen_tiles(see(sample, 1, view), view)[0])
+        assert all(held(picture, tile) for tile in seen_tiles(sight, view, targets).values())
+    stored = stored_tiles(sample, view, targets)
+    assert list(stored) == ["overlay", "mask", "depth", VALID]
+    assert all(held(picture, tile) for name, tile in stored.items() if name != "overlay")
+    other = seen_tiles(see(sample, Place.alone(1), view, targets), view, targets)
+    assert not held(picture, other["overlay"])
 
 
 def test_a_line_says_what_was_drawn(manifest, run_folder, tmp_path):
@@ -169,30 +176,31 @@ def test_a_line_says_what_was_drawn(manifest, run_folder, tmp_path):
 
 
 def test_with_every_amount_off_what_was_seen_is_what_is_stored(manifest):
-    mean, std = manifest.mean_and_std(manifest.image)
     plain = Augmentation(seed=0, zoom=0, rotation_deg=0, crop=0, flip=0, colour=0)
-    view = plain_view(mean, std, depth_of(manifest.fields), "fp32").augmented(plain)
-    sample = find_sample(manifest, "train", "n000024")
-    assert (sample.depth == 0).any(), "unknown depth must be shown too"
-    for seen, stored in zip(
-        seen_tiles(see(sample, 5, view), view), stored_tiles(sample, view), strict=True
-    ):
-        assert np.array_equal(seen, stored)
+    view = plain_view(manifest, ["overlay"], "fp32").augmented(plain)
+    sample, targets = find_sample(manifest, "train", "n000024"), targets_of(manifest)
+    assert (sample.fields["depth"] == 0).any(), "unknown depth must be shown too"
+    seen = seen_tiles(see(sample, Place.alone(5), view, targets), view, targets)
+    stored = stored_tiles(sample, view, targets)
+    assert seen.keys() == stored.keys()
+    for name, tile in stored.items():
+        assert np.array_equal(seen[name], tile), name
 
 
-def test_tells_what_is_trained_on_by_both_by_the_mask_alone_and_by_neither(manifest, run_folder):
+def test_tells_what_is_trained_on_by_all_by_some_and_by_none(manifest, run_folder):
     view = view_of_training(manifest, load_recipe(run_folder / "config.yaml", []))
     sample = find_sample(manifest, "train", "n000024")
-    half_known = sample._replace(depth=np.tril(sample.depth))
+    targets, half = targets_of(manifest), np.tril(sample.fields["depth"])
+    half_known = sample._replace(fields={**sample.fields, "depth": half})
     found = set()
     for epoch in range(4):
-        seen: ShownSample = see(half_known, epoch, view)
-        shown = seen_tiles(seen, view)[3]
-        mask, depth = (one.valid[0, 0].numpy() > 0 for one in (seen.mask, seen.depth))
-        for where, colour in ((mask & depth, BOTH), (mask & ~depth, MASK_ALONE), (~mask, NEITHER)):
+        seen: ShownSample = see(half_known, Place.alone(epoch), view, targets)
+        shown = seen_tiles(seen, view, targets)[VALID]
+        mask, depth = (seen.truths[name].known[0, 0].numpy() for name in ("mask", "depth"))
+        for where, colour in ((mask & depth, ALL), (mask & ~depth, SOME), (~mask, NONE)):
             assert (shown[where] == colour).all()
             found |= {colour} if where.any() else set()
-    assert found == {BOTH, MASK_ALONE, NEITHER}
+    assert found == {ALL, SOME, NONE}
 
 
 def test_a_recipe_is_tried_with_other_amounts(manifest, run_folder, tmp_path, capsys):
@@ -207,7 +215,7 @@ def test_a_recipe_is_tried_with_other_amounts(manifest, run_folder, tmp_path, ca
         assert inspect_shards.main(asked) == 0
         lines[seed] = capsys.readouterr().out.splitlines()[0]
     view = view_of_training(manifest, load_recipe(run_folder / "config.yaml", []))
-    drawn = see(find_sample(manifest, "train", "n000024"), 3, view).drawn
+    drawn = see(find_sample(manifest, "train", "n000024"), Place.alone(3), view, {}).drawn
     assert lines["11"] == f"epoch 3: {', '.join(augmentation_words(drawn, (SIDE, SIDE)))}"
     assert lines["12"] != lines["11"]
 
@@ -279,3 +287,18 @@ def test_the_other_actions_do_not_bring_torch_along():
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_what_is_drawn_by_group_is_found_by_the_order(manifest, tmp_path):
+    """Bit for bit, also of chunks that an epoch or a batch cuts short."""
+    recipe = write_recipe(tmp_path / "run", manifest)
+    change = {"image": [{"name": "RandomGaussianNoise", "p": 0.6, "std": 0.2}]}
+    settings = AugmentSettings(**{**recipe.augment.model_dump(), **change})
+    recipe = recipe.model_copy(update={"augment": settings})
+    order, view = order_of(recipe.data, manifest), view_of_training(manifest, recipe)
+    for (name, key, epoch), parts in what_steps_were_given(manifest, recipe).items():
+        if name == "mask":
+            sample = find_sample(manifest, "train", key, size=recipe.data.size)
+            place = find_place(order, epoch, sample, recipe)
+            shown = see(sample, place, view, targets_of(manifest))
+            assert torch.equal(shown.images["overlay"][0], parts[0])

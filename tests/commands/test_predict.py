@@ -241,10 +241,10 @@ def test_a_picture_that_memory_runs_out_at_is_skipped(
 ) -> None:
     real = module.predict
 
-    def short(network: object, overlay: object, **how: object) -> object:
+    def short(network: object, overlay: object, target: object, **how: object) -> object:
         if overlay.shape[3] > 100:  # type: ignore[attr-defined]
             raise RuntimeError("CUDA out of memory. Tried to allocate 7.00 GiB")
-        return real(network, overlay, **how)  # type: ignore[arg-type]
+        return real(network, overlay, target, **how)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "predict", short)
     wide = write_picture(tmp_path / "wide.png", 0, 16, 160)
@@ -415,9 +415,9 @@ def test_networks_see_small_pictures_enlarged_smoothly(
     seen: list[np.ndarray] = []
     real = module.predict
 
-    def watched(network: object, overlay: object, **how: object) -> object:
+    def watched(network: object, overlay: object, target: object, **how: object) -> object:
         seen.append(overlay[0].numpy())  # type: ignore[index]
-        return real(network, overlay, **how)  # type: ignore[arg-type]
+        return real(network, overlay, target, **how)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "predict", watched)
     ramp = np.repeat(np.linspace(0, 255, 16).round().astype(np.uint8), 3).reshape(1, 16, 3)
@@ -435,7 +435,7 @@ def test_probabilities_are_scaled_before_any_threshold(run: Path, tmp_path: Path
     assert main([str(run), str(tmp_path / "x.png"), "--out", str(tmp_path)]) == 0
     mask = cv2.imread(str(tmp_path / "x.mask.png"), cv2.IMREAD_UNCHANGED)
     assert len(np.unique(mask)) > 2
-    assert np.array_equal(mask, np.rint(found["mask"] * 255))
+    assert np.array_equal(mask, np.rint(found["mask"][0] * 255))
 
 
 @pytest.mark.parametrize(

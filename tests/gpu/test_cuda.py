@@ -12,10 +12,10 @@ import torch
 
 from tests.end_to_end.runs import RECIPE, TRAIN, Runs
 from tests.gpu.waiting import no_waiting
-from tests.learn.cases import make_rows, make_view, small_tasks
+from tests.learn.cases import built, make_rows, make_view, small_tasks
 from tests.noise import NoiseSource
 from wdtrain.learn.step import train_step
-from wdtrain.learn.task import TaskSet, build_task
+from wdtrain.learn.task import TaskSet
 from wdtrain.memory.fitting import CudaGauge, Fitting
 from wdtrain.networks import build
 from wdtrain.packing.pack import pack
@@ -59,7 +59,7 @@ def test_a_real_shortage_is_recovered_from_and_micro_batches_are_fitted() -> Non
     total = torch.cuda.get_device_properties(device).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, 2**30 / total))
     try:
-        task = build_task(
+        task = built(
             "mask", "mask", build("seed-mask"), loss="bce", optimizer={"name": "adamw", "lr": 1e-3},
             device=device, precision="bf16", micro_batch=2048, norm_group=32,
         )  # fmt: skip

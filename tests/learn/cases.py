@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wdtrain.fields.depth_format import DepthFormat
+from wdtrain.config import OptimizerSettings, ScheduleSettings, TaskSettings
+from wdtrain.fields import ClassesField, DepthFormat, triple_of
 from wdtrain.learn.augment import Augmentation
 from wdtrain.learn.gradient_buffer import TaskGradients
+from wdtrain.learn.inputs import Normalisation
 from wdtrain.learn.norm import GroupedBatchNorm2d
 from wdtrain.learn.rows import Rows
 from wdtrain.learn.step import StepResult, train_step
@@ -21,11 +23,30 @@ from wdtrain.learn.task import Task, TaskSet, build_task
 from wdtrain.learn.view import View
 from wdtrain.networks import build
 from wdtrain.ranks.collective import Alone
-from wdtrain.targets.truth import Normalisation
+from wdtrain.targets import Target, target_of
 
 CPU = torch.device("cpu")
 NORMALISATION = Normalisation((0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
 DEPTH = DepthFormat(kind="metric", near_m=0.5, far_m=20.0, bits=8)
+FIELDS = {field.name: field for field in triple_of(DEPTH)}
+CLASSES = ClassesField("labels", classes=5)
+
+
+def target(name: str) -> Target:
+    """What is learned of a field of a triple, or of `CLASSES`."""
+    return target_of({**FIELDS, "labels": CLASSES}[name])
+
+
+def built(name: str, learned: str, network: nn.Module, **options: Any) -> Task:
+    """A task that learns a field of a triple; loss, optimizer and schedule as a recipe has them."""
+    clip = options.pop("max_grad_norm", 0.0) or None
+    sections = {
+        "optimizer": OptimizerSettings(clip_norm=clip, **options.pop("optimizer")),
+        "schedule": ScheduleSettings(**options.pop("schedule", None) or {"name": "constant"}),
+    }
+    settings = TaskSettings(network="its own", loss=options.pop("loss"), **sections)
+    common = {"input": "overlay", "total_steps": 100, **options}
+    return build_task(name, settings, network, target(learned), **common)
 
 
 def make_rows(count: int, *, group: int = 4, size: int = 16, seed: int = 0) -> Rows:
@@ -39,9 +60,11 @@ def make_rows(count: int, *, group: int = 4, size: int = 16, seed: int = 0) -> R
     groups = [group] * (count // group) + ([count % group] if count % group else [])
     starts = [sum(groups[:index]) for index in range(len(groups))]
     return Rows(
-        overlay=noise(3).contiguous(memory_format=torch.channels_last),
-        mask=noise(1),
-        depth=noise(1),
+        fields={
+            "overlay": noise(3).contiguous(memory_format=torch.channels_last),
+            "mask": noise(1),
+            "depth": noise(1),
+        },
         keys=[f"sample-{seed}-{index}" for index in range(count)],
         epochs=[3] * count,
         groups=groups,
@@ -51,9 +74,9 @@ def make_rows(count: int, *, group: int = 4, size: int = 16, seed: int = 0) -> R
 
 def without_depth(rows: Rows, *indices: int) -> Rows:
     """The same samples, of which these have no known depth at all."""
-    depth = rows.depth.clone()
+    depth = rows["depth"].clone()
     depth[list(indices)] = 0
-    return replace(rows, depth=depth)
+    return replace(rows, fields={**rows.fields, "depth": depth})
 
 
 def share_of_rank(rows: Rows, rank: int, world: int) -> Rows:
@@ -61,9 +84,9 @@ def share_of_rank(rows: Rows, rank: int, world: int) -> Rows:
     parts = [rows.part(index, index + 1) for index in range(len(rows.groups))][rank::world]
     empty = rows.part(0, 0)
     return Rows(
-        overlay=torch.cat([part.overlay for part in parts] or [empty.overlay]),
-        mask=torch.cat([part.mask for part in parts] or [empty.mask]),
-        depth=torch.cat([part.depth for part in parts] or [empty.depth]),
+        fields={
+            name: torch.cat([part[name] for part in parts] or [empty[name]]) for name in rows.fields
+        },
         keys=[key for part in parts for key in part.keys],
         epochs=[epoch for part in parts for epoch in part.epochs],
         groups=[rows for part in parts for rows in part.groups],
@@ -85,7 +108,7 @@ def mask_task(network: nn.Module | None = None, **options: object) -> Task:
         "seed": 7,
     }
     with _BUILDING:
-        return build_task("mask", "mask", network or build("seed-mask"), **(settings | options))
+        return built("mask", "mask", network or build("seed-mask"), **(settings | options))
 
 
 def depth_task(**options: object) -> Task:
@@ -99,7 +122,7 @@ def depth_task(**options: object) -> Task:
     }
     with _BUILDING:
         network = build("seed-unet", init_features=4)
-        return build_task("depth", "depth", network, **(settings | options))
+        return built("depth", "depth", network, **(settings | options))
 
 
 class Small(nn.Module):
@@ -126,7 +149,7 @@ def small_tasks(*, device: torch.device = CPU, **micro_batches: int) -> TaskSet:
         with _BUILDING, torch.random.fork_rng():
             torch.manual_seed(3)
             tasks.append(
-                build_task(
+                built(
                     name, name, Small(domain), loss=loss, optimizer={"name": "adamw", "lr": 0.01},
                     precision=precision, micro_batch=micro_batches.get(name, 8), norm_group=4,
                     device=device, seed=7,
@@ -144,8 +167,7 @@ def commit(norm: GroupedBatchNorm2d) -> None:
 
 def make_view(precision: str = "fp64", *, augmented: bool = True) -> View:
     return View(
-        normalisation=NORMALISATION,
-        depth_format=DEPTH,
+        normalisations={"overlay": NORMALISATION},
         augmentation=Augmentation(seed=5) if augmented else None,
         precision=precision,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -14,6 +14,7 @@ from wdtrain.learn.rows import Rows
 from wdtrain.learn.step import StepResult
 from wdtrain.learn.task import Task, TaskSet
 from wdtrain.learn.view import View
+from wdtrain.targets import Target
 
 PHASES = ("copy", "augment", "forward", "backward")
 
@@ -78,13 +79,13 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Callable[[Fault | None, TaskSet],
     """`put`, with copies and augmentation made to look for a fault."""
     copy, prepare = Prefetcher._copy, View.prepare
 
-    def faulty_copy(self: Prefetcher, part: Rows, target: str) -> object:
-        _pass_by("copy", target)
-        return copy(self, part, target)
+    def faulty_copy(self: Prefetcher, part: Rows, fields: Sequence[str]) -> object:
+        _pass_by("copy", fields[-1])
+        return copy(self, part, fields)
 
-    def faulty_prepare(self: View, overlay, stored, target, *rest) -> object:
-        _pass_by("augment", target)
-        return prepare(self, overlay, stored, target, *rest)
+    def faulty_prepare(self: View, image: str, target: Target, *rest) -> object:
+        _pass_by("augment", target.name)
+        return prepare(self, image, target, *rest)
 
     monkeypatch.setattr(Prefetcher, "_copy", faulty_copy)
     monkeypatch.setattr(View, "prepare", faulty_prepare)

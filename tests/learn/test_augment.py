@@ -10,10 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.learn.cases import DEPTH, NORMALISATION
-from wdtrain.fields.depth_format import DepthFormat
-from wdtrain.learn.augment import Augmentation, Drawn, Warp, zoomed
-from wdtrain.targets.truth import Normalisation, mask_target, plain, unit_overlay
+from tests.learn.cases import DEPTH, NORMALISATION, target
+from wdtrain.fields import DepthField, DepthFormat
+from wdtrain.learn.augment import Augmentation, Drawn, Warp, affine
+from wdtrain.learn.inputs import Normalisation, TrainingInput, unit_picture
+from wdtrain.targets.depth import DepthTarget, zoomed
 
 OFF = {"zoom": 0.0, "rotation_deg": 0.0, "crop": 0.0, "flip": 0.0, "colour": 0.0}
 AS_IT_IS = Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -35,16 +36,24 @@ def drawn(n: int = 1, **changes) -> Drawn:
     return replace(still, **{name: np.array(value) for name, value in changes.items()})
 
 
-def augmented(augmentation, overlay, stored, target, *, keys, epochs, fmt=DEPTH):
-    return augmentation(
-        overlay,
-        stored,
-        target,
-        keys=keys,
-        epochs=epochs,
-        normalisation=AS_IT_IS,
-        depth_format=fmt,
-    )
+def augmented(augmentation, overlay, stored, name, *, keys, epochs, normalisation=AS_IT_IS):
+    seen = augmentation.see(overlay, keys=keys, epochs=epochs, normalisation=normalisation)
+    return TrainingInput.of(seen.picture, seen.truth(stored, target(name)))
+
+
+def mask_target(stored):
+    return target("mask").truth(stored).wanted
+
+
+def mask_of(warp, stored):
+    """(wanted, valid)"""
+    truth = target("mask").warped(stored, warp)
+    return truth.wanted, truth.valid
+
+
+def depth_of(warp, stored, fmt):
+    truth = DepthTarget(DepthField("depth", format=fmt)).warped(stored, warp)
+    return truth.wanted, truth.valid
 
 
 keys = st.lists(st.text(st.characters(codec="ascii"), max_size=8), min_size=1, max_size=8)
@@ -96,12 +105,12 @@ def test_drawing_takes_under_30_microseconds_a_sample():
 def test_a_sample_is_augmented_alike_whatever_stands_beside_it():
     overlay, mask, depth = pictures(6)
     augmentation, names = Augmentation(seed=2), list("abcdef")
-    for target, stored in (("mask", mask), ("depth", depth)):
-        together = augmented(augmentation, overlay, stored, target, keys=names, epochs=[1] * 6)
+    for name, stored in (("mask", mask), ("depth", depth)):
+        together = augmented(augmentation, overlay, stored, name, keys=names, epochs=[1] * 6)
         for index in range(6):
             rows = slice(index, index + 1)
             alone = augmented(
-                augmentation, overlay[rows], stored[rows], target, keys=names[rows], epochs=[1]
+                augmentation, overlay[rows], stored[rows], name, keys=names[rows], epochs=[1]
             )
             assert torch.equal(alone.picture, together.picture[rows])
             assert torch.equal(alone.target, together.target[rows])
@@ -110,35 +119,53 @@ def test_a_sample_is_augmented_alike_whatever_stands_beside_it():
 
 def test_with_everything_off_it_is_the_plain_path():
     overlay, mask, depth = pictures(3)
-    for target, stored in (("mask", mask), ("depth", depth)):
+    for name, stored in (("mask", mask), ("depth", depth)):
         result = augmented(
-            Augmentation(seed=0, **OFF), overlay, stored, target, keys="abc", epochs=[0] * 3
+            Augmentation(seed=0, **OFF), overlay, stored, name, keys="abc", epochs=[0] * 3
         )
-        expected = plain(overlay, stored, target, normalisation=AS_IT_IS, depth_format=DEPTH)
-        for name in ("picture", "target", "valid"):
-            assert torch.equal(getattr(result, name), getattr(expected, name))
+        expected = target(name).truth(stored)
+        assert torch.equal(result.picture, unit_picture(overlay))
+        assert torch.equal(result.target, expected.wanted)
+        assert torch.equal(result.valid, expected.valid)
 
 
 def test_an_affine_that_moves_nothing_returns_the_picture():
     overlay, mask, depth = pictures(1, 23, 37)
     warp = Warp(drawn(), (23, 37), CPU)
-    torch.testing.assert_close(warp.bilinear(unit_overlay(overlay)), unit_overlay(overlay))
-    truth, valid = warp.mask(mask)
+    torch.testing.assert_close(warp.bilinear(unit_picture(overlay)), unit_picture(overlay))
+    truth, valid = mask_of(warp, mask)
     assert torch.equal(truth, mask_target(mask))
     assert valid.all()
-    unit, known = warp.depth(depth, DEPTH)
+    unit, known = depth_of(warp, depth, DEPTH)
     assert torch.equal(known, (depth > 0).float())
     torch.testing.assert_close(unit * known, DEPTH.to_unit(depth.float()) * known)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    zoom=st.floats(1, 1.5),
+    angle=st.floats(-180, 180),
+    flipped=st.booleans(),
+    size=st.tuples(st.integers(16, 40), st.integers(16, 40)),
+)
+def test_directions_turn_as_the_picture_does(zoom, angle, flipped, size):
+    """`turn` is what the affine does to a short step, without its zoom."""
+    values = drawn(zoom=[zoom], angle_deg=[angle], flipped=[flipped])
+    back = affine(values, *size)[0, :, :2]  # of normalised coordinates, from seen to stored
+    half = torch.tensor([size[1] / 2, size[0] / 2], dtype=torch.float64)
+    in_pixels = half[:, None] * back / half
+    turn = Warp(values, size, CPU).turn[0].double()
+    torch.testing.assert_close(turn, torch.linalg.inv(in_pixels) / zoom, atol=1e-6, rtol=0)
 
 
 def test_a_flip_mirrors_overlay_mask_and_depth_together():
     overlay, mask, depth = pictures(1)
     warp = Warp(drawn(flipped=[True]), overlay.shape[2:], CPU)
     torch.testing.assert_close(
-        warp.bilinear(unit_overlay(overlay)), unit_overlay(overlay.flip(3)), atol=1e-5, rtol=0
+        warp.bilinear(unit_picture(overlay)), unit_picture(overlay.flip(3)), atol=1e-5, rtol=0
     )
-    assert torch.equal(warp.mask(mask)[0], mask_target(mask.flip(3)))
-    assert torch.equal(warp.depth(depth, DEPTH)[1], (depth.flip(3) > 0).float())
+    assert torch.equal(mask_of(warp, mask)[0], mask_target(mask.flip(3)))
+    assert torch.equal(depth_of(warp, depth, DEPTH)[1], (depth.flip(3) > 0).float())
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -161,13 +188,13 @@ def test_overlay_and_mask_are_those_of_kornias_container(seed):
     }
     affine = K.RandomAffine(0.0, padding_mode="border", align_corners=False, p=1.0)
     container = K.AugmentationSequential(affine, data_keys=["input", "mask"])
-    container(unit_overlay(overlay), mask_target(mask))
+    container(unit_picture(overlay), mask_target(mask))
     recorded = container._params
     for name, value in parameters.items():
         recorded[0].data[name] = torch.from_numpy(value).float()
-    picture, truth = container(unit_overlay(overlay), mask_target(mask), params=recorded)
-    torch.testing.assert_close(warp.bilinear(unit_overlay(overlay)), picture, atol=1e-4, rtol=0)
-    assert (warp.mask(mask)[0] != truth).float().mean() < 0.002  # ties of the nearest pixel
+    picture, truth = container(unit_picture(overlay), mask_target(mask), params=recorded)
+    torch.testing.assert_close(warp.bilinear(unit_picture(overlay)), picture, atol=1e-4, rtol=0)
+    assert (mask_of(warp, mask)[0] != truth).float().mean() < 0.002  # ties of the nearest pixel
 
 
 def test_corners_from_outside_the_picture_are_not_trained_on():
@@ -176,9 +203,9 @@ def test_corners_from_outside_the_picture_are_not_trained_on():
     outside = warp.inside[0, 0] == 0
     assert outside[0, 0] or outside[0, -1]
     assert 0.01 < outside.float().mean() < 0.08
-    assert torch.equal(warp.mask(mask)[1], warp.inside)
-    assert not (warp.depth(depth, DEPTH)[1].bool() & (warp.inside == 0)).any()
-    zeros = unit_overlay(torch.zeros_like(overlay))
+    assert torch.equal(mask_of(warp, mask)[1], warp.inside)
+    assert not (depth_of(warp, depth, DEPTH)[1].bool() & (warp.inside == 0)).any()
+    zeros = unit_picture(torch.zeros_like(overlay))
     reached = F_read_zero_padded(warp, torch.ones_like(zeros[:, :1]))
     assert (reached[warp.inside == 1] >= 0.25 - 1e-5).all()
     assert (reached[warp.inside == 0] < 1).all()
@@ -199,7 +226,7 @@ def test_a_mask_stays_hard():
     _, mask, _ = pictures(8)
     augmentation = Augmentation(seed=3)
     values = augmentation.draw(list("abcdefgh"), [0] * 8)
-    truth, _ = Warp(values, mask.shape[2:], CPU).mask(mask)
+    truth, _ = mask_of(Warp(values, mask.shape[2:], CPU), mask)
     assert set(truth.unique().tolist()) == {0.0, 1.0}
 
 
@@ -209,10 +236,10 @@ def test_unknown_depth_is_not_trained_on():
     values = drawn(zoom=[1.3], shift=[[0.3, 0.7]], angle_deg=[3.0])
     fmt = DepthFormat(kind="relative")
     warp = Warp(values, (8, 8), CPU)
-    unit, valid = warp.depth(depth, fmt)
+    unit, valid = depth_of(warp, depth, fmt)
     assert 0 < valid.mean() < 1
     torch.testing.assert_close(unit[valid == 1], torch.full_like(unit[valid == 1], 99 / 254))
-    known = warp.mask((depth > 0).to(torch.uint8) * 255)[0]  # by the nearest pixel
+    known = mask_of(warp, (depth > 0).to(torch.uint8) * 255)[0]  # by the nearest pixel
     assert torch.equal(valid, warp.inside * known)
 
 
@@ -238,8 +265,8 @@ def test_depth_is_that_of_one_of_two_surfaces_and_its_outline_is_the_masks(
     augmentation, names = Augmentation(seed=seed, rotation_deg=20.0), list("abcd")
     values = augmentation.draw(names, [0] * 4)
     warp = Warp(values, sizes, CPU)
-    unit, valid = warp.depth(depth, fmt)
-    is_figure, inside = warp.mask(mask)
+    unit, valid = depth_of(warp, depth, fmt)
+    is_figure, inside = mask_of(warp, mask)
     assert torch.equal(valid, inside)
     of_figure, of_wall = (
         zoomed(fmt.to_unit(depth.float())[:, :, where][:, :, :1, None], warp.log_zoom, fmt)
@@ -279,10 +306,9 @@ def test_depth_at_the_limits_of_its_format_stays_there():
 
 def test_sixteen_bit_depth_is_read_as_it_is():
     codes = torch.tensor([0, 1, 65535], dtype=torch.int32).to(torch.uint16).view(1, 1, 1, 3)
-    overlay = torch.zeros(1, 3, 1, 3, dtype=torch.uint8)
     fmt = DepthFormat(bits=16)
-    result = plain(overlay, codes, "depth", normalisation=AS_IT_IS, depth_format=fmt)
-    assert result.target.flatten().tolist() == [0, 0, 1]
+    result = DepthTarget(DepthField("depth", format=fmt)).truth(codes)
+    assert result.wanted.flatten().tolist() == [0, 0, 1]
     assert result.valid.flatten().tolist() == [0, 1, 1]
 
 
@@ -291,7 +317,7 @@ def test_colour_multiplies_channels_of_the_overlay_alone_and_is_clipped():
     augmentation = Augmentation(seed=9, **(OFF | {"colour": 0.2}))
     gains = torch.from_numpy(augmentation.draw("ab", [0, 0]).gains).float()[:, :, None, None]
     result = augmented(augmentation, overlay, mask, "mask", keys="ab", epochs=[0, 0])
-    torch.testing.assert_close(result.picture, (unit_overlay(overlay) * gains).clamp(0, 1))
+    torch.testing.assert_close(result.picture, (unit_picture(overlay) * gains).clamp(0, 1))
     assert torch.equal(result.target, mask_target(mask))
 
 
@@ -299,8 +325,8 @@ def test_normalisation_comes_last():
     overlay, mask, _ = pictures(2)
     augmentation, kwargs = Augmentation(seed=9), {"keys": "ab", "epochs": [0, 0]}
     raw = augmented(augmentation, overlay, mask, "mask", **kwargs).picture
-    normal = augmentation(
-        overlay, mask, "mask", normalisation=NORMALISATION, depth_format=DEPTH, **kwargs
+    normal = augmented(
+        augmentation, overlay, mask, "mask", normalisation=NORMALISATION, **kwargs
     ).picture
     mean, std = (torch.tensor(v)[:, None, None] for v in (NORMALISATION.mean, NORMALISATION.std))
     torch.testing.assert_close(normal, (raw - mean) / std)

@@ -10,8 +10,10 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
 
+from tests.learn.cases import FIELDS
 from tests.learn.fake_cuda import FREE_BYTES, HELD_BYTES, TOTAL_BYTES, FakeCuda
-from wdtrain.learn.build import build_tasks
+from wdtrain.config import Recipe
+from wdtrain.learn.build import build_tasks, learned_by
 from wdtrain.memory.fitting import CudaGauge, budget_bytes
 from wdtrain.ranks import launch
 from wdtrain.ranks.devices import default_device, indexed, warm_up
@@ -103,9 +105,16 @@ def test_beside_a_gpu_arithmetic_on_the_cpu_takes_two_threads_at_most(
 
 def test_float32_is_not_rounded_to_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    declared = {"network": "seed-mask", "options": {}, "target": "mask", "loss": "bce"}
-    declared["optimizer"] = {"name": "sgd", "lr": 0.1}
-    build_tasks({"mask": declared}, seed=0, device=torch.device("cpu"))
+    recipe = Recipe.model_validate(
+        {
+            "data": {"url": "nowhere"},
+            "run": {"folder": "nowhere"},
+            "train": {"steps": 1},
+            "tasks": {"mask": {"network": "seed-mask", "loss": "bce"}},
+        }
+    )
+    learned = learned_by(recipe, FIELDS)
+    build_tasks(recipe, learned, total_steps=1, device=torch.device("cpu"), size=(16, 16))
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32
 

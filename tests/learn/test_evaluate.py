@@ -9,22 +9,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.learn.cases import CPU, DEPTH, NORMALISATION, depth_task, make_rows, mask_task
+from tests.learn.cases import CPU, NORMALISATION, depth_task, make_rows, mask_task
 from tests.learn.faults import out_of_memory
 from wdtrain.learn.evaluate import Answered, evaluate, evaluate_batches, predict
 from wdtrain.learn.out_of_memory import DoesNotFit
 from wdtrain.learn.task import Task
 from wdtrain.learn.view import View
-from wdtrain.targets.losses import build_loss
-from wdtrain.targets.truth import mask_target
+from wdtrain.targets.choice import build_loss
 
-VIEW = View(normalisation=NORMALISATION, depth_format=DEPTH, precision="fp64")
+VIEW = View(normalisations={"overlay": NORMALISATION}, precision="fp64")
+FP64 = {"normalisation": NORMALISATION, "precision": "fp64"}
 
 
 def test_predictions_are_float32_in_0_to_1():
     rows = make_rows(3)
     for task in (mask_task(), depth_task()):
-        unit = predict(task.network, rows.overlay, normalisation=NORMALISATION, precision="fp64")
+        unit = predict(task.network, rows["overlay"], task.target, **FP64)
         assert unit.dtype == torch.float32
         assert unit.shape == (3, 1, 16, 16)
         assert 0 <= unit.min() <= unit.max() <= 1
@@ -35,7 +35,7 @@ def test_a_prediction_does_not_depend_on_its_neighbours_or_on_chance():
     task, rows = mask_task(), make_rows(5)
     together, _ = evaluate(task, rows, device=CPU, view=VIEW)
     again, _ = evaluate(task, rows, device=CPU, view=VIEW)
-    alone = predict(task.network, rows.overlay[2:3], normalisation=NORMALISATION, precision="fp64")
+    alone = predict(task.network, rows["overlay"][2:3], task.target, **FP64)
     assert torch.equal(together, again)
     torch.testing.assert_close(alone, together[2:3], rtol=0, atol=1e-6)
 
@@ -54,8 +54,8 @@ def test_evaluation_leaves_mode_and_buffers_as_they_were():
 def test_losses_are_those_of_the_predictions():
     task, rows = mask_task(loss="bce"), make_rows(4)
     unit, losses = evaluate(task, rows, device=CPU, view=VIEW)
-    truth = mask_target(rows.mask)
-    expected = build_loss("bce", "unit")(unit, truth, torch.ones_like(truth))
+    truth = task.target.truth(rows["mask"])
+    expected = build_loss("bce", "unit", task.target)(unit, truth.wanted, truth.valid)
     torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-6)
 
 
@@ -64,7 +64,7 @@ def batch_of(count: int, position: int) -> SimpleNamespace:
     rows = make_rows(count, seed=position)
     own = {"chunks": [count], "positions": np.arange(position, position + count)}
     cursor = SimpleNamespace(position=position + count)
-    parts = {name: getattr(rows, name) for name in ("overlay", "mask", "depth", "keys", "epochs")}
+    parts = {name: getattr(rows, name) for name in ("fields", "keys", "epochs")}
     own["copy"] = rows.copy
     return SimpleNamespace(**parts, **own, cursor=cursor)
 

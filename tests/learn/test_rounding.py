@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.learn.cases import make_rows, make_view, one_step
+from tests.learn.cases import built, make_rows, make_view, one_step, target
 from wdtrain.learn.rounding import keep_output_fine
-from wdtrain.learn.task import TaskSet, build_task
+from wdtrain.learn.task import TaskSet
 from wdtrain.networks import build
 from wdtrain.networks.layers import WideSigmoid
-from wdtrain.targets.losses import build_loss
+from wdtrain.targets.choice import build_loss
 
 LEVELS = (-9.0, -6.5, 2.0, 6.25, 7.0, 10.0)
 
@@ -67,12 +67,12 @@ def at_level(network: nn.Module, level: float) -> nn.Module:
 
 def first_step(network: nn.Module, loss: str, precision: str) -> tuple[float, Tensor]:
     """(loss, gradients) of a first step on black masks and white ones."""
-    task = build_task(
+    task = built(
         "mask", "mask", network, loss=loss, optimizer={"name": "sgd", "lr": 0.1},
         precision=precision, micro_batch=4, norm_group=4, size=(16, 16),
     )  # fmt: skip
     tasks, rows = TaskSet([task]), make_rows(8)
-    rows.mask[:6], rows.mask[6:] = 0, 255
+    rows["mask"][:6], rows["mask"][6:] = 0, 255
     reading = one_step(tasks, rows, view=make_view(precision)).read()
     return reading.losses["mask"], tasks.gradients_of(task).gradients.clone()
 
@@ -118,7 +118,7 @@ def test_an_output_that_is_rounded_by_a_function_is_refused_in_bf16_alone(how):
     def start(precision: str, domain: str = "unit") -> None:
         network = Ends(ROUNDED[how])
         network.domain = domain
-        build_task(
+        built(
             "mask", "mask", network, loss="bce", optimizer={"name": "sgd", "lr": 0.1},
             precision=precision, size=(16, 16),
         )  # fmt: skip
@@ -146,5 +146,7 @@ def test_a_prediction_of_seed_unet_under_autocast_is_not_rounded_either(level):
     with torch.autocast("cpu", torch.bfloat16):
         unit = network(torch.rand(2, 3, 16, 16))
     assert unit.dtype == torch.float32
-    loss = build_loss("bce", "unit")(unit, torch.zeros_like(unit), torch.ones_like(unit))
+    loss = build_loss("bce", "unit", target("mask"))(
+        unit, torch.zeros_like(unit), torch.ones_like(unit)
+    )
     assert loss.mean().item() == pytest.approx(F.softplus(torch.tensor(level)).item(), rel=0.01)

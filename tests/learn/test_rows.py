@@ -12,18 +12,11 @@ from tests.learn.cases import make_rows
 from wdtrain.learn.rows import Rows, rows_of
 
 
-class Batch(SimpleNamespace):
-    def __getitem__(self, name):
-        return getattr(self, name)
-
-
 def test_a_batch_is_cut_into_groups_that_know_their_epoch_and_place():
     pictures = torch.zeros(11, 3, 4, 4, dtype=torch.uint8)
     positions = np.array([96, 97, 98, 99, 128, 129, 130, 131, 132, 160, 161])
-    batch = Batch(
-        overlay=pictures,
-        mask=pictures[:, :1],
-        depth=pictures[:, :1],
+    batch = SimpleNamespace(
+        fields={"overlay": pictures, "mask": pictures[:, :1]},
         keys=[str(position) for position in positions],
         chunks=[4, 5, 2],
         positions=positions,
@@ -42,7 +35,7 @@ def test_a_part_holds_its_groups_and_copies_nothing():
     assert part.keys == rows.keys[4:]
     assert part.groups == [4, 2]
     assert part.group_ids == rows.group_ids[1:]
-    assert part.overlay.data_ptr() == rows.overlay[4:].data_ptr()
+    assert part["overlay"].data_ptr() == rows["overlay"][4:].data_ptr()
 
 
 @given(groups=st.lists(st.integers(1, 5), max_size=12), data=st.data())
@@ -53,9 +46,7 @@ def test_places_of_groups_are_what_adding_them_up_gives(groups, data):
     pictures = torch.arange(count, dtype=torch.uint8).view(count, 1, 1, 1)
     starts = [sum(groups[:index]) for index in range(len(groups))]
     rows = Rows(
-        overlay=pictures.expand(count, 3, 1, 1),
-        mask=pictures,
-        depth=pictures,
+        fields={"overlay": pictures.expand(count, 3, 1, 1), "mask": pictures},
         keys=[str(row) for row in range(count)],
         epochs=[row // 3 for row in range(count)],
         groups=groups,
@@ -63,7 +54,7 @@ def test_places_of_groups_are_what_adding_them_up_gives(groups, data):
     )
     part = rows.part(first, last)
     expected = range(sum(groups[:first]), sum(groups[:last]))
-    assert part.mask.flatten().tolist() == list(expected)
+    assert part["mask"].flatten().tolist() == list(expected)
     assert part.keys == [str(row) for row in expected]
     assert part.group_ids == [10 * start for start in starts[first:last]]
     assert rows.group_epochs == [start // 3 for start in starts]
@@ -90,7 +81,7 @@ def test_groups_are_looked_at_a_few_times_however_many_there_are():
     count = 500
     nothing = torch.zeros(count, 1, 1, 1, dtype=torch.uint8)
     rows = Rows(
-        overlay=nothing, mask=nothing, depth=nothing, keys=[""] * count, epochs=[0] * count,
+        fields={"overlay": nothing}, keys=[""] * count, epochs=[0] * count,
         groups=Counted([1] * count), group_ids=list(range(count)),
     )  # fmt: skip
     Counted.taken = 0

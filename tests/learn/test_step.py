@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from tests.learn.cases import (
     one_step,
     run_ranks,
     share_of_rank,
+    target,
     without_depth,
 )
 from wdtrain.learn.evaluate import evaluate
@@ -93,7 +95,7 @@ def depth_gradients(micro_batch: int, collective=None) -> torch.Tensor:
 def test_the_gradient_is_the_mean_over_the_samples_that_have_depth():
     task = depth_task(micro_batch=24)
     rows, view = without_depth(make_rows(24), *UNKNOWN), make_view()
-    prepared = view.prepare(rows.overlay, rows.depth, "depth", rows)
+    prepared = view.prepare("overlay", task.target, (rows["overlay"], rows["depth"]), rows)
     task.context.open(rows.groups, rows.group_epochs, rows.group_ids)
     output = task.network(prepared.picture)
     task.context.close()
@@ -126,8 +128,8 @@ def test_the_gradient_is_the_same_however_samples_without_depth_are_dealt(micro_
 )
 def test_a_task_without_a_sample_to_learn_from_takes_no_step_and_the_others_do(optimizer):
     def work(collective):
-        schedule = {"name": "warmup-cosine", "total_steps": 9, "warmup_steps": 3}
-        tasks = TaskSet([mask_task(), depth_task(optimizer=optimizer, schedule=schedule)])
+        how = {"schedule": {"name": "warmup-cosine", "warmup_steps": 3}, "total_steps": 9}
+        tasks = TaskSet([mask_task(), depth_task(optimizer=optimizer, **how)])
         known = share_of_rank(make_rows(8), collective.rank, collective.world)
         one_step(tasks, known, collective=collective)
         before, moments = weights(tasks), copy.deepcopy(tasks[1].optimizer.state_dict()["state"])
@@ -172,7 +174,9 @@ def plain_gradient(micro_batch: int, dropout: float) -> torch.Tensor:
         torch.manual_seed(1)
         for first in range(0, 24, micro_batch):
             part = rows.part(first // 4, (first + micro_batch) // 4)
-            prepared = view.prepare(part.overlay, part.mask, "mask", part)
+            prepared = view.prepare(
+                "overlay", target("mask"), (part["overlay"], part["mask"]), part
+            )
             losses = loss(network(prepared.picture), prepared.target, prepared.valid)
             losses.sum().backward()
     return torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None]) / 24
@@ -282,12 +286,12 @@ def test_what_tasks_share_of_a_batch_is_bounded(monkeypatch):
 
     def pictures(memo: Memo) -> list[torch.Tensor]:
         part = rows.part(1, 2)
-        given = (part.overlay, part.mask, "mask", part, memo)
+        given = ("overlay", target("mask"), (part["overlay"], part["mask"]), part, memo)
         return [view.prepare(*given).picture for _ in range(2)]
 
     small, again = pictures(Memo(rows))
     assert small.data_ptr() == again.data_ptr()
-    monkeypatch.setattr(Memo, "MOST_BYTES", 4 * rows.overlay.nbytes - 1)
+    monkeypatch.setattr(Memo, "MOST_BYTES", 4 * rows["overlay"].nbytes - 1)
     large, again = pictures(Memo(rows))
     assert large.data_ptr() != again.data_ptr()
     assert torch.equal(small, large)
@@ -338,9 +342,9 @@ class Exploding(nn.Module):
 
 
 def blackened(rows: Rows, index: int) -> Rows:
-    overlay = rows.overlay.clone()
+    overlay = rows["overlay"].clone()
     overlay[index] = 0
-    return Rows(**{**vars(rows), "overlay": overlay})
+    return replace(rows, fields={**rows.fields, "overlay": overlay})
 
 
 def test_a_step_that_is_not_finite_is_skipped_on_all_ranks_and_counted():
@@ -406,12 +410,13 @@ def test_a_rank_without_rows_takes_part():
 def test_the_context_is_closed_after_a_step_even_when_it_fails():
     task = mask_task()
     tasks = TaskSet([task])
-    one_step(tasks, make_rows(4))
+    rows = make_rows(4)
+    one_step(tasks, rows)
     assert task.context.groups is None
     with pytest.raises(ValueError, match="Target size"):
         train_step(
             tasks,
-            Rows(**{**vars(make_rows(4)), "mask": torch.zeros(4, 1, 5, 5, dtype=torch.uint8)}),
+            replace(rows, fields={**rows.fields, "mask": rows["mask"][..., :5, :5]}),
             device=CPU,
             view=make_view(augmented=False),
             collective=Alone(),
@@ -421,8 +426,8 @@ def test_the_context_is_closed_after_a_step_even_when_it_fails():
 
 def test_state_restores_exactly():
     def fresh():
-        schedule = {"name": "warmup-cosine", "total_steps": 9, "warmup_steps": 3}
-        return TaskSet([mask_task(schedule=schedule)])
+        schedule = {"name": "warmup-cosine", "warmup_steps": 3}
+        return TaskSet([mask_task(schedule=schedule, total_steps=9)])
 
     whole, resumed = fresh(), fresh()
     for seed in range(6):
@@ -446,8 +451,8 @@ def test_reports_seconds_of_every_part():
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_learns_to_follow_a_simple_mask(precision):
     rows = make_rows(16, size=16)
-    bright = (rows.overlay.float().mean(1, keepdim=True) > 127).to(torch.uint8) * 255
-    rows = Rows(**{**vars(rows), "mask": bright})
+    bright = (rows["overlay"].float().mean(1, keepdim=True) > 127).to(torch.uint8) * 255
+    rows = replace(rows, fields={**rows.fields, "mask": bright})
     tasks = TaskSet([mask_task(precision=precision, loss="bce")])
     view = make_view(precision)
     losses = [one_step(tasks, rows, view=view).read().losses["mask"] for _ in range(25)]

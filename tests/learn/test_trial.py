@@ -275,8 +275,8 @@ def test_refuses_a_network_that_changes_its_weights():
 
 
 def test_refuses_what_is_no_answer_to_the_pictures():
-    assert "gives (5, 4, 16, 16) for pictures of shape (5, 3, 16, 16)" in refusal(
-        nn.Sequential(nn.Conv2d(3, 4, 1))
+    assert "gives (5, 4, 14, 14) for pictures of shape (5, 3, 16, 16)" in refusal(
+        nn.Sequential(nn.Conv2d(3, 4, 3))
     )
     network = nn.Sequential(nn.Conv2d(3, 1, 1), Does(lambda _, x: {"out": x}))
     assert "gives a dict for pictures" in refusal(network)

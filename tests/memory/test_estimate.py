@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests.learn.cases import CPU, DEPTH, make_rows, make_view
+from tests.learn.cases import CPU, DEPTH, built, make_rows, make_view
 from tests.memory.allocator import cpu_peak_bytes
+from wdtrain.fields import DepthField
 from wdtrain.learn.step import LocalPass
-from wdtrain.learn.task import Task, TaskSet, build_task
+from wdtrain.learn.task import Task, TaskSet
 from wdtrain.memory.estimate import (
     INDEX_LIMIT,
     MARGIN,
@@ -23,6 +24,7 @@ from wdtrain.memory.estimate import (
 from wdtrain.memory.metering import Casts
 from wdtrain.memory.refusal import DoesNotFit
 from wdtrain.networks import build
+from wdtrain.targets.depth import DepthTarget
 
 SIZE = 32
 
@@ -101,7 +103,7 @@ def make_task(net: nn.Module, precision: str = "fp32", **options) -> Task:
         "size": (SIZE, SIZE),
     }
     target = "depth" if net.domain == "unit" else "mask"
-    return build_task(target, target, net, precision=precision, **(settings | options))
+    return built(target, target, net, precision=precision, **(settings | options))
 
 
 def estimate(task: Task, precision: str = "fp32", most: int = 32) -> Footprint:
@@ -219,9 +221,10 @@ def test_a_compiled_network_is_estimated_as_it_is_written():
 
 def test_depth_of_sixteen_bits_takes_its_second_byte():
     task = make_task(network("users-own"))
-    deep = replace(make_view("fp32"), depth_format=replace(DEPTH, bits=16), augmentation=None)
-    flat = replace(deep, depth_format=DEPTH)
-    pair = [footprint(task, view=v, height=SIZE, width=SIZE, most=16) for v in (flat, deep)]
+    field = DepthField("depth", format=replace(DEPTH, bits=16))
+    view = make_view("fp32", augmented=False)
+    both = (task, replace(task, target=DepthTarget(field)))
+    pair = [footprint(each, view=view, height=SIZE, width=SIZE, most=16) for each in both]
     assert pair[1].bytes_per_sample - pair[0].bytes_per_sample == SIZE * SIZE
 
 

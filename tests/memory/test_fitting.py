@@ -184,20 +184,20 @@ def test_noise_lies_where_a_gpu_copies_from_without_a_detour(monkeypatch):
         return tensor
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
-    rows = noise(fitting(small_tasks()), 8, 4)
+    tasks = small_tasks()
+    rows = noise(fitting(tasks), tasks[0], 8)
     assert pinned == []
-    rows = noise(fitting(small_tasks(), device=torch.device("cuda:0")), 8, 4)
-    assert [rows.overlay is pinned[0], rows.mask is pinned[1], rows.depth is pinned[2]] == [
-        True
-    ] * 3
+    rows = noise(fitting(tasks, device=torch.device("cuda:0")), tasks[0], 8)
+    assert [rows["overlay"] is pinned[0], rows["mask"] is pinned[1]] == [True] * 2
 
 
 def test_noise_is_what_a_batch_is():
-    rows = noise(fitting(small_tasks()), 12, 4)
+    tasks = small_tasks()
+    rows = noise(fitting(tasks), tasks[1], 12)
     assert (len(rows), list(rows.groups)) == (12, [4, 4, 4])
-    assert rows.overlay.shape == (12, 3, 16, 16)
-    assert rows.depth.dtype == torch.uint8
-    assert rows.overlay.is_contiguous(memory_format=torch.channels_last)
+    assert rows["overlay"].shape == (12, 3, 16, 16)
+    assert rows["depth"].dtype == torch.uint8
+    assert rows["overlay"].is_contiguous(memory_format=torch.channels_last)
 
 
 def test_a_refusal_names_what_was_needed_what_is_allowed_and_what_would_fit():

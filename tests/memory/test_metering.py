@@ -14,7 +14,7 @@ from wdtrain.networks import build
 
 @pytest.mark.parametrize("name", ["seed-mask", "seed-unet"])
 def test_casts_give_what_autocast_gives_bit_for_bit(name: str):
-    net, picture = build(name).train(), make_rows(4).overlay.float()
+    net, picture = build(name).train(), make_rows(4)["overlay"].float()
     outputs = []
     for casts in (Casts(), torch.autocast("cpu", torch.bfloat16)):
         torch.manual_seed(0)

@@ -21,8 +21,8 @@ from wdtrain.packing import contents
 from wdtrain.packing.pack import pack
 from wdtrain.packing.splits import Holdout
 from wdtrain.packing.verify import walk_blocks
-from wdtrain.scenes.seedfolder import SeedFolder
 from wdtrain.sources.folder import FolderSource
+from wdtrain.sources.layouts import open_layout
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.samples import decode_row
 
@@ -204,8 +204,8 @@ def test_the_seed_projects_files_are_watched_as_well(tmp_path: Path) -> None:
             picture = np.repeat(grey[..., None], 3, 2) - number
             path = tmp_path / "in" / name / f"{prefix}im{number}.jpg"
             path.write_bytes(encode_jpeg(picture))
-    pack(SeedFolder(tmp_path / "in"), tmp_path / "set", **SMALL)
+    pack(open_layout("seed", tmp_path / "in", []), tmp_path / "set", **SMALL)
     path = tmp_path / "in" / "mask" / "mask_im4.jpg"
     path.write_bytes((tmp_path / "in" / "mask" / "mask_im5.jpg").read_bytes())
-    with pytest.raises(StoreError, match=r"1 of 12 triples \(im4-\d+\) changed since"):
-        pack(SeedFolder(tmp_path / "in"), tmp_path / "set", **SMALL)
+    with pytest.raises(StoreError, match=r"1 of 12 triples \(im4\) changed since"):
+        pack(open_layout("seed", tmp_path / "in", []), tmp_path / "set", **SMALL)

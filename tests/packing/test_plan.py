@@ -122,12 +122,12 @@ class Mixed(Disks):
     """A third of the samples are of another shape."""
 
     def load(self, index: int) -> Sample:
-        return Disks(height=24, width=24).load(index) if index % 3 == 2 else super().load(index)
+        return Disks(height=24, width=24).load(index) if index % 3 == 1 else super().load(index)
 
 
 def test_many_of_another_shape_are_refused_at_the_first_look(tmp_path: Path) -> None:
     said: list[int] = []
-    with pytest.raises(StoreError, match=r"of 9 samples looked at .*--fit pad"):
+    with pytest.raises(StoreError, match=r"of 2\d samples looked at .*--fit pad"):
         pack(
             Mixed(count=3000), tmp_path / "set", size=12, max_rejects=0.02, processes=1,
             progress=lambda done, total: said.append(done),

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wdtrain.fields.depth_format import DepthFormat
+from wdtrain.fields import DepthFormat, triple_of
 from wdtrain.record.ranking import Ranking
 from wdtrain.record.report import outcome, write_report
 from wdtrain.record.scores import Baselines, SplitScores
+from wdtrain.targets import target_of
 from wdtrain.targets.metrics import rank_samples
 
 SCORES = st.one_of(st.floats(0, 1), st.just(float("nan")), st.sampled_from([0.25, 0.5]))
@@ -67,31 +69,32 @@ def test_memory_does_not_grow_and_the_middle_is_near():
 def unknown_scores(depth_format: DepthFormat, known: bool) -> SplitScores:
     """A split scored by both tasks; the depth of all or of none of its samples is known."""
 
-    class Batch:
-        overlay = torch.zeros(3, 3, 16, 16, dtype=torch.uint8)
-        mask = torch.full((3, 1, 16, 16), 255, dtype=torch.uint8)
-        depth = torch.full((3, 1, 16, 16), 100 if known else 0, dtype=torch.uint8)
-        keys = tuple("abc")
+    fields = triple_of(depth_format)
+    tasks = {
+        field.name: SimpleNamespace(input="overlay", target=target_of(field))
+        for field in fields
+        if field.name != "overlay"
+    }
 
-        def __getitem__(self, name: str) -> torch.Tensor:
-            return getattr(self, name)
-
-        class cursor:  # noqa: N801
-            position = 3
-
-    baselines = Baselines(depth_format)
-    known_batch = type("Known", (Batch,), {"depth": torch.full_like(Batch.depth, 50)})
+    def batch(depth: int) -> SimpleNamespace:
+        stored = {
+            "overlay": torch.zeros(3, 3, 16, 16, dtype=torch.uint8),
+            "mask": torch.full((3, 1, 16, 16), 255, dtype=torch.uint8),
+            "depth": torch.full((3, 1, 16, 16), depth, dtype=torch.uint8),
+        }
+        return SimpleNamespace(fields=stored, keys=list("abc"), cursor=SimpleNamespace(position=3))
 
     class Stream:
         size = (16, 16)
 
         def __iter__(self):
-            return iter([known_batch()])
+            return iter([batch(50)])
 
-    baselines.fit(Stream(), lambda numbers: numbers, {"mask", "depth"})
-    scores = SplitScores("val", {"mask": "mask", "depth": "depth"}, depth_format)
+    baselines = Baselines()
+    baselines.fit(Stream(), lambda numbers: numbers, tasks.values())
+    scores = SplitScores("val", tasks, tasks["mask"].target)
     answer = (torch.full((3, 1, 16, 16), 0.6), torch.zeros(3))
-    scores.update({"mask": answer, "depth": answer}, Batch(), baselines)
+    scores.update({"mask": answer, "depth": answer}, batch(100 if known else 0), baselines)
     return scores
 
 

@@ -9,11 +9,24 @@ import cv2
 import pytest
 
 from wdtrain.disk.failures import RunError
+from wdtrain.fields import DepthFormat, ImageField, triple_of
 from wdtrain.record.curves import collect, draw_curves
-from wdtrain.record.report import outcome, read_results, versions, write_report
+from wdtrain.record.report import outcome, read_results, task_facts, versions, write_report
 from wdtrain.record.runlog import RunLog
+from wdtrain.targets import target_of
 
 DEPTH = {"rmse_log": 0.2, "absrel": 0.15, "delta1": 0.8}
+DEPTH_METRICS = {
+    **DEPTH,
+    "images": 400.0,
+    **{f"foreground/{name}": value for name, value in DEPTH.items()},
+    "aligned/absrel": 0.12,
+    "aligned/foreground/absrel": 0.11,
+}
+_, MASK, DEPTH_TARGET = (
+    None if isinstance(field, ImageField) else target_of(field)
+    for field in triple_of(DepthFormat())
+)
 RESULTS = {
     "title": "playground-64",
     "lead_split": "val-new-new",
@@ -23,16 +36,12 @@ RESULTS = {
         "mask": {
             "network": "seed-mask",
             "parameters": 114_624,
-            "target": "mask",
-            "metric": "iou_pooled",
-            "baseline_name": "colour threshold",
+            **task_facts(MASK, {}),
         },
         "depth": {
             "network": "seed-unet",
             "parameters": 7_763_041,
-            "target": "depth",
-            "metric": "rmse_log",
-            "baseline_name": "mean depth picture",
+            **task_facts(DEPTH_TARGET, DEPTH_METRICS),
         },
     },
     "splits": {
@@ -45,13 +54,7 @@ RESULTS = {
                 },
                 "depth": {
                     "loss": 0.1,
-                    "metrics": {
-                        **DEPTH,
-                        "images": 400.0,
-                        **{f"foreground/{name}": value for name, value in DEPTH.items()},
-                        "aligned/absrel": 0.12,
-                        "aligned/foreground/absrel": 0.11,
-                    },
+                    "metrics": DEPTH_METRICS,
                     "baseline": {"rmse_log": 0.4},
                 },
             }

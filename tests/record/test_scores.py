@@ -8,26 +8,26 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from wdtrain.fields.depth_format import DepthFormat
+from wdtrain.fields import DepthFormat, triple_of
 from wdtrain.record.scores import Baselines, SplitScores
+from wdtrain.targets import target_of
 
-DEPTH = DepthFormat()
-TARGETS = {"mask": "mask", "depth": "depth"}
-
-
-class Stored(SimpleNamespace):
-    def __getitem__(self, name: str) -> torch.Tensor:
-        return getattr(self, name)
+_, MASK, DEPTH = triple_of(DepthFormat())
+TASKS = {
+    field.name: SimpleNamespace(input="overlay", target=target_of(field)) for field in (MASK, DEPTH)
+}
 
 
 def batch(*depths: int, first: int = 0) -> SimpleNamespace:
     """A sample of one depth code each, with the same mask in the same colours."""
     mask = torch.zeros(len(depths), 1, 8, 8, dtype=torch.uint8)
     mask[:, :, 2:6, 2:6] = 255
-    return Stored(
-        overlay=mask.expand(-1, 3, -1, -1).contiguous(),
-        mask=mask,
-        depth=torch.tensor(depths, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8),
+    return SimpleNamespace(
+        fields={
+            "overlay": mask.expand(-1, 3, -1, -1).contiguous(),
+            "mask": mask,
+            "depth": torch.tensor(depths, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8),
+        },
         keys=[f"s{first + index}" for index in range(len(depths))],
         cursor=SimpleNamespace(position=first + len(depths)),
     )
@@ -41,12 +41,12 @@ class Stream:
 
 
 def scored(*batches: SimpleNamespace) -> SplitScores:
-    baselines = Baselines(DEPTH)
-    baselines.fit(Stream(), lambda numbers: numbers, {"mask", "depth"})
-    scores = SplitScores("val", TARGETS, DEPTH)
+    baselines = Baselines()
+    baselines.fit(Stream(), lambda numbers: numbers, TASKS.values())
+    scores = SplitScores("val", TASKS, target_of(MASK))
     for one in batches:
         unit = torch.full((len(one.keys), 1, 8, 8), 0.5)
-        known = (one.depth > 0).flatten(1).any(1)
+        known = (one.fields["depth"] > 0).flatten(1).any(1)
         losses = {"mask": torch.ones(len(known)), "depth": torch.where(known, 2.0, 0.0)}
         scores.update({task: (unit, loss) for task, loss in losses.items()}, one, baselines)
     scores.reduce(lambda numbers: numbers)

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wdtrain.fields.depth_format import DepthFormat
-from wdtrain.targets.depths import DepthSums
+from wdtrain.fields import DepthFormat
+from wdtrain.targets.depth import DepthSums
 
 METRIC = DepthFormat(kind="metric", near_m=0.5, far_m=20.0)
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wdtrain.targets.masks import MaskSums, boundary_f
+from wdtrain.targets.mask import MaskSums, boundary_f
 
 
 def random_batch(seed: int, count: int = 4, size: int = 12) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,6 +10,7 @@ import torch
 from wdtrain.fields.depth_format import DepthFormat
 from wdtrain.targets.metrics import (
     LABELS,
+    ClassesSums,
     DepthSums,
     MaskSums,
     depth_metrics,
@@ -26,10 +27,15 @@ def test_every_metric_has_a_label_and_a_direction():
     masks, depths = MaskSums(), DepthSums(DepthFormat())
     masks.update(ONES, ONES)
     depths.update(ONES, ONES, ONES > 0)
-    names = {name.rsplit("/", 1)[-1] for name in {**masks.result(), **depths.result()}}
-    assert names - {"images"} <= set(LABELS)
+    classes = ClassesSums(("wall", "mae"))
+    classes.update(ONES.int(), ONES.int())
+    results = (masks.result(), depths.result(), classes.result())
+    names = {name for result in results for name in result if not name.startswith("iou/")}
+    assert {name.rsplit("/", 1)[-1] for name in names} - {"images"} <= set(LABELS)
     assert [is_higher_better(n) for n in ("iou", "aligned/delta1", "rmse_log")] == [1, 1, 0]
     assert label("aligned/foreground/rmse_log") == "RMSE log (aligned, foreground)"
+    assert label("iou/mae") == "IoU (mae)"
+    assert is_higher_better("iou/mae")
 
 
 def test_metrics_of_a_batch_have_one_value_per_image():

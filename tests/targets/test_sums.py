@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from wdtrain.fields.depth_format import DepthFormat
-from wdtrain.targets.depths import DepthSums
-from wdtrain.targets.masks import MaskSums
+from wdtrain.fields import DepthFormat
+from wdtrain.targets.depth import DepthSums
+from wdtrain.targets.mask import MaskSums
 from wdtrain.targets.sums import boundary_band, dilate, fixed, is_foreground
 
 

@@ -10,31 +10,31 @@ from __future__ import annotations
 import argparse
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
+from wdtrain.commands.augment_picture import Place, Sample, augmentation_words, see, sheet
 from wdtrain.commands.inspect_order import check_cursor, manifest_of
 from wdtrain.commands.pack_shards import long_work
 from wdtrain.commands.trust import add_trust, load_run_recipe
 from wdtrain.config import AugmentSettings, DataSettings, Recipe, RunSettings, load_recipe
 from wdtrain.disk.failures import StoreError
+from wdtrain.fields import ImageField
 from wdtrain.fields.resize import network_size
 from wdtrain.record.outputs import OVERWRITE_HELP, Outputs
-from wdtrain.record.picture_grid import colour_depth, colour_mask, png_of
+from wdtrain.record.picture_grid import png_of
 from wdtrain.remote.urls import redacted
+from wdtrain.store.foreign import open_shard
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.samples import BlockIndex, decode_row, parse_block
-from wdtrain.store.shards import ShardReader
-from wdtrain.store.version1 import depth_of
+from wdtrain.store.samples import AnyBlock, decode_row, parse_block
 
-if TYPE_CHECKING:  # the networks' room brings torch along, which the other actions do without
-    from wdtrain.learn.augment import Augmentation, Drawn
-    from wdtrain.learn.view import View
-    from wdtrain.targets.truth import TrainingInput
+if TYPE_CHECKING:  # these rooms bring torch along, which the other actions do without
+    from wdtrain.learn.augment import Augmentation
+    from wdtrain.stream import Order
+    from wdtrain.targets import Target
 
 EXAMPLES: Final = """\
 examples:
@@ -43,7 +43,8 @@ examples:
   inspect-shards augment shards/mine playground-000000017 --epoch 0,1,2 --zoom 1.0 --seed 7
 
 `inspect-shards order` prints the keys of a step. The picture has a column for what is stored and
-one for each epoch; its rows are the overlay, the mask, the depth, and which pixels are trained on.
+one for each epoch; its rows are the dataset's images, what may be learned of them (masks, classes,
+depth), and which pixels are trained on.
 For each epoch a line says what was drawn: zoom; angle, clockwise; shift, to the right and down, as
 a share of the room that the magnified picture leaves, and in pixels; whether it was mirrored; the
 gains of red, green and blue. A GPU's pixels may differ from these in their last bits.
@@ -52,29 +53,10 @@ A dataset has no index of its keys: blocks are read, inflated and their headers 
 sample is found, half the split on average (20,000 samples of 64 x 64: some tenths of a second), and
 all of it for a key that it does not hold. No other sample is decoded.
 """
-_AMOUNTS: Final = tuple(AugmentSettings.model_fields)
+_AMOUNTS: Final = tuple(name for name in AugmentSettings.model_fields if name != "image")
 _GIVEN: Final = ("split", "seed", *_AMOUNTS)
 """Options that stand in a run's recipe."""
 _NEAR_KEYS: Final = 3
-
-
-class Sample(NamedTuple):
-    """As read: overlay uint8 [h, w, 3], mask uint8 [h, w], depth uint8 or uint16 codes [h, w]."""
-
-    key: str
-    overlay: np.ndarray
-    mask: np.ndarray
-    depth: np.ndarray
-
-
-@dataclass(frozen=True)
-class ShownSample:
-    """A sample in an epoch: what was drawn, and what networks of each target got (n = 1)."""
-
-    epoch: int
-    drawn: Drawn
-    mask: TrainingInput
-    depth: TrainingInput
 
 
 # ---------------------------------------------------------------------------- what is asked
@@ -116,6 +98,7 @@ def add_augment(actions: Any) -> None:
 def show_augment(options: argparse.Namespace) -> int:
     """Writes the picture and prints what was drawn."""
     from wdtrain.learn.view import plain_view
+    from wdtrain.stream import order_of
 
     recipe = _recipe(options)
     *target, options.key = options.words
@@ -133,20 +116,31 @@ def show_augment(options: argparse.Namespace) -> int:
     epochs = _epochs(options.epoch, None if options.run_folder is None else recipe, manifest)
     if options.run_folder is not None:
         _check_run(options.run_folder, data, manifest)
-    mean, std = manifest.mean_and_std(manifest.image)
-    view = plain_view(mean, std, depth_of(manifest.fields), "fp32").augmented(
-        _augmentation(options, recipe)
-    )
+    images = [name for name, field in manifest.fields.items() if isinstance(field, ImageField)]
+    view = plain_view(manifest, images, "fp32").augmented(_augmentation(options, recipe))
+    targets = _targets(manifest, recipe)
     sample = find_sample(manifest, split, options.key, size=data.size)
-    sights = [see(sample, epoch, view) for epoch in epochs]
-    picture = sheet(sample, sights, view)
+    places = [Place.alone(epoch) for epoch in epochs]
+    if recipe is not None and recipe.augment.image:
+        order = order_of(data, manifest, split)
+        places = [find_place(order, epoch, sample, recipe) for epoch in epochs]
+    sights = [see(sample, place, view, targets) for place in places]
+    picture = sheet(sample, sights, view, targets)
     out.write(options.out.name, png_of(picture))
     for sight in sights:
-        print(
-            f"epoch {sight.epoch}: {', '.join(augmentation_words(sight.drawn, sample.mask.shape))}"
-        )
+        print(f"epoch {sight.epoch}: {', '.join(augmentation_words(sight.drawn, sample.size))}")
     print(f"wrote {options.out} ({picture.shape[1]} x {picture.shape[0]})")
     return 0
+
+
+def _targets(manifest: Manifest, recipe: Recipe | None) -> dict[str, Target]:
+    """What may be learned of the dataset, by field."""
+    from wdtrain.targets import TARGETS, target_of
+
+    own = {} if recipe is None else recipe.targets
+    fields = manifest.fields.values()
+    known = [field for field in fields if field.kind in TARGETS or field.kind in own]
+    return {field.name: target_of(field, own) for field in known}
 
 
 def _recipe(options: argparse.Namespace) -> Recipe | None:
@@ -194,13 +188,13 @@ def _check_run(folder: Path, data: DataSettings, manifest: Manifest) -> None:
 
 
 def _augmentation(options: argparse.Namespace, recipe: Recipe | None) -> Augmentation:
-    from wdtrain.learn.augment import Augmentation
+    from wdtrain.learn.augment import augmentation_of
 
     asked = AugmentSettings() if recipe is None else recipe.augment
     seed = RunSettings.model_fields["seed"].default if recipe is None else recipe.run.seed
     given = {name: getattr(options, name) for name in ("seed", *_AMOUNTS)}
     given = {name: value for name, value in given.items() if value is not None}
-    return Augmentation(**{"seed": seed, **asked.model_dump(), **given})
+    return replace(augmentation_of(asked, seed=seed), **given)
 
 
 # ---------------------------------------------------------------------------- the sample
@@ -219,9 +213,10 @@ def find_sample(
     damaged: list[str] = []
     total, done = manifest.split(split).samples, 0
     with long_work(f"looking for {key}") as progress:
-        for block in _blocks(manifest, split, damaged):
+        for at, block in _blocks(manifest, split, damaged):
             if key in block.keys:
-                return Sample(key, *decode_row(block, block.keys.index(key), size=read_at).values())
+                row = block.keys.index(key)
+                return Sample(key, decode_row(block, row, size=read_at), (*at, row))
             near = heapq.nlargest(_NEAR_KEYS, [*near, *block.keys], lambda one: _likeness(one, key))
             progress(done := done + block.num_samples, total)
     others = [name for name in manifest.splits if name != split]
@@ -233,13 +228,47 @@ def find_sample(
     )
 
 
-def _blocks(manifest: Manifest, split: str, damaged: list[str]) -> Iterator[BlockIndex]:
-    """The blocks of a split that are whole; of the others `damaged` learns what is wrong."""
-    for shard in manifest.split(split).shards:
-        with ShardReader(manifest.shard_url(shard), shard, manifest) as reader:
+def find_place(order: Order, epoch: int, sample: Sample, recipe: Recipe) -> Place:
+    """Where a sample stands in an epoch: found by going through it. Where damaged samples were left
+    out, those after them in a chunk stood further ahead."""
+    begin = epoch * order.samples
+    for piece in order.pieces(begin, begin + order.samples):
+        at = piece.position
+        for fragment in order.fragments(piece):
+            blocks, rows = order.samples_of(fragment)
+            where = np.stack([*order.shard_block(blocks), rows], 1)
+            found = np.flatnonzero((where == sample.place).all(1))
+            if len(found):
+                return _place_of(order, at + int(found[0]), recipe)
+            at += len(rows)
+    raise AssertionError("an epoch holds every sample")
+
+
+def _place_of(order: Order, position: int, recipe: Recipe) -> Place:
+    """The epoch and norm group of a position, and which of the group's rows it is: what of a chunk
+    is in one batch is cut into groups."""
+    epoch, batch_size = position // order.samples, recipe.train.batch_size
+    batch = position // batch_size * batch_size
+    piece = next(
+        piece
+        for piece in order.pieces(batch, batch + batch_size)
+        if piece.position <= position < piece.position + piece.rows
+    )
+    row = (position - piece.position) % recipe.norm_group
+    rows = min(recipe.norm_group, piece.position + piece.rows - (position - row))
+    return Place(epoch=epoch, row=row, rows=rows, group_id=position - row)
+
+
+def _blocks(
+    manifest: Manifest, split: str, damaged: list[str]
+) -> Iterator[tuple[tuple[int, int], AnyBlock]]:
+    """The blocks of a split that are whole, each with the numbers of its shard and of itself; of
+    the others `damaged` learns what is wrong."""
+    for at, shard in enumerate(manifest.split(split).shards):
+        with open_shard(manifest.shard_url(shard), shard, manifest) as reader:
             for number in range(reader.num_blocks):
                 try:
-                    yield parse_block(reader.read_block(number), manifest)
+                    yield (at, number), parse_block(reader.read_block(number), manifest)
                 except StoreError as error:
                     damaged.append(str(error))
 
@@ -252,168 +281,3 @@ def _likeness(one: str, other: str) -> int:
 def _shared(one: str, other: str) -> int:
     pairs = enumerate(zip(one, other, strict=False))
     return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
-
-
-# ---------------------------------------------------------------------------- what is seen
-
-
-def see(sample: Sample, epoch: int, view: View) -> ShownSample:
-    """What training makes of the sample in this epoch, on the CPU."""
-    import torch
-
-    from wdtrain.learn.rows import Rows
-
-    arrays = (sample.overlay.transpose(2, 0, 1), sample.mask[None], sample.depth[None])
-    overlay, mask, depth = (torch.from_numpy(np.array(array))[None] for array in arrays)
-    rows = Rows(
-        overlay=overlay,
-        mask=mask,
-        depth=depth,
-        keys=[sample.key],
-        epochs=[epoch],
-        groups=[1],
-        group_ids=[0],
-    )
-    assert view.augmentation is not None, "there is nothing to show without augmentation"
-    return ShownSample(
-        epoch,
-        view.augmentation.draw(rows.keys, rows.epochs),
-        view.prepare(overlay, mask, "mask", rows),
-        view.prepare(overlay, depth, "depth", rows),
-    )
-
-
-def augmentation_words(drawn: Drawn, size: tuple[int, ...]) -> list[str]:
-    """What was drawn for the first sample, in words; size: height and width in pixels."""
-    zoom, shift = drawn.zoom[0], drawn.shift[0]
-    right, down = shift * (zoom - 1) * (size[1] / 2, size[0] / 2)
-    return [
-        f"zoom {zoom:.3f}",
-        f"angle {drawn.angle_deg[0]:+.2f} deg",
-        f"shift {shift[0]:+.2f} {shift[1]:+.2f} ({right:+.1f} {down:+.1f} px)",
-        "mirrored" if drawn.flipped[0] else "not mirrored",
-        "gains " + " ".join(f"{gain:.2f}" for gain in drawn.gains[0]),
-    ]
-
-
-# ---------------------------------------------------------------------------- the picture
-
-ROWS: Final = ("overlay", "mask", "depth", "valid")
-BOTH, MASK_ALONE, NEITHER = (198, 226, 203), (240, 180, 70), (64, 64, 72)
-"""Colours of a pixel that is trained on by both targets, by the mask's alone, by neither."""
-_TILE_PX: Final = 200
-_GAP_PX: Final = 10
-_LINE_PX: Final = 17
-_LABELS_PX: Final = 64
-_PAPER, _INK, _FAINT = (255, 255, 255), (30, 30, 34), (120, 120, 128)
-_OUTLINES: Final = ((232, 60, 60), (40, 120, 240), (30, 170, 80), (240, 150, 20), (160, 70, 210))
-
-
-class Column(NamedTuple):
-    """A column of the picture: uint8 [h, w, 3] tiles in the order of `ROWS`, and what it says."""
-
-    title: str
-    lines: list[str]
-    tiles: list[np.ndarray]
-    colour: tuple[int, int, int] = _INK
-
-
-def stored_tiles(sample: Sample, view: View) -> list[np.ndarray]:
-    """The tiles of a sample as it is stored: alpha from black to white, unknown depth grey."""
-    known = sample.depth > 0
-    unit = np.where(known, view.depth_format.to_unit(sample.depth.astype(np.float32)), np.nan)
-    valid = _valid(np.ones_like(known), known)
-    return [sample.overlay, colour_mask(sample.mask / 255), colour_depth(unit), valid]
-
-
-def seen_tiles(seen: ShownSample, view: View) -> list[np.ndarray]:
-    """The tiles of what networks got: the overlay with its normalisation undone; what is not
-    trained on is grey."""
-    mean, std = (np.array(v, np.float32) for v in (view.normalisation.mean, view.normalisation.std))
-    overlay = seen.mask.picture[0].permute(1, 2, 0).numpy() * std + mean
-    mask_valid, depth_valid = (one.valid[0, 0].numpy() > 0 for one in (seen.mask, seen.depth))
-    mask = np.where(mask_valid, seen.mask.target[0, 0].numpy(), np.nan)
-    depth = np.where(depth_valid, seen.depth.target[0, 0].numpy(), np.nan)
-    rgb = np.rint(overlay.clip(0, 1) * 255).astype(np.uint8)
-    return [rgb, colour_mask(mask), colour_depth(depth), _valid(mask_valid, depth_valid)]
-
-
-def _valid(mask: np.ndarray, depth: np.ndarray) -> np.ndarray:
-    colours = np.array((NEITHER, MASK_ALONE, BOTH), np.uint8)
-    tile: np.ndarray = colours[mask.astype(int) + (mask & depth)]
-    return tile
-
-
-def sheet(sample: Sample, sights: list[ShownSample], view: View) -> np.ndarray:
-    """uint8 [height, width, 3]: a column as stored and one for each epoch, under what was drawn.
-
-    Pixels are magnified by a whole factor. The outlines in the stored overlay are what the epoch of
-    that colour saw of it.
-    """
-    height, width = sample.mask.shape
-    factor = max(1, -(-_TILE_PX // width))
-    columns = [Column("as stored", [f"{height} x {width}"], stored_tiles(sample, view))]
-    for index, one in enumerate(sights):
-        lines, tiles = augmentation_words(one.drawn, (height, width)), seen_tiles(one, view)
-        columns.append(
-            Column(f"epoch {one.epoch}", lines, tiles, _OUTLINES[index % len(_OUTLINES)])
-        )
-    step_x, step_y = width * factor + _GAP_PX, height * factor + _GAP_PX
-    top = 2 * _GAP_PX + _LINE_PX * (3 + max(len(column.lines) for column in columns))
-    size = (_LABELS_PX + step_x * len(columns), top + step_y * len(ROWS) + 2 * _LINE_PX + _GAP_PX)
-    canvas = Image.new("RGB", size, _PAPER)
-    draw = ImageDraw.Draw(canvas)
-    draw.text((_GAP_PX, _GAP_PX), sample.key, _INK, _font(16))
-    for index, column in enumerate(columns):
-        left = _LABELS_PX + index * step_x
-        _write_head(draw, column, left, _GAP_PX + 2 * _LINE_PX)
-        for row, tile in enumerate(column.tiles):
-            large = Image.fromarray(tile.repeat(factor, 0).repeat(factor, 1))
-            if index == row == 0:
-                _draw_outlines(large, columns[1:], sights)
-            canvas.paste(large, (left, top + row * step_y))
-    for row, name in enumerate(ROWS):
-        draw.text((_GAP_PX, top + row * step_y + height * factor // 2 - 8), name, _INK, _font(13))
-    _write_legend(draw, top + step_y * len(ROWS))
-    return np.asarray(canvas)
-
-
-def _draw_outlines(picture: Image.Image, columns: list[Column], sights: list[ShownSample]) -> None:
-    draw = ImageDraw.Draw(picture)
-    for column, one in zip(columns, sights, strict=True):
-        corners = _corners(one.drawn, picture.height, picture.width)
-        draw.line([tuple(corner) for corner in corners.tolist()], column.colour, 2)
-
-
-def _corners(drawn: Drawn, height: int, width: int) -> np.ndarray:
-    """float64 [5, 2]: pixels (x, y) of a stored picture at the corners of what was seen of it."""
-    from wdtrain.learn.augment import affine
-
-    square = np.array([(-1, -1, 1), (1, -1, 1), (1, 1, 1), (-1, 1, 1), (-1, -1, 1)], np.float64)
-    where: np.ndarray = square @ affine(drawn, height, width)[0].numpy().T
-    return (where + 1) / 2 * (width, height)
-
-
-def _write_head(draw: ImageDraw.ImageDraw, column: Column, left: int, top: int) -> None:
-    draw.text((left, top), column.title, column.colour, _font(15))
-    for number, line in enumerate(column.lines, 1):
-        draw.text((left, top + 4 + number * _LINE_PX), line, _FAINT, _font(12))
-
-
-def _write_legend(draw: ImageDraw.ImageDraw, top: int) -> None:
-    """What the colours mean, in two lines."""
-    left: float = _LABELS_PX
-    for colour, text in (
-        (BOTH, "trained on: mask and depth"),
-        (MASK_ALONE, "mask alone"),
-        (NEITHER, "neither"),
-    ):
-        draw.rectangle((left, top + 2, left + 11, top + 13), colour, _FAINT)
-        draw.text((left + 17, top), text, _FAINT, _font(12))
-        left += 17 + draw.textlength(text, _font(12)) + 14
-    text = "depth: near bright, far dark; grey: not trained on; outlines: what an epoch saw"
-    draw.text((_LABELS_PX, top + _LINE_PX), text, _FAINT, _font(12))
-
-
-def _font(size_px: int) -> Any:
-    return ImageFont.load_default(size_px)

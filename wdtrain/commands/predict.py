@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import isqrt
 from pathlib import Path
 
@@ -31,18 +32,17 @@ from wdtrain.commands.predict_inputs import (
     split_stream,
 )
 from wdtrain.commands.trust import add_trust, load_run_recipe
-from wdtrain.fields.depth_format import DepthFormat
-from wdtrain.fields.png import encode_png
+from wdtrain.config import Recipe
 from wdtrain.fields.resize import STRIDE, size_for
-from wdtrain.learn.build import load_state
+from wdtrain.learn.build import Learned, learned_from, load_state
 from wdtrain.learn.evaluate import predict
+from wdtrain.learn.inputs import Normalisation
 from wdtrain.learn.out_of_memory import release, try_to
-from wdtrain.learn.view import View, plain_view
-from wdtrain.networks import build
+from wdtrain.networks import build_for
 from wdtrain.ranks.devices import default_device, exact_float32
 from wdtrain.record.checkpoint import Checkpoints, SavedCheckpoint, load_weights
 from wdtrain.record.outputs import OVERWRITE_HELP, Outputs
-from wdtrain.record.picture_grid import colour_depth, colour_mask, png_of
+from wdtrain.record.picture_grid import png_of
 
 MOST_INPUT_PIXELS = 2**24
 """Of a picture as networks see it: a strip of 5,000 x 1 would become one of 320,000 x 64."""
@@ -58,16 +58,17 @@ _EXAMPLES = """examples:
   tools/predict runs/playground --split val-new-new --count 8 --out predictions
   tools/predict runs/mine --split val --data 'https://host/data?sig=...' --out predictions
 
-Of each picture NAME.jpg: NAME.mask.png (probability, 0..255), NAME.depth.png (16-bit codes of the
-dataset's depth format; 0 is never written) and NAME.preview.png (picture, mask and depth side by
-side). Pictures of the same name in one call get their endings and folders into the results' names.
-Folders are taken with all below them; results then lie in folders of the same names.
+Of each picture NAME.jpg, after what the networks have learned: NAME.mask.png (probability, 0..255),
+NAME.classes.png (ids), NAME.depth.png (16-bit codes of the dataset's depth format; 0 is never
+written); and NAME.preview.png (the picture and these side by side). Pictures of the same name in
+one call get their endings and folders into the results' names. Folders are taken with all below
+them; results then lie in folders of the same names.
 
 Networks see a picture with its shorter side at --size, both sides rounded to multiples of 16.
 A picture that is smaller than that is enlarged smoothly (bilinear), a larger one shrunk by area.
 What they say is brought back to the picture's size in the same way: probabilities before any
-threshold (foreground counts from 128), and depth, which therefore changes gradually at an edge,
-over about one pixel of what the networks saw.
+threshold (foreground counts from 128) or choice of a class, and depth, which therefore changes
+gradually at an edge, over about one pixel of what the networks saw.
 
 A picture that cannot be read is named and skipped. Nothing is written over what this tool did not
 make; what it made (listed in .wdtrain-made.jsonl in --out) is replaced with --overwrite.
@@ -76,49 +77,71 @@ The exit code is 0, 1 where pictures were skipped, 2 after an error or where non
 
 @dataclass(frozen=True)
 class Trained:
-    """The networks of a run by task, with their targets, as one of its checkpoints holds them."""
+    """The networks of a run by task, with what they see and learn, as a checkpoint holds them."""
 
     networks: Mapping[str, torch.nn.Module]
-    targets: Mapping[str, str]
-    view: View
+    learned: Mapping[str, Learned]
+    normalisations: Mapping[str, Normalisation]
     side: int  # the shorter one that the networks see, as in training
     device: torch.device
 
     def __call__(self, rgb: np.ndarray) -> dict[str, np.ndarray]:
-        """By task, float32 [h, w] in 0..1 of a uint8 [h, w, 3] picture of any size.
+        """By task, settled predictions [k, h, w] of a uint8 [h, w, 3] picture of any size.
 
         ValueError for a picture that does not fit into memory, or that networks say NaN of.
         """
         height, width = rgb.shape[:2]
         inner = self._inner_size(height, width)
-        overlay = torch.from_numpy(resized(rgb, *inner)).permute(2, 0, 1)[None]
+        picture = torch.from_numpy(resized(rgb, *inner)).permute(2, 0, 1)[None]
         found = {}
-        for task, network in self.networks.items():
-            unit = self._ask(network, overlay)
-            if not np.isfinite(unit).all():
+        for task in self.networks:
+            soft = self._ask(task, picture)
+            if not np.isfinite(soft).all():
                 raise ValueError(f"the network of task {task!r} says NaN of it; train it anew")
-            found[task] = resized(unit, height, width)
+            back = partial(resized, height=height, width=width)
+            found[task] = self.learned[task].target.resized(soft, back)
         return found
+
+    def image(self) -> str:
+        """The image that all networks see; ValueError where there are several."""
+        images = {one.input for one in self.learned.values()}
+        if len(images) > 1:
+            raise ValueError(
+                f"the networks see several images ({', '.join(sorted(images))}), and one picture "
+                "is given to all; name one with --input, and only those that see it are asked"
+            )
+        return images.pop()
+
+    def seeing(self, image: str) -> Trained:
+        """Of these networks, those that see an image; ValueError where none does."""
+        learned = {task: one for task, one in self.learned.items() if one.input == image}
+        if not learned:
+            images = ", ".join(sorted({one.input for one in self.learned.values()}))
+            raise ValueError(f"--input is {image!r}; the networks of this run see {images}")
+        return replace(
+            self, learned=learned, networks={task: self.networks[task] for task in learned}
+        )
 
     def endings(self) -> dict[str, str]:
         """What the results are called after a picture's name: by task, and `preview`."""
-        count = Counter(self.targets.values())
-        kinds = {
-            task: target if count[target] == 1 else task for task, target in self.targets.items()
-        }
-        return {task: f".{kind}.png" for task, kind in kinds.items()} | {"preview": ".preview.png"}
+        kinds = {task: one.target.field.kind for task, one in self.learned.items()}
+        count = Counter(kinds.values())
+        names = {task: kind if count[kind] == 1 else task for task, kind in kinds.items()}
+        return {task: f".{name}.png" for task, name in names.items()} | {"preview": ".preview.png"}
 
-    def _ask(self, network: torch.nn.Module, overlay: torch.Tensor) -> np.ndarray:
+    def _ask(self, task: str, picture: torch.Tensor) -> np.ndarray:
         answers: list[np.ndarray] = []
+        network, learned = self.networks[task], self.learned[task]
 
         def ask() -> None:
-            normalisation = self.view.normalisation
-            unit = predict(network, overlay.to(self.device), normalisation=normalisation)
-            answers.append(unit[0, 0].cpu().numpy())
+            normalisation = self.normalisations[learned.input]
+            sent = picture.to(self.device)
+            soft = predict(network, sent, learned.target, normalisation=normalisation)
+            answers.append(soft[0].cpu().numpy())
 
         if out_of_memory := try_to(ask):
             release(self.device)
-            height, width = overlay.shape[2:]
+            height, width = picture.shape[2:]
             raise ValueError(
                 f"at {width} x {height} it does not fit into memory ({out_of_memory.message}); "
                 "give a smaller --size"
@@ -154,22 +177,26 @@ def load_trained(folder: Path, which: str, side: int | None, *, trust: bool = Fa
     found = _checkpoint(folder, which)
     exact_float32()
     device = default_device()
+    learned, normalisations, trained_side = _seen_in_training(found, recipe)
     networks = {}
     for task, declared in recipe.tasks.items():
-        network = build(declared.network, **declared.options)
+        channels = learned[task].target.channels
+        network = build_for(channels, declared.network, declared.options)
         load_state(network, load_weights(found.path / f"{task}.safetensors"))
         networks[task] = network.to(device).eval()
-    view, trained_side = _seen_in_training(found)
-    targets = {task: recipe.target_of(task) for task in recipe.tasks}
-    return Trained(networks, targets, view, side or trained_side, device)
+    return Trained(networks, learned, normalisations, side or trained_side, device)
 
 
-def _seen_in_training(found: SavedCheckpoint) -> tuple[View, int]:
-    """How pictures were prepared, and their shorter side, as the checkpoint says."""
+def _seen_in_training(
+    found: SavedCheckpoint, recipe: Recipe
+) -> tuple[dict[str, Learned], dict[str, Normalisation], int]:
+    """What each task sees and learns, how pictures were prepared, and their shorter side, as the
+    checkpoint says."""
     try:
-        saved, side = found.extra["view"], int(found.extra["side"])
-        depth = DepthFormat(**saved["depth"])
-        return plain_view(saved["mean"], saved["std"], depth, "fp32"), side
+        images, saved = found.extra["view"]["normalisations"], found.extra["learned"]
+        learned = {task: learned_from(saved[task], recipe.targets) for task in recipe.tasks}
+        normalisations = {name: Normalisation(**one) for name, one in images.items()}
+        return learned, normalisations, int(found.extra["side"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"checkpoint {found.path} does not say how pictures were prepared ({error!r}), so "
@@ -187,28 +214,17 @@ def _checkpoint(folder: Path, which: str) -> SavedCheckpoint:
 
 
 def side_by_side(
-    rgb: np.ndarray, found: Mapping[str, np.ndarray], targets: Mapping[str, str]
+    rgb: np.ndarray, found: Mapping[str, np.ndarray], learned: Mapping[str, Learned]
 ) -> np.ndarray:
     """uint8 [h, w, 3]: the picture and what was found of it, at a size to look at."""
     height, width = rgb.shape[:2]
     longer = max(height, width)
     scale = min(max(longer, SHOWN_PX[0]), SHOWN_PX[1]) / longer
     size = max(1, round(height * scale)), max(1, round(width * scale))
-    tiles = [resized(rgb, *size)]
-    for task, unit in found.items():
-        colour = colour_mask if targets[task] == "mask" else colour_depth
-        tiles.append(colour(resized(unit, *size)))
+    coloured = [learned[task].target.colour(values) for task, values in found.items()]
+    tiles = [resized(picture, *size) for picture in (rgb, *coloured)]
     gap = np.full((size[0], 4, 3), 255, np.uint8)
     return np.concatenate([part for tile in tiles for part in (tile, gap)][:-1], 1)
-
-
-def encoded(unit: np.ndarray, target: str, depth: DepthFormat) -> bytes:
-    """PNG of a prediction [h, w] in 0..1: a mask's in 8 bits, a depth's as codes of 16 bits."""
-    unit = np.clip(unit, 0, 1)
-    if target == "mask":
-        return encode_png(np.rint(unit * 255).astype(np.uint8))
-    codes = 1 + np.rint(unit * (replace(depth, bits=16).max_code - 1))
-    return encode_png(codes.astype(np.uint16))
 
 
 @dataclass
@@ -246,10 +262,10 @@ class Work:
 
     def _write(self, name: str, rgb: np.ndarray, found: Mapping[str, np.ndarray]) -> None:
         trained, endings = self.trained, self.trained.endings()
-        for task, unit in found.items():
-            data = encoded(unit, trained.targets[task], trained.view.depth_format)
+        for task, values in found.items():
+            data = trained.learned[task].target.encode(values)
             self.outputs.write(name + endings[task], data)
-        preview = side_by_side(rgb, found, trained.targets)
+        preview = side_by_side(rgb, found, trained.learned)
         self.outputs.write(name + endings["preview"], png_of(preview))
         self.done += 1
 
@@ -263,11 +279,14 @@ class Work:
 def _predict(options: argparse.Namespace) -> int:
     _check_options(options)
     trained = load_trained(options.run, options.checkpoint, options.size, trust=options.trust)
+    trained = trained if options.input is None else trained.seeing(options.input)
+    trained.image()
     outputs = Outputs(options.out, "predict", overwrite=options.overwrite)
     work = Work(trained, outputs, [])
     if options.split:
         recipe = load_run_recipe(options.run, trust=options.trust)
-        streams = [split_stream(recipe, options.split, options.data) for _ in range(2)]
+        image = trained.image()
+        streams = [split_stream(recipe, options.split, options.data, image=image) for _ in range(2)]
         work.names = split_names(streams[0], options.count)
         pictures = pictures_of_split(streams[1], work.names, options.count, work.skip)
     else:
@@ -323,7 +342,7 @@ def _url(text: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="predict",
-        description="Predict mask and depth of pictures with the networks of a run.",
+        description="Predict mask, classes and depth of pictures with the networks of a run.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -334,6 +353,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--overwrite", action="store_true", help=OVERWRITE_HELP)
     add("--checkpoint", choices=("last", "best"), default="last", help="default: last")
     add("--size", type=int, metavar="S", help="shorter side the networks see; as in training")
+    add("--input", metavar="NAME", help="the image it is, where networks see several")
     add("--split", metavar="NAME", help="a split of the run's dataset, instead of pictures")
     add("--data", type=_url, metavar="URL", help=_DATA_HELP)
     add("--count", type=int, default=8, metavar="N", help="pictures of the split; default: 8")

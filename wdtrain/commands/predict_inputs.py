@@ -191,8 +191,9 @@ def read_picture(path: Path) -> np.ndarray:
     return read_rgb(path.read_bytes(), name=str(path))
 
 
-def split_stream(recipe: Recipe, split: str, url: str | None) -> Stream:
-    """One epoch of a split of the dataset at `url`, None: the run's own; damage is left out.
+def split_stream(recipe: Recipe, split: str, url: str | None, *, image: str) -> Stream:
+    """An image of a split of the dataset at `url` (None: the run's own), for an epoch; damage is
+    left out.
 
     Samples of a block are a fair draw of their split, so it is not shuffled among more than those.
     """
@@ -205,13 +206,14 @@ def split_stream(recipe: Recipe, split: str, url: str | None) -> Stream:
         seed=0,
         shuffle_bytes=1,
         on_damage="skip",
+        fields=[image],
     )
 
 
 def pictures_of_split(
     stream: Stream, names: Sequence[str], count: int, skip: Skip
 ) -> Iterator[Named]:
-    """The first overlays of a stream, as many as names, as stored. Damage that lies before the last
+    """The first pictures of a stream, as many as names, as stored. Damage that lies before the last
     of them is skipped, and all there is in a split of less than `count`: what was read ahead of
     them tells nothing."""
     rows, done, told = _rows(stream), 0, set[str]()
@@ -222,10 +224,10 @@ def pictures_of_split(
                 told.add(where)
                 skip(f"{where}: {stream.damaged[where]}")
 
-    for name, (position, overlay) in zip(names, rows, strict=False):
+    for name, (position, picture) in zip(names, rows, strict=False):
         tell(position)
         done = position + 1
-        yield name, overlay.permute(1, 2, 0).contiguous().numpy()
+        yield name, picture.permute(1, 2, 0).contiguous().numpy()
     if len(names) < count:
         for _ in rows:
             pass
@@ -234,7 +236,8 @@ def pictures_of_split(
 
 def _rows(stream: Stream) -> Iterator[tuple[int, Tensor]]:
     for batch in stream:
-        yield from zip(batch.positions.tolist(), batch["overlay"], strict=True)
+        (pictures,) = batch.fields.values()
+        yield from zip(batch.positions.tolist(), pictures, strict=True)
 
 
 def _damage_at(stream: Stream, position: int) -> list[str]:

@@ -7,6 +7,7 @@ One's own recipes may do that; a run folder may have come from anybody.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,25 @@ def load_run_recipe(folder: Path, *, trust: bool) -> Recipe:
     from wdtrain.networks import NETWORKS  # here, since torch takes a second to import
 
     recipe = load_recipe(path, [], inspect=partial(_refuse_resolving, path))
-    for name, task in recipe.tasks.items():
-        if task.network not in NETWORKS:
-            what = f"is {task.network!r}, which is imported and run if there is such a module"
-            raise _untrusted(path, f"tasks.{name}.network", what)
+    for key, named in _imports(recipe):
+        if named not in NETWORKS:
+            what = f"is {named!r}, which is imported and run if there is such a module"
+            raise _untrusted(path, key, what)
     return recipe
+
+
+def _imports(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """The keys of a recipe that may name code, with what they name: every network, and all else
+    that is an import path."""
+    for name, task in recipe.tasks.items():
+        yield f"tasks.{name}.network", task.network
+        if ":" in task.loss_settings.name:
+            yield f"tasks.{name}.loss", task.loss_settings.name
+    for number, change in enumerate(recipe.augment.image):
+        if ":" in change.name:
+            yield f"augment.image[{number}]", change.name
+    yield from ((f"targets.{kind}", path) for kind, path in recipe.targets.items())
+    yield from ((f"data.kinds.{kind}", path) for kind, path in recipe.data.kinds.items())
 
 
 def _refuse_resolving(path: Path, written: Any, key: str = "") -> None:

@@ -6,8 +6,14 @@ sees), `convert.py` and `trial.py` (a network is made fit, and tried out), `opti
 `evaluate.py`. What the training loop needs of the room is handed on here.
 """
 
-from wdtrain.learn.augment import Augmentation
-from wdtrain.learn.build import build_tasks
+from wdtrain.learn.augment import Augmentation, augmentation_of
+from wdtrain.learn.build import (
+    build_tasks,
+    foreground_for,
+    learned_by,
+    learned_dict,
+    learned_from,
+)
 from wdtrain.learn.evaluate import Answered, evaluate_batches
 from wdtrain.learn.out_of_memory import DoesNotFit, is_out_of_memory
 from wdtrain.learn.rows import rows_of
@@ -21,9 +27,14 @@ __all__ = [
     "DoesNotFit",
     "TaskSet",
     "View",
+    "augmentation_of",
     "build_tasks",
     "evaluate_batches",
+    "foreground_for",
     "is_out_of_memory",
+    "learned_by",
+    "learned_dict",
+    "learned_from",
     "plain_view",
     "rows_of",
     "train_step",

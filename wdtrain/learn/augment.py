@@ -1,11 +1,10 @@
-"""Augmentation on the device: one affine for overlay, mask and depth, colour on the overlay alone.
+"""Augmentation on the device: one affine for a picture and all its fields, colour on images alone.
 
 What is drawn for a sample is a function of (seed, epoch, key) alone: eight uniform numbers out of
 one BLAKE2b digest, about 2 microseconds a sample. Magnification, rotation, crop, flip, colour gains
 and the shift of depth are those of Eigen et al. 2014; matrices and normalisation are Kornia's;
-mask, depth and validity are read through the same float32 grid. The surprise: depth at the limits
-of its format stays there under a zoom, since a code at the far limit means "there or beyond" (the
-sky comes no nearer).
+every field and its validity are read through the same float32 grid, each in the way of its kind
+(`targets/`).
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -21,16 +21,15 @@ from kornia.geometry.conversions import normalize_homography
 from kornia.geometry.transform import get_affine_matrix2d
 from torch import Tensor
 
-from wdtrain.fields.depth_format import DepthFormat
-from wdtrain.targets.truth import (
-    Normalisation,
-    TargetName,
-    TrainingInput,
-    depth_target,
-    mask_target,
-    plain_target,
-    unit_overlay,
+from wdtrain.config import AugmentSettings
+from wdtrain.learn.inputs import Normalisation, unit_picture
+from wdtrain.learn.intensity import (
+    GroupRows,
+    Intensity,
+    build_intensities,
+    change_intensities,
 )
+from wdtrain.targets import Target, Truth
 
 
 @dataclass(frozen=True)
@@ -50,11 +49,12 @@ class Drawn:
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Keyed augmentation of triples; every amount of 0 switches its part off.
+    """Keyed augmentation of samples; every amount of 0 switches its part off.
 
     zoom: magnified by up to 1 + zoom; rotation_deg: turned by up to this either way; crop: share
     (0..1) of the room inside the magnified picture that the crop may use; flip: probability of a
-    mirror image; colour: each channel of the overlay multiplied by 1 - colour .. 1 + colour.
+    mirror image; colour: each channel of an image multiplied by 1 - colour .. 1 + colour; image:
+    further changes of colours, drawn by norm group (`intensity.py`).
     """
 
     seed: int
@@ -63,6 +63,7 @@ class Augmentation:
     crop: float = 1.0
     flip: float = 0.5
     colour: float = 0.2
+    image: tuple[Intensity, ...] = ()
 
     def __post_init__(self) -> None:
         limits = {"zoom": 9, "rotation_deg": 180, "crop": 1, "flip": 1, "colour": 1}
@@ -89,43 +90,26 @@ class Augmentation:
             gains=1 + self.colour * signed[:, 5:8],
         )
 
-    def __call__(
-        self,
-        overlay: Tensor,
-        stored: Tensor,
-        target: TargetName,
-        *,
-        keys: Sequence[str],
-        epochs: Sequence[int],
-        normalisation: Normalisation,
-        depth_format: DepthFormat,
-    ) -> TrainingInput:
-        """uint8 overlay [n, 3, h, w], stored mask or depth [n, 1, h, w] -> what is trained on."""
-        seen = self.see(
-            overlay,
-            keys=keys,
-            epochs=epochs,
-            normalisation=normalisation,
-            depth_format=depth_format,
-        )
-        return TrainingInput(seen.picture, *seen.target(stored, target))
-
     def see(
         self,
-        overlay: Tensor,
+        stored: Tensor,
         *,
         keys: Sequence[str],
         epochs: Sequence[int],
         normalisation: Normalisation,
-        depth_format: DepthFormat,
+        groups: Sequence[GroupRows] = (),
     ) -> AugmentedBatch:
-        """uint8 overlay [n, 3, h, w] -> what networks of any target get to see of it."""
+        """A uint8 image [n, 3, h, w] -> what networks of any target get to see of it; groups: the
+        norm groups that the rows are of, which `image` is drawn by."""
         drawn = self.draw(keys, epochs)
-        picture, warp = unit_overlay(overlay), None
+        picture, warp = unit_picture(stored), None
         if self.warps:
-            warp = Warp(drawn, overlay.shape[2:], overlay.device)
+            warp = Warp(drawn, stored.shape[2:], stored.device)
             picture = warp.bilinear(picture)
-        return AugmentedBatch(normalisation(self._colour(picture, drawn)), warp, depth_format)
+        picture = self._colour(picture, drawn)
+        if self.image and picture.device.type != "meta":  # an estimate leaves these out
+            picture = change_intensities(self.image, picture, groups, seed=self.seed)
+        return AugmentedBatch(normalisation(picture), warp)
 
     def _colour(self, picture: Tensor, drawn: Drawn) -> Tensor:
         if not self.colour:
@@ -135,21 +119,29 @@ class Augmentation:
         return picture.mul_(gains[:, :, None, None]).clamp_(0.0, 1.0)
 
 
+def augmentation_of(settings: AugmentSettings, *, seed: int) -> Augmentation:
+    """That of a recipe."""
+    return Augmentation(
+        seed=seed,
+        zoom=settings.zoom,
+        rotation_deg=settings.rotation_deg,
+        crop=settings.crop,
+        flip=settings.flip,
+        colour=settings.colour,
+        image=build_intensities(settings.image),
+    )
+
+
 @dataclass(frozen=True)
 class AugmentedBatch:
     """Samples as networks see them: the picture, and the warp that their targets go through."""
 
     picture: Tensor
     warp: Warp | None
-    depth_format: DepthFormat
 
-    def target(self, stored: Tensor, target: TargetName) -> tuple[Tensor, Tensor]:
-        """(what is compared with, where it is valid); stored: mask or depth [n, 1, h, w]."""
-        if self.warp is None:
-            return plain_target(stored, target, self.depth_format)
-        if target == "mask":
-            return self.warp.mask(stored)
-        return self.warp.depth(stored, self.depth_format)
+    def truth(self, stored: Tensor, target: Target) -> Truth:
+        """Of a stored field [n, channels, h, w]."""
+        return target.truth(stored) if self.warp is None else target.warped(stored, self.warp)
 
 
 def _uniform(seed: int, keys: Sequence[str], epochs: Sequence[int]) -> np.ndarray:
@@ -167,6 +159,7 @@ class Warp:
 
     def __init__(self, drawn: Drawn, size: Sequence[int], device: torch.device) -> None:
         height, width = size
+        self._drawn = drawn
         self.grid = grid_of(sent(affine(drawn, height, width), device), height, width)
         self.log_zoom = sent(torch.from_numpy(np.log(drawn.zoom)), device)
         # Of both coordinates at once; `all` over an axis of two takes twice as long.
@@ -178,17 +171,14 @@ class Warp:
         """Outside the picture: its border, which `inside` keeps out of the loss."""
         return self._read(values, "bilinear")
 
-    def mask(self, stored: Tensor) -> tuple[Tensor, Tensor]:
-        """(0 or 1 by the nearest pixel, valid)."""
-        return self._read(mask_target(stored), "nearest"), self.inside
+    def nearest(self, values: Tensor) -> Tensor:
+        """Each pixel that of the nearest one: nothing is averaged across an edge."""
+        return self._read(values, "nearest")
 
-    def depth(self, stored: Tensor, depth_format: DepthFormat) -> tuple[Tensor, Tensor]:
-        """(unit depth as seen after the zoom, clipped to 0..1; valid), of the nearest pixel, which
-        the mask is read from too: a mean over an edge is the depth of nothing."""
-        codes = self._read(stored.to(torch.float32), "nearest")
-        unit, known = depth_target(codes, depth_format)
-        valid = self.inside * known
-        return zoomed(unit, self.log_zoom, depth_format) * valid, valid
+    @cached_property
+    def turn(self) -> Tensor:
+        """float32 [n, 2, 2]: what became of directions (x, y) in the picture."""
+        return sent(_turns(self._drawn), self.grid.device)
 
     def _read(self, values: Tensor, mode: str) -> Tensor:
         return F.grid_sample(
@@ -214,20 +204,6 @@ def grid_of(theta: Tensor, height: int, width: int) -> Tensor:
     return (across[:, :, None, :] + down[:, :, :, None]).permute(0, 2, 3, 1)
 
 
-def zoomed(unit: Tensor, log_zoom: Tensor, depth_format: DepthFormat) -> Tensor:
-    """Unit depth [n, 1, h, w] after a magnification, clipped to 0..1 as the format clips.
-
-    Depth at the far limit of a logarithmic format (half a code around it) stays: it is there or
-    beyond.
-    """
-    shifted: Tensor = depth_format.unit_after_zoom(unit, log_zoom[:, None, None, None])
-    shifted = shifted.clamp(0.0, 1.0)
-    if not depth_format.is_logarithmic:
-        return shifted
-    far = 1.0 - 0.5 / (depth_format.max_code - 1)
-    return torch.where(unit >= far, unit.clamp(max=1.0), shifted)
-
-
 def affine(drawn: Drawn, height: int, width: int) -> Tensor:
     """float64 [n, 2, 3] on the host: normalised output coordinates -> normalised input coordinates.
 
@@ -248,3 +224,11 @@ def affine(drawn: Drawn, height: int, width: int) -> Tensor:
     normal = normalize_homography(forward, size, size, align_corners=False)
     inverse: Tensor = torch.linalg.inv(normal)
     return inverse[:, :2]
+
+
+def _turns(drawn: Drawn) -> Tensor:
+    """float64 [n, 2, 2]: rotation after mirror, clockwise as seen, y down."""
+    angle = np.deg2rad(drawn.angle_deg)
+    mirror = np.where(drawn.flipped, -1.0, 1.0)
+    rows = [[np.cos(angle) * mirror, -np.sin(angle)], [np.sin(angle) * mirror, np.cos(angle)]]
+    return torch.from_numpy(np.stack([np.stack(row, 1) for row in rows], 1))

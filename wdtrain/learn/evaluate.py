@@ -10,13 +10,13 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from wdtrain.learn.inputs import Normalisation, unit_picture
 from wdtrain.learn.out_of_memory import DoesNotFit, release, try_to
 from wdtrain.learn.rows import Rows, StoredBatch, rows_of
 from wdtrain.learn.task import Task
 from wdtrain.learn.view import View, autocast
 from wdtrain.networks import domain_of
-from wdtrain.targets.losses import to_unit
-from wdtrain.targets.truth import Normalisation, unit_overlay
+from wdtrain.targets import Target
 
 
 class Position(Protocol):
@@ -45,38 +45,38 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 def predict(
     network: nn.Module,
-    overlay: Tensor,
+    stored: Tensor,
+    target: Target,
     *,
     normalisation: Normalisation,
     precision: str = "fp32",
 ) -> Tensor:
-    """float32 [n, 1, h, w] in 0..1 of a uint8 overlay [n, 3, h, w], on the overlay's device.
-
-    A mask network's logits become probabilities; a depth network's values are clipped to 0..1.
-    """
-    picture = normalisation(unit_overlay(overlay))
+    """float32 [n, channels, h, w] of uint8 pictures [n, 3, h, w], on their device: soft predictions
+    (probabilities of masks and classes, unit depth), which may be resized before `settle`."""
+    picture = normalisation(unit_picture(stored))
     if precision == "fp64":
         picture = picture.double()
-    with evaluating(network), autocast(overlay.device, precision):
+    with evaluating(network), autocast(stored.device, precision):
         output = network(picture)
-    return to_unit(output.float(), domain_of(network))
+    return target.soft(output.float(), domain_of(network))
 
 
 def evaluate(task: Task, rows: Rows, *, device: torch.device, view: View) -> tuple[Tensor, Tensor]:
-    """(predictions in 0..1 [n, 1, h, w], loss of each sample [n]), float32, never augmented."""
-    overlay = rows.overlay.to(device)
-    stored = getattr(rows, task.target).to(device)
-    prepared = view.prepare(overlay, stored, task.target, rows)
+    """(settled predictions [n, k, h, w], loss of each sample [n]), floats as float32; never
+    augmented."""
+    arrived = rows[task.input].to(device), rows[task.target.name].to(device)
+    prepared = view.prepare(task.input, task.target, arrived, rows)
     with evaluating(task.network):
         with autocast(device, view.precision):
             output = task.network(prepared.picture)
-        output = output.to(prepared.target.dtype)
+        output = output.to(prepared.valid.dtype)
         losses = task.loss(output, prepared.target, prepared.valid)
-    return to_unit(output, task.domain).float(), losses.float()
+        settled = task.target.settle(task.target.soft(output, task.domain))
+    return settled.float() if settled.is_floating_point() else settled, losses.float()
 
 
 Predictions = dict[str, tuple[Tensor, Tensor]]
-"""By task: predictions in 0..1 [n, 1, h, w] and the loss of each sample [n], on the host."""
+"""By task: settled predictions [n, k, h, w] and the loss of each sample [n], on the host."""
 
 
 def _answers(task: Task, rows: Rows, view: View, at_once: dict[str, int]) -> tuple[Tensor, Tensor]:

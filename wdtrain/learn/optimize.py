@@ -7,7 +7,6 @@ once an evaluation (`observe`) and sets the rate before each step (`step`).
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
@@ -16,37 +15,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-OPTIMIZERS = ("sgd", "adamw")
-SCHEDULES = ("constant", "seed", "warmup-cosine")
+from wdtrain.config import OptimizerSettings, ScheduleSettings
 
 
 def build_optimizer(
-    name: str,
-    parameters: Iterable[nn.Parameter],
-    *,
-    lr: float,
-    decay_norms: bool = False,
-    **options: Any,
+    settings: OptimizerSettings, parameters: Iterable[nn.Parameter]
 ) -> torch.optim.Optimizer:
-    """`sgd` (momentum, weight_decay, nesterov) or `adamw` (betas, eps, weight_decay).
-
-    decay_norms: whether weight decay also draws on what has one axis or none: weights of norms, and
-    biases. Where it does not, and there is decay, these are a parameter group of their own.
-    """
-    kinds: dict[str, type[torch.optim.Optimizer]] = {
-        "sgd": torch.optim.SGD,
-        "adamw": torch.optim.AdamW,
-    }
-    if name not in kinds:
-        raise ValueError(_unknown("optimizer", name, OPTIMIZERS))
-    if not lr > 0:
-        raise ValueError(f"the learning rate of {name} is {lr}; it must be above 0")
-    apart = bool(options.get("weight_decay")) and not decay_norms
+    """The optimizer of a recipe, with all its state. `decay_norms` says whether weight decay also
+    draws on what has one axis or none: weights of norms, and biases. Where it does not, and there
+    is decay, these are a parameter group of their own."""
+    apart = bool(settings.weight_decay) and not settings.decay_norms
     groups = _groups(list(parameters), apart=apart)
-    try:
-        optimizer = kinds[name](groups, lr=lr, fused=True, **options)  # type: ignore[call-arg]
-    except TypeError as error:
-        raise ValueError(f"optimizer {name!r} does not take {options}: {error}") from error
+    lr, decay = settings.lr, settings.weight_decay
+    optimizer: torch.optim.Optimizer
+    if settings.name == "sgd":
+        optimizer = torch.optim.SGD(
+            groups, lr=lr, weight_decay=decay, momentum=settings.momentum, fused=True
+        )
+    else:
+        optimizer = torch.optim.AdamW(
+            groups, lr=lr, weight_decay=decay, betas=settings.betas, fused=True
+        )
     allocate(optimizer)
     return optimizer
 
@@ -187,18 +176,21 @@ LearningRate = Constant
 """What every schedule is: `step`, `observe`, `state_dict`, `load_state_dict`."""
 
 
-def build_schedule(name: str, optimizer: torch.optim.Optimizer, **options: Any) -> LearningRate:
-    """`constant`, `seed` (constant_epochs, ...) or `warmup-cosine` (total_steps, ...)."""
-    kinds = {"constant": Constant, "seed": SeedSchedule, "warmup-cosine": WarmupCosine}
-    if name not in kinds:
-        raise ValueError(_unknown("schedule", name, SCHEDULES))
-    try:
-        return kinds[name](optimizer, **options)
-    except TypeError as error:
-        raise ValueError(f"schedule {name!r} does not take {options}: {error}") from error
-
-
-def _unknown(what: str, name: str, known: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{what} {name!r} does not exist; {hint}known: {', '.join(known)}"
+def build_schedule(
+    settings: ScheduleSettings, optimizer: torch.optim.Optimizer, *, total_steps: int
+) -> LearningRate:
+    """The schedule of a recipe, for a run of so many steps."""
+    if settings.name == "seed":
+        return SeedSchedule(
+            optimizer,
+            constant_epochs=settings.constant_epochs,
+            factor=settings.factor,
+            patience=settings.patience,
+        )
+    if settings.name == "constant":
+        return Constant(optimizer)
+    # A run shorter than its warm-up (a trial of ten steps) warms up for half of it.
+    warmup = min(settings.warmup_steps, total_steps // 2)
+    return WarmupCosine(
+        optimizer, total_steps=total_steps, warmup_steps=warmup, floor=settings.floor
+    )

@@ -14,16 +14,15 @@ import torch
 from torch import Tensor
 
 from wdtrain.learn.rows import Rows
-from wdtrain.targets.truth import TargetName
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """A micro-batch: its rows on the host, its overlay and its stored target on the device."""
+    """A micro-batch: its rows on the host; the fields that were asked for, in that order, on the
+    device as stored."""
 
     rows: Rows
-    overlay: Tensor
-    stored: Tensor
+    arrived: tuple[Tensor, ...]
 
 
 class Prefetcher:
@@ -34,31 +33,26 @@ class Prefetcher:
         self._side = _stream(device) if device.type == "cuda" else None
 
     def micro_batches(
-        self, rows: Rows, cuts: Sequence[tuple[int, int]], target: TargetName
+        self, rows: Rows, cuts: Sequence[tuple[int, int]], fields: Sequence[str]
     ) -> Iterator[MicroBatch]:
         """One after the other; cuts: (first, last + 1) norm group of each."""
         ahead: MicroBatch | None = None
         for index, cut in enumerate(cuts):
-            micro = ahead or self._copy(rows.part(*cut), target)
+            micro = ahead or self._copy(rows.part(*cut), fields)
             self._arrive(micro)
             ahead = None
             if self._side is not None and index + 1 < len(cuts):
-                ahead = self._copy(rows.part(*cuts[index + 1]), target)
+                ahead = self._copy(rows.part(*cuts[index + 1]), fields)
             yield micro
 
-    def _copy(self, part: Rows, target: TargetName) -> MicroBatch:
+    def _copy(self, part: Rows, fields: Sequence[str]) -> MicroBatch:
         if self._side is None:
-            return self._to_device(part, target)
+            return self._to_device(part, fields)
         with torch.cuda.stream(self._side):
-            return self._to_device(part, target)
+            return self._to_device(part, fields)
 
-    def _to_device(self, part: Rows, target: TargetName) -> MicroBatch:
-        stored = getattr(part, target)
-        return MicroBatch(
-            part,
-            part.copy(part.overlay, self._device),
-            part.copy(stored, self._device),
-        )
+    def _to_device(self, part: Rows, fields: Sequence[str]) -> MicroBatch:
+        return MicroBatch(part, tuple(part.copy(part[name], self._device) for name in fields))
 
     def _arrive(self, micro: MicroBatch) -> None:
         """The current stream may use it, and the side stream will not reuse its memory before."""
@@ -66,8 +60,8 @@ class Prefetcher:
             return
         current = torch.cuda.current_stream(self._device)
         current.wait_stream(self._side)
-        micro.overlay.record_stream(current)
-        micro.stored.record_stream(current)
+        for tensor in micro.arrived:
+            tensor.record_stream(current)
 
 
 @lru_cache

@@ -178,7 +178,7 @@ class LocalPass:
         kept = self.losses[task.name] = []
         plan = plan_few_sizes if task.compiled else plan_micro_batches
         cuts = plan(self.rows.groups, task.micro_batch)
-        arriving = self.prefetcher.micro_batches(self.rows, cuts, task.target)
+        arriving = self.prefetcher.micro_batches(self.rows, cuts, (task.input, task.target.name))
         for _ in cuts:
             if self.stop_asked():
                 return
@@ -189,15 +189,16 @@ class LocalPass:
     def _forward_backward(self, task: Task, gradients: TaskGradients, micro: MicroBatch) -> Tensor:
         """Loss of each sample [n] of a micro-batch, detached; all else goes to the buffer."""
         with self.watch.part("augment"):
+            picture, stored = micro.arrived
             prepared = self.view.prepare(
-                micro.overlay, micro.stored, task.target, micro.rows, self.memo
+                task.input, task.target, (picture, stored), micro.rows, self.memo
             )
         with self.watch.part("forward_backward"):
             part = micro.rows
             task.context.open(part.groups, part.group_epochs, part.group_ids)
             try:
                 with autocast(self.device, self.view.precision):
-                    output = task.network(prepared.picture).to(prepared.target.dtype)
+                    output = task.network(prepared.picture).to(prepared.valid.dtype)
                 losses = task.loss(output, prepared.target, prepared.valid)
                 torch.autograd.backward(losses.sum())
                 losses = losses.detach()

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wdtrain.config import TaskSettings
 from wdtrain.learn.async_scalars import AsyncScalars
 from wdtrain.learn.compiling import compile_network
 from wdtrain.learn.convert import live_parameters, prepare_network
@@ -22,11 +23,11 @@ from wdtrain.learn.groups import Context
 from wdtrain.learn.optimize import LearningRate, build_optimizer, build_schedule, step_if
 from wdtrain.learn.out_of_memory import OutOfMemory
 from wdtrain.learn.rounding import keep_output_fine
-from wdtrain.learn.trial import check_network
+from wdtrain.learn.trial import check_network, output_channels
 from wdtrain.learn.view import PRECISIONS
 from wdtrain.networks import domain_of
-from wdtrain.targets.losses import Loss, build_loss
-from wdtrain.targets.truth import TargetName
+from wdtrain.targets import Target
+from wdtrain.targets.choice import Loss, build_loss
 
 MAX_SKIPS_IN_A_ROW = 3
 
@@ -59,13 +60,15 @@ class Recovery:
 class Task:
     """One network in training. Build it with `build_task`.
 
-    target: "mask" or "depth"; micro_batch: the most samples that go through the network at once,
-    whole norm groups, smaller after each recovery; norm_group: samples that BatchNorm sees as one;
-    max_grad_norm: the gradient is scaled down to this norm, 0 = off; compiled: by torch.compile.
+    input: the image that the network sees; target: what it learns of which field; micro_batch: the
+    most samples that go through the network at once, whole norm groups, smaller after each
+    recovery; norm_group: samples that BatchNorm sees as one; max_grad_norm: the gradient is scaled
+    down to this norm, 0 = off; compiled: by torch.compile.
     """
 
     name: str
-    target: TargetName
+    input: str
+    target: Target
     network: nn.Module
     context: Context
     domain: str
@@ -90,69 +93,73 @@ class Task:
 
 def build_task(
     name: str,
-    target: TargetName,
+    settings: TaskSettings,
     network: nn.Module,
+    target: Target,
     *,
-    loss: str,
-    optimizer: dict[str, Any],
-    schedule: dict[str, Any] | None = None,
+    input: str,
+    total_steps: int,
     seed: int = 0,
     device: torch.device | str = "cpu",
     precision: str = "fp32",
     micro_batch: int = 32,
     norm_group: int = 1,
-    max_grad_norm: float = 0.0,
     channels_last: bool = True,
     compiled: bool = False,
     size: tuple[int, int] = (32, 32),
 ) -> Task:
     """A task whose network is on the device, converted by `prepare_network`, in training mode.
 
-    optimizer: {"name": "sgd", "lr": 0.01, ...}; schedule: {"name": "seed", ...}, default constant;
+    settings: the loss, optimizer and schedule are built from it; input: the image that is seen;
     size: height and width of the dry passes that try the network out. Raises ValueError for
-    unknown names, a loss on the wrong activation, a network that cannot keep the step's laws.
+    unknown names, a loss on the wrong activation, a network that cannot keep the step's laws or
+    gives other outputs than the target needs.
     """
-    _check_settings(name, target, loss, precision, micro_batch)
-    domain = domain_of(network)
-    chosen_loss = build_loss(loss, domain)
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
+    if micro_batch < 1:
+        raise ValueError(f"micro_batch of task {name!r} is {micro_batch}; it must be at least 1")
+    domain, asked = domain_of(network), settings.loss_settings
+    loss = build_loss(asked.name, domain, target, asked.options)
     context = prepare_network(network, seed, name=name)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     dtype = torch.float64 if precision == "fp64" else torch.float32
     network.to(device=device, dtype=dtype, memory_format=layout)  # type: ignore[call-overload]
     check_network(network, context, size=size)
+    _check_channels(network, target, size)
     if precision == "bf16" and domain == "unit":
         keep_output_fine(network, size=size)
     live = live_parameters(network, *size)
     compile_network(network, when=compiled)
     parameters = dict(network.named_parameters())
-    chosen_optimizer = build_optimizer(parameters=[parameters[path] for path in live], **optimizer)
+    optimizer = build_optimizer(settings.optimizer, [parameters[path] for path in live])
     return Task(
         name=name,
+        input=input,
         target=target,
         network=network.train(),
         context=context,
         domain=domain,
-        loss=chosen_loss,
-        optimizer=chosen_optimizer,
-        schedule=build_schedule(optimizer=chosen_optimizer, **(schedule or {"name": "constant"})),
+        loss=loss,
+        optimizer=optimizer,
+        schedule=build_schedule(settings.schedule, optimizer, total_steps=total_steps),
         live=tuple(live),
         micro_batch=micro_batch,
         norm_group=norm_group,
-        max_grad_norm=max_grad_norm,
+        max_grad_norm=settings.optimizer.clip_norm or 0.0,
         compiled=compiled,
     )
 
 
-def _check_settings(name: str, target: str, loss: str, precision: str, micro_batch: int) -> None:
-    if target not in ("mask", "depth"):
-        raise ValueError(f"task {name!r} has target {target!r}; it must be mask or depth")
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
-    if micro_batch < 1:
-        raise ValueError(f"micro_batch of task {name!r} is {micro_batch}; it must be at least 1")
-    if target == "depth" and "dice" in loss:
+def _check_channels(network: nn.Module, target: Target, size: tuple[int, int]) -> None:
+    """ValueError unless the network has as many outputs a pixel as the target needs."""
+    found = output_channels(network, size)
+    if found != target.channels:
+        plural = "s" * (target.channels != 1)
         raise ValueError(
-            f"loss {loss!r} compares regions, and a depth has none; choose l1, smooth-l1 or bce"
+            f"network {type(network).__name__} has {found} output channels; "
+            f"{target.name} ({target.field.kind}) needs {target.channels} output{plural} a pixel; "
+            f"build it with {target.channels} (a constructor's out_channels is set by itself)"
         )
 
 

@@ -54,8 +54,8 @@ def check_network(network: nn.Module, context: Context, *, size: tuple[int, int]
     network: as `prepare_network` leaves it, in any mode, on its device; context: what that
     returned; size: height and width of the pictures that it will be given. Raises ValueError naming
     the layer that draws chance, mixes norm groups or keeps state, or saying that the output is not
-    [n, 1, height, width]. Costs a copy of the weights and three forwards of at most five pictures;
-    network, gradients and global generators are left as they were.
+    [n, channels, height, width]. Costs a copy of the weights and three forwards of at most five
+    pictures; network, gradients and global generators are left as they were.
     """
     probe, own = copy_of(network, context)
     first, second = (pictures(rows, size, probe, seed=rows) for rows in GROUPS)
@@ -112,7 +112,7 @@ def _unlike(group: Tensor, beside: Tensor) -> Tensor:
 
 
 def forward(network: nn.Module, picture: Tensor) -> Tensor:
-    """The output [n, 1, height, width]; ValueError where it is another, or there is none."""
+    """The output [n, channels, height, width]; ValueError where it is another, or none."""
     name, shape = type(network).__name__, tuple(picture.shape)
     try:
         output = network(picture)
@@ -125,14 +125,22 @@ def forward(network: nn.Module, picture: Tensor) -> Tensor:
             "(data.size)"
         ) from error
     is_float = isinstance(output, Tensor) and output.is_floating_point()
-    if is_float and output.shape == (shape[0], 1, *shape[2:]):
+    if is_float and output.dim() == 4 and output.shape == (shape[0], output.shape[1], *shape[2:]):
         return cast(Tensor, output)
     kind = output.dtype if isinstance(output, Tensor) else f"a {type(output).__name__}"
     found = tuple(output.shape) if is_float else kind
     raise ValueError(
         f"network {name} gives {found} for pictures of shape {shape}; no loss could compare it "
-        f"with a mask or a depth; give back a float tensor {(shape[0], 1, *shape[2:])}"
+        f"with what it learns; give back a float tensor ({shape[0]}, CHANNELS, {shape[2]}, "
+        f"{shape[3]})"
     )
+
+
+def output_channels(network: nn.Module, size: tuple[int, int]) -> int:
+    """Of a network that `check_network` has passed: found by a dry pass of two pictures."""
+    probe, _ = copy_of(network)
+    with torch.no_grad(), generators_kept(probe):
+        return forward(probe, pictures(2, size, probe)).shape[1]
 
 
 @contextmanager

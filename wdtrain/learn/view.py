@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from wdtrain.fields.depth_format import DepthFormat
 from wdtrain.learn.augment import Augmentation, AugmentedBatch
+from wdtrain.learn.inputs import Normalisation, TrainingInput, unit_picture
 from wdtrain.learn.rows import Rows
-from wdtrain.targets.truth import Normalisation, TargetName, TrainingInput, plain
+from wdtrain.targets import Target, Truth
 
 PRECISIONS = ("fp32", "bf16", "fp64")
 """bf16: float32 parameters, bfloat16 autocast; fp64: everything, for tests."""
@@ -36,41 +36,44 @@ class Memo:
     MOST_BYTES = 16 * 2**20
 
     def __init__(self, rows: Rows) -> None:
-        self._rows, self._version = rows, 0
-        self._seen: AugmentedBatch | None = None
-        self._targets: dict[TargetName, tuple[Tensor, Tensor]] = {}
+        self._rows = rows
+        self._seen: dict[str, tuple[AugmentedBatch, int]] = {}
+        self._truths: dict[tuple[str, str], Truth] = {}
         self._starts = dict(zip(rows.group_ids, accumulate([0, *rows.groups]), strict=False))
 
     def recall(
         self,
         part: Rows,
-        target: TargetName,
-        see: Callable[[Tensor, Rows], AugmentedBatch],
+        image: str,
+        target: Target,
+        see: Callable[[str, Tensor, Rows], AugmentedBatch],
         device: torch.device,
     ) -> TrainingInput:
         """Some of the rows: views. The picture is made anew after a network has written into it."""
-        if self._seen is None or self._seen.picture._version != self._version:
-            self._seen = see(self._rows.copy(self._rows.overlay, device), self._rows)
-            self._version = self._seen.picture._version
-        if target not in self._targets:
-            stored = self._rows.copy(getattr(self._rows, target), device)
-            self._targets[target] = self._seen.target(stored, target)
+        seen, version = self._seen.get(image, (None, 0))
+        if seen is None or seen.picture._version != version:
+            seen = see(image, self._rows.copy(self._rows[image], device), self._rows)
+            self._seen[image] = seen, seen.picture._version
+        truth = self._truths.get((image, target.name))
+        if truth is None:
+            stored = self._rows.copy(self._rows[target.name], device)
+            truth = self._truths[image, target.name] = seen.truth(stored, target)
         start = self._starts[part.group_ids[0]]
         rows = slice(start, start + len(part))
-        truth, valid = self._targets[target]
-        return TrainingInput(self._seen.picture[rows], truth[rows], valid[rows])
+        return TrainingInput.of(seen.picture[rows], truth[rows])
 
-    @property
-    def is_small(self) -> bool:
-        return 4 * self._rows.overlay.nbytes <= self.MOST_BYTES  # float32
+    def is_small(self, image: str) -> bool:
+        return 4 * self._rows[image].nbytes <= self.MOST_BYTES  # float32
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """How stored samples become what a network sees; augmentation None: as in evaluation."""
+    """How stored samples become what a network sees; augmentation None: as in evaluation.
 
-    normalisation: Normalisation
-    depth_format: DepthFormat
+    normalisations: of each image, by its name.
+    """
+
+    normalisations: Mapping[str, Normalisation]
     augmentation: Augmentation | None = None
     precision: str = "fp32"
 
@@ -85,49 +88,52 @@ class View:
         return replace(self, augmentation=augmentation)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able: what a prediction needs to know of how a network was trained."""
-        return {
-            "mean": list(self.normalisation.mean),
-            "std": list(self.normalisation.std),
-            "depth": self.depth_format.as_dict(),
-            "precision": self.precision,
+        """JSON-able: how pictures were prepared, which a prediction needs to know."""
+        images = {
+            name: {"mean": list(one.mean), "std": list(one.std)}
+            for name, one in self.normalisations.items()
         }
+        return {"normalisations": images, "precision": self.precision}
 
     def prepare(
         self,
-        overlay: Tensor,
-        stored: Tensor,
-        target: TargetName,
+        image: str,
+        target: Target,
+        arrived: tuple[Tensor, Tensor],
         rows: Rows,
         memo: Memo | None = None,
     ) -> TrainingInput:
-        """From tensors on the device; float64 in fp64, else float32. memo: what the tasks of a step
-        have prepared so far."""
-        common = {"normalisation": self.normalisation, "depth_format": self.depth_format}
+        """The image and truth of rows, of which both have `arrived` on the device as stored;
+        float64 in fp64, else float32. memo: what the tasks of a step have prepared so far."""
+        picture, stored = arrived
         if self.augmentation is None:
-            prepared = plain(overlay, stored, target, **common)  # type: ignore[arg-type]
+            normal = self.normalisations[image](unit_picture(picture))
+            prepared = TrainingInput.of(normal, target.truth(stored))
+        elif memo is not None and memo.is_small(image):
+            prepared = memo.recall(rows, image, target, self._see, picture.device)
         else:
-            if memo is not None and memo.is_small:
-                prepared = memo.recall(rows, target, self._see, overlay.device)
-            else:
-                seen = self._see(overlay, rows)
-                prepared = TrainingInput(seen.picture, *seen.target(stored, target))
+            seen = self._see(image, picture, rows)
+            prepared = TrainingInput.of(seen.picture, seen.truth(stored, target))
         return prepared.to(torch.float64) if self.precision == "fp64" else prepared
 
-    def _see(self, overlay: Tensor, rows: Rows) -> AugmentedBatch:
+    def _see(self, image: str, picture: Tensor, rows: Rows) -> AugmentedBatch:
         assert self.augmentation is not None
         return self.augmentation.see(
-            overlay,
+            picture,
             keys=rows.keys,
             epochs=rows.epochs,
-            normalisation=self.normalisation,
-            depth_format=self.depth_format,
+            normalisation=self.normalisations[image],
+            groups=rows.group_rows,
         )
 
 
-def plain_view(
-    mean: Sequence[float], std: Sequence[float], depth_format: DepthFormat, precision: str
-) -> View:
-    """The view of evaluation: normalised by these channel means and deviations."""
-    normalisation = Normalisation(tuple(mean), tuple(std))
-    return View(normalisation=normalisation, depth_format=depth_format, precision=precision)
+class Statistics(Protocol):
+    """A dataset, as far as its images are normalised by it."""
+
+    def mean_and_std(self, image: str) -> tuple[Sequence[float], Sequence[float]]: ...
+
+
+def plain_view(dataset: Statistics, images: Iterable[str], precision: str) -> View:
+    """The view of evaluation: each image normalised by its own channel means and deviations."""
+    normalisations = {name: Normalisation(*dataset.mean_and_std(name)) for name in images}
+    return View(normalisations=normalisations, precision=precision)

@@ -209,7 +209,7 @@ def _measured(tasks: TaskSet, view: View, samples: int, size: tuple[int, int]) -
     meter = Meter(resident)
     try:
         with meter:
-            rows = _rows(samples, task.norm_group, size, view)
+            rows = _rows(samples, task, size)
             LocalPass(rows=rows, device=META, view=view).run(task, tasks.gradients_of(task))
     except (RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split("\n", 1)[0].split())[:200]
@@ -221,18 +221,18 @@ def _measured(tasks: TaskSet, view: View, samples: int, size: tuple[int, int]) -
     return meter
 
 
-def _rows(samples: int, norm_group: int, size: tuple[int, int], view: View) -> Rows:
+def _rows(samples: int, task: Task, size: tuple[int, int]) -> Rows:
     """Stored samples without data, in a few groups: memory does not depend on their number."""
-    count = min(_GROUPS, samples // norm_group)
+    count = min(_GROUPS, samples // task.norm_group)
     group = samples // count
-
-    def stored(channels: int, dtype: torch.dtype) -> Tensor:
-        return torch.empty((samples, channels, *size), dtype=dtype, device=META)
-
+    learned = task.target.noise(1, (1, 1), torch.Generator())
+    picture = torch.empty((samples, 3, *size), dtype=torch.uint8, device=META)
+    shape = (samples, learned.shape[1], *size)
     return Rows(
-        overlay=stored(3, torch.uint8).contiguous(memory_format=torch.channels_last),
-        mask=stored(1, torch.uint8),
-        depth=stored(1, torch.uint8 if view.depth_format.bits == 8 else torch.uint16),
+        fields={
+            task.input: picture.contiguous(memory_format=torch.channels_last),
+            task.target.name: torch.empty(shape, dtype=learned.dtype, device=META),
+        },
         keys=[str(index) for index in range(samples)],
         epochs=[0] * samples,
         groups=[group] * count,

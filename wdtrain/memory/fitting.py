@@ -168,7 +168,7 @@ class StepProbe:
         if self._fitting.asked():
             raise RunStopped
         self._task.micro_batch = micro_batch
-        rows = noise(self._fitting, micro_batch, self._task.norm_group)
+        rows = noise(self._fitting, self._task, micro_batch)
         out_of_memory = try_to(lambda: self._run(rows))
         self._fitting.tasks.gradients_of(self._task).open()  # nothing is left behind
         if out_of_memory is not None:
@@ -207,25 +207,22 @@ class StepProbe:
         return self._gauge.now() - began
 
 
-def noise(fitting: Fitting, samples: int, norm_group: int) -> Rows:
-    """Stored samples of noise, on the host, as a batch has them: page-locked for a GPU."""
-    generator = torch.Generator().manual_seed(samples)
-
-    def stored(channels: int, dtype: torch.dtype) -> torch.Tensor:
-        shape = (samples, channels, fitting.height, fitting.width)
-        values = torch.randint(0, 256, shape, dtype=torch.int32, generator=generator)
-        values = values.to(dtype)
-        if channels == 3:
-            values = values.contiguous(memory_format=torch.channels_last)
-        return values.pin_memory() if fitting.device.type == "cuda" else values
-
-    groups = [norm_group] * (samples // norm_group)
+def noise(fitting: Fitting, task: Task, samples: int) -> Rows:
+    """Stored samples of noise for a task, on the host, as a batch has them: page-locked for a
+    GPU."""
+    generator, size = torch.Generator().manual_seed(samples), (fitting.height, fitting.width)
+    values = torch.randint(0, 256, (samples, 3, *size), dtype=torch.int32, generator=generator)
+    fields = {
+        task.input: values.to(torch.uint8).contiguous(memory_format=torch.channels_last),
+        task.target.name: task.target.noise(samples, size, generator),
+    }
+    if fitting.device.type == "cuda":
+        fields = {name: tensor.pin_memory() for name, tensor in fields.items()}
+    group = task.norm_group
     return Rows(
-        overlay=stored(3, torch.uint8),
-        mask=stored(1, torch.uint8),
-        depth=stored(1, torch.uint8 if fitting.view.depth_format.bits == 8 else torch.uint16),
+        fields=fields,
         keys=[f"noise-{index}" for index in range(samples)],
         epochs=[0] * samples,
-        groups=groups,
-        group_ids=list(range(0, samples, norm_group)),
+        groups=[group] * (samples // group),
+        group_ids=list(range(0, samples, group)),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable
 
+from wdtrain.config import TaskSettings
 from wdtrain.learn.out_of_memory import DoesNotFit
 from wdtrain.learn.task import Task, build_task
 from wdtrain.memory.estimate import (
@@ -19,7 +20,7 @@ from wdtrain.memory.estimate import (
     largest_micro_batches,
 )
 from wdtrain.memory.fitting import Fitting
-from wdtrain.networks import NETWORKS, build
+from wdtrain.networks import NETWORKS, build_for, domain_of
 from wdtrain.ranks.devices import parse_device
 from wdtrain.ranks.launch import memory_share
 
@@ -87,7 +88,8 @@ class _Scale:
     def _other_networks(self) -> Iterable[str]:
         name = self._task.name
         for network, kind in NETWORKS.items():
-            if kind is not type(self._task.network) and self._fits(self._with(network)):
+            other = None if kind is type(self._task.network) else self._with(network)
+            if other is not None and self._fits(other):
                 yield f"tasks.{name}.network={network}"
 
     def _fits(self, task: Task, side: int | None = None) -> bool:
@@ -103,16 +105,24 @@ class _Scale:
             task, view=self._fitting.view, height=height, width=width, most=2 * task.norm_group
         )
 
-    def _with(self, network: str) -> Task:
-        """The task by another network; a loss that fits its output takes as much as another."""
+    def _with(self, name: str) -> Task | None:
+        """The task by another network, None where no loss fits its output; one that does takes as
+        much as another."""
+        task = self._task
+        network = build_for(task.target.channels, name, {})
+        domain = domain_of(network)
+        fitting = [loss for loss, domains in task.target.losses.items() if domain in domains]
+        if not fitting:
+            return None
         return build_task(
-            self._task.name,
-            self._task.target,
-            build(network),
-            loss="bce",
-            optimizer={"name": "adamw", "lr": 1e-3},
+            task.name,
+            TaskSettings(network=name, loss=fitting[0]),
+            network,
+            task.target,
+            input=task.input,
+            total_steps=1,
             precision="fp64" if self._fitting.view.precision == "fp64" else "fp32",
-            norm_group=self._task.norm_group,
+            norm_group=task.norm_group,
         )
 
 

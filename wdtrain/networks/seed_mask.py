@@ -27,14 +27,14 @@ def _block(
 
 
 class SeedMask(nn.Module):
-    """float [n, 3, h, w], normalised -> logits [n, 1, h, w]. Any height and width.
+    """float [n, 3, h, w], normalised -> logits [n, out_channels, h, w]. Any height and width.
 
     norm: "batch" as the seed project has it, or "group" (`layers.norm_layer`).
     """
 
     domain = "logits"
 
-    def __init__(self, dropout: float = 0.05, norm: str = "batch") -> None:
+    def __init__(self, dropout: float = 0.05, norm: str = "batch", out_channels: int = 1) -> None:
         super().__init__()
         block = partial(_block, dropout=dropout, norm=norm)
         self.block1 = block(3, 32, kernel=3)
@@ -44,7 +44,7 @@ class SeedMask(nn.Module):
         self.block5 = block(32, 64, kernel=3)
         self.block6 = block(64, 64, kernel=3)
         self.unused = block(64, 64, kernel=3)
-        self.head = nn.Conv2d(64, 1, 1, bias=False)
+        self.head = nn.Conv2d(64, out_channels, 1, bias=False)
 
     def forward(self, picture: Tensor) -> Tensor:
         x1 = self.block1(picture)

@@ -1,4 +1,4 @@
-"""The seed project's depth network: a U-Net of 7,763,041 parameters with a sigmoid at its end.
+"""The seed project's depth network: a U-Net of 7,763,041 parameters that ends in a sigmoid.
 
 Layer names are those of the published state dict of mateuszbuda/brain-segmentation-pytorch (Buda et
 al. 2019), so that its weights load; the architecture is that of Ronneberger et al. 2015 with
@@ -27,13 +27,12 @@ def _block(in_channels: int, out_channels: int, name: str, *, norm: str) -> nn.S
 
 
 class SeedUNet(nn.Module):
-    """float [n, in_channels, h, w], normalised -> 0..1 [n, out_channels, h, w].
+    """float [n, in_channels, h, w], normalised -> [n, out_channels, h, w]: 0..1, as published, or
+    "logits" (`domain`), which classes need.
 
     Height and width must be divisible by 16. norm: "batch", as published, or "group"
     (`layers.norm_layer`).
     """
-
-    domain = "unit"
 
     def __init__(
         self,
@@ -41,8 +40,12 @@ class SeedUNet(nn.Module):
         out_channels: int = 1,
         init_features: int = 32,
         norm: str = "batch",
+        domain: str = "unit",
     ) -> None:
         super().__init__()
+        if domain not in ("unit", "logits"):
+            raise ValueError(f"option domain is {domain!r}; seed-unet gives unit or logits")
+        self.domain = domain
         block = partial(_block, norm=norm)
         f = init_features
         self.encoder1 = block(in_channels, f, "enc1")
@@ -77,4 +80,5 @@ class SeedUNet(nn.Module):
         x = self.decoder3(torch.cat((self.upconv3(x), enc3), dim=1))
         x = self.decoder2(torch.cat((self.upconv2(x), enc2), dim=1))
         x = self.decoder1(torch.cat((self.upconv1(x), enc1), dim=1))
-        return fine_sigmoid(self.conv(x))
+        output: Tensor = self.conv(x)
+        return fine_sigmoid(output) if self.domain == "unit" else output

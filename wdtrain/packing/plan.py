@@ -23,9 +23,9 @@ from wdtrain.fields.resize import Size, size_for
 from wdtrain.fields.source import SPLITS, Grouped, Source
 from wdtrain.packing.fit import FITS, misfit
 from wdtrain.packing.options import PackingOptions
-from wdtrain.packing.probing import Probe, check_probes, commonest, probe
+from wdtrain.packing.probing import Probe, anywhere, check_probes, commonest, spread
 from wdtrain.packing.splits import Deal, Holdout, Kept, different_parts, make_splitter
-from wdtrain.store.limits import max_key
+from wdtrain.store.limits import max_key, most_free_bytes
 from wdtrain.store.manifest import canonical
 
 _BLOCK_BYTES: Final = 1 << 20
@@ -127,6 +127,11 @@ class Plan:
         return max_key(self.fields)
 
     @cached_property
+    def most_free_bytes(self) -> int:
+        """What JPEGs and JSON of a sample may take together."""
+        return most_free_bytes(*self.settings.size, self.fields)
+
+    @cached_property
     def grouped(self) -> Grouped | None:
         """The source, where its samples come in groups."""
         return self.source if isinstance(self.source, Grouped) else None
@@ -217,7 +222,7 @@ def own_split(source: Source, splits: str) -> Kept | None:
         )
     if division.outside:
         raise StoreError(
-            f"the source is divided ({division}), yet {division.outside:,} triples lie outside of "
+            f"the source is divided ({division}), yet {division.outside:,} samples lie outside of "
             f"these folders ({', '.join(division.first)}), so nothing says which split they are "
             "of; move them, or say --splits deal to throw all together and divide them anew"
         )
@@ -227,11 +232,11 @@ def own_split(source: Source, splits: str) -> Kept | None:
 def make_plan(source: Source, options: PackingOptions) -> Plan:
     """The plan of packing a source; StoreError for options that cannot be met."""
     _check(source, options)
-    probes = probe(source)
+    probes = spread(source)
     height, width = _size(probes, options.size)
     is_resized = options.size is not None or options.fit is not None
     check_probes(
-        probes,
+        probes if options.fit is not None else [*probes, *anywhere(source)],
         partial(misfit, size=(height, width), is_resized=is_resized, fit=options.fit),
         samples=len(source),
         max_rejects=options.max_rejects,

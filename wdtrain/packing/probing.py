@@ -19,7 +19,8 @@ from wdtrain.fields.resize import Size
 from wdtrain.fields.source import Source
 from wdtrain.packing.fit import measured
 
-_NUM_PROBES: Final = 9
+_SPREAD: Final = 9
+_ANYWHERE: Final = 16
 _BY_CHANCE: Final = 1e-3
 
 
@@ -30,10 +31,20 @@ class Probe(NamedTuple):
     size: Size
 
 
-def probe(source: Source) -> list[Probe]:
+def spread(source: Source) -> list[Probe]:
     """Up to 9 samples spread over a source; StoreError where none of them can be used."""
+    return _probes(source, np.linspace(0, len(source) - 1, _SPREAD))
+
+
+def anywhere(source: Source) -> list[Probe]:
+    """As `spread`, of samples at places that follow no pattern: sources may be periodic."""
+    rng = np.random.default_rng(len(source))
+    return _probes(source, rng.integers(0, len(source), _ANYWHERE))
+
+
+def _probes(source: Source, places: np.ndarray) -> list[Probe]:
     found, reasons = [], []
-    for index in dict.fromkeys(np.linspace(0, len(source) - 1, _NUM_PROBES).astype(int).tolist()):
+    for index in dict.fromkeys(places.astype(int).tolist()):
         try:
             arrays = source.load(index).arrays
             field = measured([field for field in source.fields if field.name in arrays])

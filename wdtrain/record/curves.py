@@ -22,7 +22,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from wdtrain.record.console_base import PARTS
 from wdtrain.record.glyphs import number, part_name
-from wdtrain.targets.metrics import LABELS, label
+from wdtrain.targets.metrics import HIGHER, label
 
 _COLOURS = ("#2f6fb3", "#d9792b", "#3a9a68", "#b5465a", "#7a5fb0", "#8a7a3c")
 _GREY = "#8a8a8a"
@@ -216,7 +216,7 @@ def _dress(axes: Axes, title: str, lines: Sequence[_Line], *, from_zero: bool) -
 
 def _is_share(title: str) -> bool:
     """Whether the quantity lies in 0..1 and would be bent out of shape by a logarithm."""
-    return any(title.endswith(LABELS[name]) for name in ("iou", "iou_pooled", "dice", "delta1"))
+    return any(title.endswith(label(metric)) for metric in HIGHER)
 
 
 def _thinned(series: Series) -> tuple[np.ndarray, np.ndarray]:

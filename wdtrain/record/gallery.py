@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ from torch import Tensor
 from wdtrain.record.glyphs import number
 from wdtrain.record.picture_grid import Example, picture_grid, save_png
 from wdtrain.record.ranking import DRAWN
-from wdtrain.record.scores import SplitScores, Stored, Truth
+from wdtrain.record.scores import SplitScores, Stored, TaskScores
+from wdtrain.targets import Truth
 from wdtrain.targets.metrics import label
 
 Predictions = Mapping[str, tuple[Tensor, Tensor]]
-"""By task: predictions [n, 1, h, w] and the loss of each sample [n]."""
+"""By task: settled predictions [n, k, h, w] and the loss of each sample [n]."""
 Ranked = dict[str, list[tuple[str, float]]]
 
 
@@ -26,9 +27,7 @@ class Gallery:
 
     def __init__(self, scores: SplitScores, gather: Callable[[Any], list[Any]]) -> None:
         """All ranks make it; `gather` gives the values of all ranks."""
-        self.split, self._depth_format = scores.name, scores.depth_format
-        self._targets = {task: one.target for task, one in scores.tasks.items()}
-        self._metrics = {task: one.sample_metric for task, one in scores.tasks.items()}
+        self.split, self._tasks = scores.name, scores.tasks
         self._drawn: dict[str, int] = {}
         self.ranked: dict[str, Ranked] = {}
         for task, one in scores.tasks.items():
@@ -52,29 +51,17 @@ class Gallery:
         self._examples = dict(ChainMap(*self._gather(self._examples)))
 
     def add(self, answers: Predictions, batch: Stored) -> None:
-        """By task, the predictions [n, 1, h, w] of a batch; those that are shown are kept."""
-        truth = Truth.of(batch, self._depth_format)
+        """By task, the predictions [n, k, h, w] of a batch; those that are shown are kept."""
         for task, (prediction, _) in answers.items():
-            self._add(task, batch.keys, truth, prediction)
-
-    def _add(self, task: str, keys: Sequence[str], truth: Truth, prediction: Tensor) -> None:
-        scores = {key: one for group in self.ranked[task].values() for key, one in group}
-        is_mask = self._targets[task] == "mask"
-        for row, key in enumerate(keys):
-            if key not in scores:
-                continue
-            wanted = truth.foreground if is_mask else truth.unit
-            answer = wanted[row, 0].float().cpu().numpy()
-            if not is_mask:
-                answer = np.where(truth.known[row, 0].cpu().numpy(), answer, np.nan)
-            self._examples[task, key] = Example(
-                key=key,
-                overlay=truth.overlay[row].permute(1, 2, 0).cpu().numpy(),
-                truth=answer,
-                prediction=prediction[row, 0].float().cpu().numpy(),
-                kind="mask" if is_mask else "depth",
-                score=f"{label(self._metrics[task])} {number(scores[key])}",
-            )
+            one = self._tasks[task]
+            truth = one.target.truth(batch.fields[one.target.name])
+            shown = {key: score for group in self.ranked[task].values() for key, score in group}
+            for row, key in enumerate(batch.keys):
+                if key in shown:
+                    picture, answer = batch.fields[one.input][row], prediction[row]
+                    pictures = _drawn(one, picture, truth[row : row + 1], answer)
+                    score = f"{label(one.sample_metric)} {number(shown[key])}"
+                    self._examples[task, key] = Example(key=key, pictures=pictures, score=score)
 
     def save(self, folder: Path) -> tuple[dict[str, object], dict[str, dict[str, str]]]:
         """(samples, grids) as `write_report` takes them; the PNGs lie in `folder`/report."""
@@ -82,7 +69,7 @@ class Gallery:
         grids: dict[str, dict[str, str]] = {}
         for task, ranked in self.ranked.items():
             drawn = {"drawn": self._drawn[task]} if task in self._drawn else {}
-            samples[task] = {"metric": self._metrics[task], **drawn, **ranked}
+            samples[task] = {"metric": self._tasks[task].sample_metric, **drawn, **ranked}
             grids[task] = self._save_task(task, ranked, folder)
         return samples, grids
 
@@ -99,3 +86,14 @@ class Gallery:
                 save_png(folder / name, picture_grid(found, title=title))
                 saved[title] = name
         return saved
+
+
+def _drawn(
+    task: TaskScores, picture: Tensor, truth: Truth, prediction: Tensor
+) -> tuple[np.ndarray, ...]:
+    """Input, truth, prediction and error of one sample, uint8 [h, w, 3] each."""
+    target, valid = task.target, truth.known[0, 0].cpu().numpy()
+    seen = picture.permute(1, 2, 0).cpu().numpy()
+    wanted, found = truth.wanted[0].cpu().numpy(), prediction.cpu().numpy()
+    error = target.colour_error(seen, wanted, found, valid)
+    return seen, target.colour(wanted, valid), target.colour(found), error

@@ -22,14 +22,11 @@ from wdtrain.record.console_base import UNKNOWN
 from wdtrain.record.curves import Series, collect, draw_curves
 from wdtrain.record.glyphs import number, part_name, rate, size
 from wdtrain.record.runlog import read_log
-from wdtrain.targets.metrics import LABELS, is_higher_better, label
+from wdtrain.targets import Target
+from wdtrain.targets.metrics import is_higher_better, label
 
 PICTURES = "report"
 RESULTS_NAME = "results.json"
-_MASK_COLUMNS = ("iou_pooled", "iou", "dice", "boundary_f", "mae")
-_DEPTH_COLUMNS = ("rmse_log", "absrel", "rmse", "mae", "log10", "silog", "delta1", "delta2")
-_ALIGNED_COLUMNS = ("aligned/rmse_log", "aligned/absrel", "aligned/delta1")
-_REGIONS = ("", "foreground", "background", "boundary")
 _VERSIONED = ("accelerate", "kornia", "numpy", "opencv-python-headless")
 
 
@@ -39,7 +36,7 @@ def write_report(folder: Path | str, results: Mapping[str, Any]) -> Path:
     results, JSON values, every one but `tasks` and `splits` may be missing:
         title, outcome (a sentence; made from the numbers if missing), lead_split,
         run: {name: value} and data: {name: value}, shown as they are (state, steps, difficulty ...)
-        tasks: {task: {network, parameters, target: mask|depth, metric, baseline_name}}
+        tasks: {task: {network, parameters, and what `task_facts` says of its target}}
         splits: {split: {samples, tasks: {task: {loss, metrics, baseline}}}}
         samples: {task: {metric, best, median, worst: [[key, score], ...], drawn: of how many
             samples the median is, if not of all}}
@@ -107,6 +104,19 @@ def outcome(results: Mapping[str, Any]) -> str:
     return f"On {split}{data}: {'; '.join(parts)}." if parts else "Nothing was validated yet."
 
 
+def task_facts(target: Target, metrics: Mapping[str, float]) -> dict[str, Any]:
+    """What the report needs to know of what a task learned; metrics: on the leading split."""
+    breakdown = target.breakdown(metrics)
+    return {
+        "target": target.name,
+        "kind": target.field.kind,
+        "metric": target.metric,
+        "columns": list(target.columns),
+        "baseline_name": target.baseline_name,
+        "breakdown": breakdown._asdict() if breakdown and breakdown.rows else None,
+    }
+
+
 def _head(results: Mapping[str, Any]) -> str:
     return f"# {results.get('title', 'Run')}\n\n{results.get('outcome') or outcome(results)}"
 
@@ -139,20 +149,17 @@ def _facts(results: Mapping[str, Any]) -> str:
 
 def _task(name: str, results: Mapping[str, Any]) -> str:
     task = results["tasks"][name]
-    is_mask = task["target"] == "mask"
-    columns = _MASK_COLUMNS if is_mask else (*_DEPTH_COLUMNS, *_ALIGNED_COLUMNS)
+    columns, broken_down = task.get("columns", []), task.get("breakdown")
     by_split = {split: _metrics(results, split, name) for split in results["splits"]}
     lines = [f"## {name}: {task['network']}, {task['parameters']:,} parameters"]
     lines.append(_metric_table("split", by_split, columns, task["metric"]))
-    if not is_mask:
-        metrics = by_split.get(_lead_split(results), {})
-        by_region = {region or "all pixels": _of_region(metrics, region) for region in _REGIONS}
-        by_region = {region: values for region, values in by_region.items() if values}
-        split, unit = _lead_split(results), "metres" if "rmse_log" in metrics else "unit values"
-        lines += [
-            f"By region, on {split} (boundary: within 3 px of the mask's); RMSE, MAE in {unit}:"
-        ]
-        lines += [_metric_table("region", by_region, columns, task["metric"])]
+    if broken_down:
+        rows, leading = broken_down["rows"], task["metric"]
+        inner = dict.fromkeys(column for row in rows.values() for column in row)
+        ordered = [column for column in columns if column in inner] or list(inner)
+        leading = leading if leading in inner else ordered[0]
+        lines.append(f"{broken_down['title']}, on {_lead_split(results)}:")
+        lines.append(_metric_table(broken_down["head"], rows, ordered, leading))
     lines += [f"![{caption}]({path})" for caption, path in _grids(results, name).items()]
     lines.append(_samples(results, name))
     return "\n\n".join(line for line in lines if line)
@@ -239,17 +246,6 @@ def _metric_table(
     ]
     names = [f"{label(name)} {marks[name]}" for name in present]
     return _table([head, *(["samples"] if has_images else []), *names], body)
-
-
-def _of_region(metrics: Mapping[str, float], region: str) -> dict[str, float]:
-    """The metrics of one region, under the names they have over all pixels."""
-    found = {}
-    for path, value in metrics.items():
-        *before, name = path.split("/")
-        alignment = ["aligned"] if "aligned" in before else []
-        if before == [*alignment, *([region] if region else [])] and name in LABELS:
-            found["/".join([*alignment, name])] = value
-    return found
 
 
 def _pair(results: Mapping[str, Any], split: str, task: str) -> tuple[float | None, float | None]:

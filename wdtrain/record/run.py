@@ -29,7 +29,7 @@ from wdtrain.record.process_memory import measure_memory, save_snapshot
 from wdtrain.record.protocols import Ranks, StepNumbers, Waited
 from wdtrain.record.run_lock import RunLock, lock_holder
 from wdtrain.record.runlog import RunLog, State, read_status, save_config, write_status
-from wdtrain.record.scores import BASELINE_NAMES, SplitScores
+from wdtrain.record.scores import SplitScores
 
 _Late = tuple[int, float, StepNumbers, dict[str, float], dict[str, float]]
 """Step, epoch, what it did, seconds of the loop's own parts, occupancy of the reader."""
@@ -312,7 +312,7 @@ class RunRecord:
     ) -> Path:
         """`report.md` stands in the folder. data: what it was trained on; recipe: YAML."""
         # Here, since it brings matplotlib along, a tenth of a start, which nothing else needs.
-        from wdtrain.record.report import outcome, write_report
+        from wdtrain.record.report import outcome, task_facts, write_report
 
         samples, grids = gallery.save(self.folder)
         networks = {
@@ -322,9 +322,7 @@ class RunRecord:
         tasks = {
             name: {
                 **networks[name],
-                "target": task.target,
-                "metric": task.metric,
-                "baseline_name": BASELINE_NAMES[task.target],
+                **task_facts(task.target, task.result()["metrics"]),
             }
             for name, task in scores[0].tasks.items()
         }

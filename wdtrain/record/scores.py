@@ -1,8 +1,8 @@
 """The scores of one validation split: every task's metrics beside those of its baseline.
 
-Owns which metric leads, and how a split's sums travel between ranks. The best and the worst samples
-are named (`ranking.py`). The baselines are what a network has to beat: the best
-linear colour threshold for a mask, the mean depth picture for a depth.
+Owns how a split's sums travel between ranks. Which metric leads, what the baseline is and how
+samples are scored, the targets say (`targets/`). The best and the worst samples are named
+(`ranking.py`).
 """
 
 from __future__ import annotations
@@ -12,22 +12,16 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from wdtrain.fields.depth_format import DepthFormat
 from wdtrain.record.console_base import Score
 from wdtrain.record.ranking import Ranking
-from wdtrain.targets.baselines import ColourHistogram, ColourThreshold, MeanDepth
-from wdtrain.targets.depths import DepthSums
-from wdtrain.targets.masks import MaskSums
+from wdtrain.targets import Target
+from wdtrain.targets.base import Baseline, Fitted
 from wdtrain.targets.metrics import is_higher_better
-from wdtrain.targets.sums import is_foreground
 
 Total = Callable[[Tensor], Tensor]
 """The sum over all ranks of an fp64 vector."""
-
-BASELINE_NAMES = {"mask": "colour threshold", "depth": "mean depth picture"}
 
 
 def check_splits(chosen: Sequence[str] | None, stored: Iterable[str]) -> list[str]:
@@ -50,11 +44,13 @@ def check_splits(chosen: Sequence[str] | None, stored: Iterable[str]) -> list[st
     return list(chosen) if chosen else sorted(found, key=lambda n: (n != "val-new-new", n))
 
 
-def leading_metric(target: str, depth_format: DepthFormat) -> str:
-    """The metric that stands for a task: pooled IoU; RMSE of log depth, or of unit depth."""
-    if target == "mask":
-        return "iou_pooled"
-    return "rmse_log" if depth_format.is_logarithmic else "rmse"
+class Scored(Protocol):
+    """A task, as far as it is scored: the image that it sees, and what it learns."""
+
+    @property
+    def input(self) -> str: ...
+    @property
+    def target(self) -> Target: ...
 
 
 class Position(Protocol):
@@ -65,7 +61,8 @@ class Position(Protocol):
 class Stored(Protocol):
     """A streamed batch, as far as it is scored: as stored, on the host."""
 
-    def __getitem__(self, name: str) -> Tensor: ...
+    @property
+    def fields(self) -> Mapping[str, Tensor]: ...
     @property
     def keys(self) -> list[str]: ...
     @property
@@ -80,95 +77,85 @@ class StoredStream(Protocol):
     def __iter__(self) -> Iterator[Stored]: ...
 
 
+Sides = tuple[Tensor, Tensor]
+"""bool [n, 1, h, w] each: foreground and background."""
+
+
 @dataclass(frozen=True)
-class Truth:
-    """What a batch is compared with, on one device. All [n, 1, h, w]."""
+class _Fit:
+    """A baseline while it is fitted: what it is shown, and what it was found to be."""
 
-    overlay: UInt8[Tensor, "n 3 h w"]
-    foreground: Tensor
-    unit: Tensor
-    known: Tensor
-
-    @classmethod
-    def of(cls, batch: Stored, depth_format: DepthFormat) -> Truth:
-        """From uint8 overlay and mask, and depth codes as stored."""
-        codes = batch["depth"].to(torch.float32)
-        unit = depth_format.to_unit(codes).clamp(min=0.0)
-        return cls(batch["overlay"], is_foreground(batch["mask"]), unit, codes > 0)
-
-    def has(self, target: str) -> Tensor:
-        """bool [n]: which samples have a pixel of which the mask, or the depth, is known."""
-        if target == "mask":
-            return torch.ones(len(self.known), dtype=torch.bool)
-        return self.known.flatten(1).any(1)
+    input: str
+    target: Target
+    sums: Baseline
 
 
 class Baselines:
-    """The colour threshold and the mean depth picture, fitted on training samples."""
+    """What the networks of a run have to beat, by the image that they see and the field."""
 
-    def __init__(self, depth_format: DepthFormat) -> None:
-        self.depth_format = depth_format
-        self.threshold: ColourThreshold | None = None
-        self.mean_depth: Float[Tensor, "1 h w"] | None = None
+    def __init__(self) -> None:
+        self._fitted: dict[tuple[str, str], Fitted] = {}
 
     def fit(
-        self, stream: StoredStream, total: Total, targets: set[str], *, samples: int = 2048
+        self,
+        stream: StoredStream,
+        total: Total,
+        tasks: Iterable[Scored],
+        *,
+        samples: int = 2048,
     ) -> None:
         """Fitted on the first `samples` or so of the job's training batches, over all ranks.
 
-        Raises ValueError where the depth is a target and unknown in all of them.
+        Raises ValueError where what a task learns is unknown in all of them.
         """
-        colours, mean = ColourHistogram(), MeanDepth(*stream.size)
+        fits = {
+            (task.input, task.target.name): _Fit(
+                task.input, task.target, task.target.baseline(stream.size)
+            )
+            for task in tasks
+        }
         for batch in stream:
-            truth = Truth.of(batch, self.depth_format)
-            colours.update(truth.overlay, truth.foreground)
-            mean.update(truth.unit, truth.known)
+            for fit in fits.values():
+                truth = fit.target.truth(batch.fields[fit.target.name])
+                fit.sums.update(batch.fields[fit.input], truth)
             if batch.cursor.position >= samples:
                 break
-        for sums in (colours, mean):
-            sums.from_tensor(total(sums.as_tensor()))
-        if "depth" in targets and not mean.num_known:
-            raise ValueError(
-                f"the depth of the first {samples:,} training samples is unknown everywhere, so a "
-                "depth network would learn nothing; pack data with depth, or train without it"
-            )
-        self.threshold, self.mean_depth = colours.fit(), mean.picture()
+        for fit in fits.values():
+            fit.sums.from_tensor(total(fit.sums.as_tensor()))
+        self._fitted = {key: fit.sums.fit() for key, fit in fits.items()}
 
-    def predict(self, target: str, truth: Truth) -> Tensor:
-        """What the baseline says of a batch: a mask 0 or 1, or unit depth; [n, 1, h, w]."""
-        assert self.threshold is not None, "baselines are fitted before they predict"
-        assert self.mean_depth is not None
-        if target == "mask":
-            return self.threshold.predict(truth.overlay)
-        return self.mean_depth.to(truth.unit.device).expand_as(truth.unit)
+    def predict(self, task: Scored, picture: Tensor) -> Tensor:
+        """Settled predictions [n, k, h, w] of the baseline of a task."""
+        assert self._fitted, "baselines are fitted before they predict"
+        return self._fitted[task.input, task.target.name].predict(picture)
 
 
 class TaskScores:
     """Sums of one task over one split, of its network and of its baseline."""
 
-    def __init__(self, target: str, depth_format: DepthFormat) -> None:
-        self.target = target
-        self.metric = leading_metric(target, depth_format)
-        self.sample_metric = "iou" if target == "mask" else self.metric
-        make = MaskSums if target == "mask" else lambda: DepthSums(depth_format)
-        self._network, self._baseline = make(), make()
+    def __init__(self, task: Scored) -> None:
+        self.input, self.target = task.input, task.target
+        self.metric, self.sample_metric = task.target.metric, task.target.sample_metric
+        self._network, self._baseline = self.target.sums(), self.target.sums()
         self._loss = torch.zeros(2, dtype=torch.float64)
         self.ranking = Ranking(higher_is_better=is_higher_better(self.sample_metric))
 
     def update(
         self,
-        prediction: Tensor,
-        losses: Tensor,
-        truth: Truth,
-        keys: Sequence[str],
+        answer: tuple[Tensor, Tensor],
+        batch: Stored,
         baselines: Baselines,
+        sides: Sides | None,
     ) -> None:
-        """Adds a batch: unit predictions [n, 1, h, w] and the loss of each sample [n]."""
-        values = _add(self._network, prediction, truth)
-        _add(self._baseline, baselines.predict(self.target, truth), truth)
-        scored = truth.has(self.target)
+        """Adds a batch: settled predictions [n, k, h, w] and the loss of each sample [n]."""
+        (prediction, losses), truth = answer, self.target.truth(batch.fields[self.target.name])
+        given = (truth.wanted, truth.known, *(sides or ()))
+        values = self._network.update(prediction, *given)
+        self._baseline.update(baselines.predict(self, batch.fields[self.input]), *given)
+        scored = truth.counts
         self._loss += torch.stack([losses.double()[scored].sum(), scored.sum()])
-        named = zip(keys, values[self.sample_metric].tolist(), scored.tolist(), strict=True)
+        of_samples = values[self.sample_metric].tolist()
+        named = zip(batch.keys, of_samples, scored.tolist(), strict=True)
         self.ranking.add((key, value) for key, value, counts in named if counts)
 
     def reduce(self, total: Total) -> None:
@@ -204,32 +191,37 @@ class TaskScores:
             metric=self.metric,
             value=self._network.result().get(self.metric, float("nan")),
             baseline=self._baseline.result().get(self.metric, float("nan")),
-            baseline_name=BASELINE_NAMES[self.target],
+            baseline_name=self.target.baseline_name,
             is_known=self.is_scored,
         )
 
     def skill(self) -> float:
-        """One number, higher is better: pooled IoU; 1 - error / the baseline's error."""
-        score = self.score("")
-        if self.target == "mask":
-            return score.value
-        return 1.0 - score.value / score.baseline if score.baseline else float("nan")
+        """One number, higher is better."""
+        return self.target.skill(self._network.result(), self._baseline.result())
 
 
 class SplitScores:
-    """The scores of every task over one split."""
+    """The scores of every task over one split.
 
-    def __init__(self, name: str, targets: Mapping[str, str], depth_format: DepthFormat) -> None:
-        self.name, self.depth_format = name, depth_format
-        self.tasks = {task: TaskScores(t, depth_format) for task, t in targets.items()}
+    tasks: by name; foreground: what divides metrics by foreground and background, if anything does.
+    """
+
+    def __init__(
+        self, name: str, tasks: Mapping[str, Scored], foreground: Target | None = None
+    ) -> None:
+        self.name, self._foreground = name, foreground
+        self.tasks = {name: TaskScores(task) for name, task in tasks.items()}
 
     def update(
         self, answers: Mapping[str, tuple[Tensor, Tensor]], batch: Stored, baselines: Baselines
     ) -> None:
-        """Adds a batch: by task, unit predictions [n, 1, h, w] and the loss of each sample [n]."""
-        truth = Truth.of(batch, self.depth_format)
-        for task, (prediction, losses) in answers.items():
-            self.tasks[task].update(prediction, losses, truth, batch.keys, baselines)
+        """Adds a batch: by task, settled predictions [n, k, h, w] and the loss of each sample."""
+        sides = None
+        if self._foreground is not None:
+            stored = batch.fields[self._foreground.name]
+            sides = self._foreground.sides(self._foreground.truth(stored))
+        for task, answer in answers.items():
+            self.tasks[task].update(answer, batch, baselines, sides)
 
     def reduce(self, total: Total) -> None:
         for scores in self.tasks.values():
@@ -239,9 +231,3 @@ class SplitScores:
         """The mean skill of the tasks that were scored: what the best checkpoint is chosen by."""
         skills = [scores.skill() for scores in self.tasks.values() if scores.is_scored]
         return sum(skills) / len(skills) if skills else float("nan")
-
-
-def _add(sums: MaskSums | DepthSums, prediction: Tensor, truth: Truth) -> dict[str, Tensor]:
-    if isinstance(sums, MaskSums):
-        return sums.update(prediction, truth.foreground)
-    return sums.update(prediction, truth.unit, truth.known, truth.foreground)

@@ -1,36 +1,21 @@
 """Losses: pure functions of tensors, one number a sample, each declared for the outputs it fits.
 
-Every loss takes (output, target, valid), all [n, 1, h, w] floats (valid: 0 or 1), and returns [n]:
-the mean over the sample's valid pixels. A sample without a valid pixel gives 0 and a zero gradient.
-Nothing is averaged over samples: that is what makes the gradient independent of how a batch is cut.
+Every loss takes (output [n, c, h, w], wanted [n, k, h, w], valid [n, 1, h, w], 0 or 1) and returns
+[n]: the mean over the sample's valid pixels. A sample without a valid pixel gives 0 and a zero
+gradient. Nothing is averaged over samples: that is what makes the gradient independent of how a
+batch is cut. Which kind of target has which losses, stands in its own file; one of your own is
+named by import path.
 """
 
 from __future__ import annotations
-
-import difflib
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-PixelLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
-
 SMOOTH_L1_BETA = 0.05
 DICE_SMOOTHING = 1.0
-
-
-@dataclass(frozen=True)
-class Loss:
-    """A loss that fits outputs of `domain`; call it with (output, target, valid) -> [n]."""
-
-    name: str
-    domain: str
-    function: PixelLoss
-
-    def __call__(self, output: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-        return self.function(output, target, valid)
+FOCAL_GAMMA = 2.0
 
 
 def mean_over_valid(per_pixel: Tensor, valid: Tensor) -> Tensor:
@@ -70,40 +55,38 @@ def l1(output: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     return mean_over_valid((output - target).abs(), valid)
 
 
-def smooth_l1(output: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    """Quadratic below a difference of 0.05, linear above (Girshick 2015, Huber 1964)."""
-    per_pixel = F.smooth_l1_loss(output, target, reduction="none", beta=SMOOTH_L1_BETA)
+def smooth_l1(
+    output: Tensor, target: Tensor, valid: Tensor, *, beta: float = SMOOTH_L1_BETA
+) -> Tensor:
+    """Quadratic below a difference of `beta`, linear above (Girshick 2015, Huber 1964)."""
+    per_pixel = F.smooth_l1_loss(output, target, reduction="none", beta=beta)
     return mean_over_valid(per_pixel, valid)
 
 
-LOSSES: dict[str, dict[str, PixelLoss]] = {
-    "bce": {"logits": bce_of_logits, "unit": bce_of_unit},
-    "bce+dice": {"logits": bce_dice_of_logits, "unit": bce_dice_of_unit},
-    "l1": {"unit": l1, "positive": l1},
-    "smooth-l1": {"unit": smooth_l1, "positive": smooth_l1},
-}
-"""Every loss by name, with the function for each domain that it fits."""
+# ---------------------------------------------------------------------------- classes
 
 
-def build_loss(name: str, domain: str) -> Loss:
-    """The loss `name` for a network whose output is of `domain` (see `networks.domain_of`).
-
-    Raises ValueError for a name that does not exist, and for a loss on the wrong activation.
-    """
-    if name not in LOSSES:
-        close = difflib.get_close_matches(name, LOSSES, n=1, cutoff=0.4)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ValueError(f"loss {name!r} does not exist; {hint}known: {', '.join(LOSSES)}")
-    if domain not in LOSSES[name]:
-        fitting = ", ".join(other for other, domains in LOSSES.items() if domain in domains)
-        raise ValueError(
-            f"loss {name!r} was put on a network whose output is {domain!r}; it is defined for "
-            f"{' and '.join(LOSSES[name])}, so its values would mean nothing; for this network "
-            f"choose one of: {fitting}"
-        )
-    return Loss(name, domain, LOSSES[name][domain])
+def cross_entropy(logits: Tensor, ids: Tensor, valid: Tensor) -> Tensor:
+    """Of logits [n, classes, h, w] and int64 ids [n, 1, h, w], in nats."""
+    return mean_over_valid(F.cross_entropy(logits, ids[:, 0], reduction="none")[:, None], valid)
 
 
-def to_unit(output: Tensor, domain: str) -> Tensor:
-    """Outputs as values in 0..1: the sigmoid of logits, everything else clipped."""
-    return torch.sigmoid(output) if domain == "logits" else output.clamp(0.0, 1.0)
+def dice_of_classes(logits: Tensor, ids: Tensor, valid: Tensor) -> Tensor:
+    """1 - soft Dice, smoothed by one pixel, the mean over the classes that a sample has."""
+    share = logits.softmax(1) * valid
+    wanted = torch.zeros_like(share).scatter_(1, ids, valid.to(share.dtype))
+    overlap, found, there = ((each).sum((2, 3)) for each in (share * wanted, share, wanted))
+    dice = 1.0 - (2.0 * overlap + DICE_SMOOTHING) / (found + there + DICE_SMOOTHING)
+    present = (there > 0).to(dice.dtype)
+    return (dice * present).sum(1) / present.sum(1).clamp(min=1.0)
+
+
+def cross_entropy_dice(logits: Tensor, ids: Tensor, valid: Tensor) -> Tensor:
+    return cross_entropy(logits, ids, valid) + dice_of_classes(logits, ids, valid)
+
+
+def focal(logits: Tensor, ids: Tensor, valid: Tensor, *, gamma: float = FOCAL_GAMMA) -> Tensor:
+    """Cross-entropy times (1 - p)^gamma, p being the probability of the right class: what is known
+    already counts for little (Lin et al. 2017, without their weights of classes)."""
+    nats = F.cross_entropy(logits, ids[:, 0], reduction="none")[:, None]
+    return mean_over_valid((-torch.expm1(-nats)).pow(gamma) * nats, valid)

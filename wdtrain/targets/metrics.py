@@ -1,8 +1,9 @@
 """Metrics by their definitions, for one batch or summed over a validation set.
 
-`mask_metrics` and `depth_metrics` give one value per image; `MaskSums` and `DepthSums` add them up
-over batches and ranks, exactly. Here too: which way a metric is better, what it is called in print,
-and which samples are the best, the middle and the worst by it.
+`mask_metrics`, `classes_metrics` and `depth_metrics` give one value per image; `MaskSums`,
+`ClassesSums` and `DepthSums` add them up over batches and ranks, exactly. Here too: which way a
+metric is better, what it is called in print, and which samples are the best, the middle and the
+worst by it.
 """
 
 from __future__ import annotations
@@ -10,43 +11,29 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from wdtrain.fields.depth_format import DepthFormat
-from wdtrain.targets.depths import DepthSums
-from wdtrain.targets.masks import MaskSums, boundary_f
+from wdtrain.fields import DepthFormat
+from wdtrain.targets.base import HIGHER, LABELS
+from wdtrain.targets.classes import ClassesSums
+from wdtrain.targets.depth import DepthSums
+from wdtrain.targets.mask import MaskSums, boundary_f
 
 __all__ = [
+    "HIGHER",
     "LABELS",
+    "ClassesSums",
     "DepthSums",
     "MaskSums",
     "boundary_f",
+    "classes_metrics",
     "depth_metrics",
     "is_higher_better",
     "label",
     "mask_metrics",
     "rank_samples",
 ]
-
-LABELS = {
-    "iou": "IoU",
-    "dice": "Dice",
-    "iou_pooled": "IoU pooled",
-    "dice_pooled": "Dice pooled",
-    "boundary_f": "boundary F",
-    "mae": "MAE",
-    "absrel": "AbsRel",
-    "sqrel": "SqRel",
-    "rmse": "RMSE",
-    "rmse_log": "RMSE log",
-    "log10": "log10",
-    "silog": "SILog",
-    "delta1": "δ < 1.25",
-    "delta2": "δ < 1.25²",
-    "delta3": "δ < 1.25³",
-}
-_HIGHER = {"iou", "dice", "iou_pooled", "dice_pooled", "boundary_f", "delta1", "delta2", "delta3"}
 
 
 def mask_metrics(
@@ -68,16 +55,28 @@ def depth_metrics(
     return DepthSums(depth_format).update(prediction, target, valid)
 
 
+def classes_metrics(
+    names: tuple[str, ...],
+    prediction: Int[Tensor, "n 1 h w"],
+    target: Int[Tensor, "n 1 h w"],
+    valid: Bool[Tensor, "n 1 h w"] | None = None,
+) -> dict[str, Float[Tensor, " n"]]:
+    """miou and pixel_accuracy of each image; names: of the classes."""
+    return ClassesSums(names).update(prediction, target, valid)
+
+
 def is_higher_better(metric: str) -> bool:
-    """Whether more is better of a metric; a region or alignment may stand before its name."""
-    return metric.rsplit("/", 1)[-1] in _HIGHER
+    """Whether more is better of a metric; a region, an alignment or a class may stand beside it."""
+    return not HIGHER.isdisjoint(metric.split("/"))
 
 
 def label(metric: str) -> str:
-    """What a metric is called in print: "aligned/foreground/rmse_log" is "RMSE log" of those."""
-    *regions, name = metric.split("/")
-    printed = LABELS.get(name, name)
-    return f"{printed} ({', '.join(regions)})" if regions else printed
+    """What a metric is called in print: "aligned/foreground/rmse_log" is "RMSE log" of those, and
+    "iou/wall" the "IoU" of that."""
+    parts = metric.split("/")
+    name = next((part for part in parts if part in LABELS), parts[-1])
+    printed, rest = LABELS.get(name, name), [part for part in parts if part != name]
+    return f"{printed} ({', '.join(rest)})" if rest else printed
 
 
 def rank_samples(

@@ -1,4 +1,4 @@
-"""What mask and depth sums share: fixed-point values, discs, the flat fp64 form.
+"""What the sums of all kinds share: fixed-point values, discs, the flat fp64 form.
 
 A sum of floats depends on its order, a sum of multiples of a power of two does not while it stays
 below 2**53 of them. So every summand is rounded to such a grid first, and a metric is the same bit
@@ -48,13 +48,17 @@ def dilate(mask: Bool[Tensor, "n 1 h w"], radius_px: int) -> Bool[Tensor, "n 1 h
     return F.conv2d(mask.to(torch.float32), disc[None, None], padding=radius_px) > 0.5
 
 
-def boundary_band(mask: Bool[Tensor, "n 1 h w"], radius_px: int) -> Bool[Tensor, "n 1 h w"]:
-    """Pixels within `radius_px` of a pixel of the other side. The picture's edge is no boundary."""
-    return torch.where(mask, dilate(~mask, radius_px), dilate(mask, radius_px))
+def boundary_band(
+    mask: Bool[Tensor, "n 1 h w"], radius_px: int, rest: Bool[Tensor, "n 1 h w"] | None = None
+) -> Bool[Tensor, "n 1 h w"]:
+    """Pixels within `radius_px` of a pixel of the other side; rest: that of the mask, by default
+    all that is not in it. The picture's edge is no boundary."""
+    rest = ~mask if rest is None else rest
+    return (mask & dilate(rest, radius_px)) | (rest & dilate(mask, radius_px))
 
 
 class Sums:
-    """fp64 sums of one shape that add up over batches and ranks. `MaskSums`, `DepthSums`."""
+    """fp64 sums of one shape that add up over batches and ranks: of metrics, of baselines."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self._sums = torch.zeros(shape, dtype=torch.float64)

@@ -1,8 +1,8 @@
-"""What a network has to beat: the best linear colour threshold, and the mean depth picture.
+"""What a mask network has to beat: the best linear colour threshold.
 
-Both are fitted on training samples as sums of whole or fixed-point numbers, so that the result does
-not depend on batches, ranks or order. The colour threshold is searched on a histogram of colours
-(64 levels a channel): many directions, in each all thresholds, both sides, by pooled IoU.
+Fitted on training samples as whole numbers, so that the result does not depend on batches, ranks or
+order. It is searched on a histogram of colours (64 levels a channel): many directions, in each all
+thresholds, both sides, by pooled IoU.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Shaped, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from wdtrain.targets.sums import Sums, fixed, is_foreground
+from wdtrain.targets.base import Baseline, Truth
+from wdtrain.targets.sums import is_foreground
 
 LEVELS = 64
 _LEVEL_STEP = 256 // LEVELS
 _NUM_SPREAD = 256
 _NUM_BINS = 2048
-_UNIT_BITS = 30
 _REFINE_ANGLES = (0.2, 0.1, 0.05, 0.02)
 
 
@@ -35,26 +35,28 @@ class ColourThreshold:
     threshold: float
     iou: float
 
-    def predict(self, overlay: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 1 h w"]:
+    def predict(self, picture: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 1 h w"]:
         """The mask, 0 or 1."""
-        levels = (overlay // _LEVEL_STEP).to(torch.float64)
+        levels = (picture // _LEVEL_STEP).to(torch.float64)
         red, green, blue = self.weights
         value = red * levels[:, 0] + green * levels[:, 1] + blue * levels[:, 2]
         return (value >= self.threshold).to(torch.float32)[:, None]
 
 
-class ColourHistogram(Sums):
+class ColourHistogram(Baseline):
     """How often each colour is background and foreground, over the training samples."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "mask") -> None:
         super().__init__((2, LEVELS**3))
+        self._name = name
 
-    def update(self, overlay: UInt8[Tensor, "n 3 h w"], mask: Shaped[Tensor, "n 1 h w"]) -> None:
-        """Counts every pixel; mask: alpha uint8, probability or bool."""
-        red, green, blue = (overlay // _LEVEL_STEP).to(torch.int64).unbind(1)
+    def update(self, picture: UInt8[Tensor, "n 3 h w"], truth: Truth) -> None:
+        """Counts every known pixel."""
+        red, green, blue = (picture // _LEVEL_STEP).to(torch.int64).unbind(1)
         colour = (red * LEVELS + green) * LEVELS + blue
-        cell = colour + is_foreground(mask)[:, 0].to(torch.int64) * LEVELS**3
-        self._add(torch.bincount(cell.flatten(), minlength=2 * LEVELS**3).reshape(2, -1))
+        cell = colour + is_foreground(truth.wanted)[:, 0].to(torch.int64) * LEVELS**3
+        known = cell[truth.known[:, 0]]
+        self._add(torch.bincount(known, minlength=2 * LEVELS**3).reshape(2, -1))
 
     def fit(self) -> ColourThreshold:
         """The best threshold found. Deterministic; about 2 s. ValueError without a pixel."""
@@ -62,8 +64,9 @@ class ColourHistogram(Sums):
         colours = np.flatnonzero(counts.sum(0))
         if not len(colours):
             raise ValueError(
-                "the colour threshold has no training pixel to be fitted on; give it samples of "
-                "the training split first"
+                f"the first training samples have no pixel of which {self._name} is known, so a "
+                "network would learn nothing of it (and its baseline, a colour threshold, has no "
+                "training pixel to be fitted on); pack data with it, or train without it"
             )
         levels = np.stack(np.unravel_index(colours, (LEVELS,) * 3), 1).astype(np.float64)
         background, foreground = counts[:, colours]
@@ -78,33 +81,6 @@ class ColourHistogram(Sums):
             (_best_threshold(sign * best, levels, background, foreground) for sign in (1, -1)),
             key=lambda found: found.iou,
         )
-
-
-class MeanDepth(Sums):
-    """The mean unit depth of each pixel over the training samples: the best constant picture.
-
-    For logarithmic kinds it is the picture of least RMSElog.
-    """
-
-    def __init__(self, height: int, width: int) -> None:
-        super().__init__((2, height, width))
-
-    def update(self, unit: Float[Tensor, "n 1 h w"], valid: Bool[Tensor, "n 1 h w"]) -> None:
-        """Adds n unit depth maps where they are known."""
-        known = torch.where(valid, fixed(unit, _UNIT_BITS), 0.0)
-        self._add(torch.stack([known.sum((0, 1)), valid.sum((0, 1)).to(torch.float64)]))
-
-    @property
-    def num_known(self) -> int:
-        """Pixels whose depth was known, over all samples."""
-        return int(self._sums[1].sum())
-
-    def picture(self) -> Float[Tensor, "1 h w"]:
-        """The mean picture; a pixel that was never known has the mean of all others."""
-        total, count = self._sums
-        overall = total.sum() / count.sum().clamp(min=1.0)
-        mean = torch.where(count > 0, total / count.clamp(min=1.0), overall)
-        return mean.to(torch.float32)[None]
 
 
 def _spread_directions(count: int) -> np.ndarray:

@@ -1,25 +1,37 @@
-"""Mask metrics by definition, as sums that merge exactly over batches and ranks.
+"""`mask`: one output a pixel, how likely it is foreground.
 
-IoU and Dice, the mean over images and pooled over all pixels (an image where truth and prediction
-are both empty counts 1); MAE of the probability; boundary F: harmonic mean of the shares of either
-contour that lie within 2 px of the other (Csurka et al., BMVC 2013), the mean over images.
+Truth is 0 or 1 at alpha 128 (hard: a mask's edge is a decision, as in the metrics); alpha 1 is not
+valid where the field has unknown pixels. Metrics: IoU and Dice, the mean over images and pooled
+over all pixels (an image where truth and prediction are both empty counts 1); MAE of the
+probability; boundary F: harmonic mean of the shares of either contour that lie within 2 px of the
+other (Csurka et al., BMVC 2013), the mean over images. Baseline: `colour_threshold.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from wdtrain.targets.sums import (
-    IMAGE_BITS,
-    PIXEL_BITS,
-    Sums,
-    dilate,
-    fixed,
-    is_foreground,
-    ratio,
+from wdtrain.fields import Field, MaskField
+from wdtrain.fields.mask import FOREGROUND, UNKNOWN
+from wdtrain.fields.png import encode_png
+from wdtrain.targets.base import LossFunction, MetricSums, Target, Truth, Warp
+from wdtrain.targets.colour_threshold import ColourHistogram
+from wdtrain.targets.colouring import FALSE_ALARM, HIT, MISS, greyed, tinted
+from wdtrain.targets.losses import (
+    bce_dice_of_logits,
+    bce_dice_of_unit,
+    bce_of_logits,
+    bce_of_unit,
+    l1,
+    smooth_l1,
 )
+from wdtrain.targets.sums import IMAGE_BITS, PIXEL_BITS, dilate, fixed, is_foreground, ratio
 
 BOUNDARY_TOLERANCE_PX = 2
 _NAMES = (
@@ -27,7 +39,74 @@ _NAMES = (
 )  # fmt: skip
 
 
-class MaskSums(Sums):
+class MaskTarget(Target):
+    """Learns a `mask` field."""
+
+    losses: ClassVar[Mapping[str, Mapping[str, LossFunction]]] = {
+        "bce": {"logits": bce_of_logits, "unit": bce_of_unit},
+        "bce+dice": {"logits": bce_dice_of_logits, "unit": bce_dice_of_unit},
+        "l1": {"unit": l1, "positive": l1},
+        "smooth-l1": {"unit": smooth_l1, "positive": smooth_l1},
+    }
+    labels: ClassVar[Mapping[str, str]] = {
+        "iou": "IoU",
+        "dice": "Dice",
+        "iou_pooled": "IoU pooled",
+        "dice_pooled": "Dice pooled",
+        "boundary_f": "boundary F",
+        "mae": "MAE",
+    }
+    higher = frozenset({"iou", "dice", "iou_pooled", "dice_pooled", "boundary_f"})
+    columns = ("iou_pooled", "iou", "dice", "boundary_f", "mae")
+    baseline_name = "colour threshold"
+    divides = True
+    metric, sample_metric = "iou_pooled", "iou"
+
+    def __init__(self, field: Field) -> None:
+        assert isinstance(field, MaskField)
+        super().__init__(field)
+        self._unknown = UNKNOWN if field.has_unknown else None
+
+    def truth(self, stored: Tensor) -> Truth:
+        valid = torch.ones_like(stored, dtype=torch.float32)
+        if self._unknown is not None:
+            valid = (stored != self._unknown).to(torch.float32)
+        return Truth((stored >= FOREGROUND).to(torch.float32), valid)
+
+    def warped(self, stored: Tensor, warp: Warp) -> Truth:
+        """Of the nearest pixel."""
+        truth = self.truth(warp.nearest(stored.to(torch.float32)))
+        return Truth(truth.wanted, truth.valid * warp.inside)
+
+    def sides(self, truth: Truth) -> tuple[Tensor, Tensor]:
+        inside = truth.wanted > 0.5
+        return inside & truth.known, ~inside & truth.known
+
+    def sums(self) -> MaskSums:
+        return MaskSums()
+
+    def baseline(self, size: tuple[int, int]) -> ColourHistogram:
+        return ColourHistogram(self.name)
+
+    def colour(self, values: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
+        """Black to white."""
+        grey = np.rint(np.clip(values[0], 0, 1) * 255).astype(np.uint8)
+        return greyed(np.repeat(grey[..., None], 3, 2), valid)
+
+    def colour_error(
+        self, picture: np.ndarray, truth: np.ndarray, prediction: np.ndarray, valid: np.ndarray
+    ) -> np.ndarray:
+        """The input, darkened; hits green, misses blue, false alarms red."""
+        inside, found = truth[0] >= 0.5, prediction[0] >= 0.5
+        regions = (inside & found, HIT), (inside & ~found, MISS), (~inside & found, FALSE_ALARM)
+        return greyed(tinted(picture, *regions), valid)
+
+    def encode(self, prediction: np.ndarray) -> bytes:
+        """Probability, 0..255."""
+        return encode_png(np.rint(np.clip(prediction[0], 0, 1) * 255).astype(np.uint8))
+
+
+class MaskSums(MetricSums):
     """Sums of mask metrics over images. Each sample is to be given once, over all ranks."""
 
     def __init__(self) -> None:
@@ -38,6 +117,8 @@ class MaskSums(Sums):
         prediction: Float[Tensor, "n 1 h w"],
         target: Shaped[Tensor, "n 1 h w"],
         valid: Bool[Tensor, "n 1 h w"] | None = None,
+        foreground: Tensor | None = None,
+        background: Tensor | None = None,
     ) -> dict[str, Float[Tensor, " n"]]:
         """Adds n images; returns iou, dice, boundary_f and mae of each (fp64, on the CPU).
 
