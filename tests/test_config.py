@@ -156,6 +156,8 @@ def test_a_plan_is_for_the_networks_of_all_tasks_whatever_their_names():
     keys = recipe.planned_by()
     assert keys["tasks.mask-a.network"] == "seed-mask"
     assert keys["tasks.depth.network"] == "seed-unet"
+    own = load_recipe(PLAYGROUND, ["targets.mask=mine:Mask"]).planned_by()
+    assert own["targets.mask"] == "mine:Mask"
     assert not any("lr" in key for key in keys)
 
 

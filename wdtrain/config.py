@@ -322,7 +322,7 @@ class Recipe(Section):
     def planned_by(self) -> dict[str, Any]:
         """The keys that a micro-batch depends on, beside the device, flat, with their values."""
         wanted = r"(tasks\.[^.]+\.(input|target|network|options|loss|optimizer\.name)|augment|step|"
-        wanted += r"compile|precision|channels_last|data\.chunk)\b"
+        wanted += r"targets|compile|precision|channels_last|data\.chunk)\b"
         return {key: value for key, value in self.numeric_keys().items() if re.match(wanted, key)}
 
     def numeric_keys(self) -> dict[str, Any]:

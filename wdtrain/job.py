@@ -204,8 +204,7 @@ class Run:
             return
         fitting, gauge = self.fitting, memory.CudaGauge(self.accelerator.device)
         facts = {**self.recipe.planned_by(), **device_facts(fitting.device)}
-        facts |= {"share": fitting.share, "size": [fitting.height, fitting.width]}
-        kept = KeptPlan({**facts, "budget": gauge.budget_bytes // 2**26})
+        kept = KeptPlan({**facts, **fitting.facts, "budget": gauge.budget_bytes // 2**26})
         known = {name: Choice.from_dict(one) for name, one in (kept.load() or {}).items()}
         # One rank's on all, since they are kept in checkpoints; what was chosen is agreed already.
         self.choices = self.collective.gather(fitting.fit(gauge, known))[0]

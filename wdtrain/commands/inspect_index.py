@@ -15,10 +15,10 @@ from wdtrain.packing.foreign_scan import ForeignField
 from wdtrain.packing.indexing import IndexOptions, Naming, write_index
 from wdtrain.remote.remote_files import Remote
 from wdtrain.sources.field_options import parse_field
-from wdtrain.sources.grouping import parse_group
+from wdtrain.sources.grouping import parse_group, told_group
 from wdtrain.sources.names import key_of
 from wdtrain.sources.pattern_source import key_room
-from wdtrain.sources.tar_source import named_tars
+from wdtrain.sources.tar_source import endings_of, named_tars
 from wdtrain.store.foreign_index import ForeignIndex
 from wdtrain.store.manifest import Manifest
 
@@ -91,7 +91,7 @@ def index(options: argparse.Namespace) -> int:
     share = options.holdout_samples
     asked = IndexOptions(
         holdout=(0.1 if options.group else 0.0) if share is None else share,
-        group=options.group,
+        group=None if options.group is None else told_group(options.group),
         seed=options.seed,
         max_rejects=options.max_rejects,
     )
@@ -108,7 +108,7 @@ def index(options: argparse.Namespace) -> int:
 def foreign_field(text: str) -> ForeignField:
     """The field that `--field` declares of tars. StoreError for a pattern that is no ending."""
     option = parse_field(text)
-    endings = tuple(each.lower().removeprefix(".") for each in option.pattern.split("|"))
+    endings = endings_of(option.pattern)
     for ending in endings:
         if not ending or any(letter in ending for letter in "/{}* "):
             raise StoreError(

@@ -23,7 +23,7 @@ _STORED_START: Final = re.compile(
 """The head of the `.npy` arrays that are stored (format 1.0). numpy's own reader evaluates the
 text, which fails in many ways, and makes room for whatever shape it names."""
 _HEAD: Final = {
-    b"descr": rb"['\"]([<>=|]?[biuf]\d{1,2})['\"]",
+    b"descr": rb"['\"]([<>=|]?(?:b1|[iu][1248]|f(?:2|4|8|16)))['\"]",
     b"fortran_order": rb"(True|False)",
     b"shape": rb"\(([0-9, ]{0,80})\)",
 }

@@ -241,7 +241,7 @@ class _Indexing:
             shards = (self._names[int(self.records.table["shard"][at])] for at in (first, row))
             self._rejected.add(name, "duplicate name: {} has it, then {}".format(*shards))
         self._check_rejects()
-        self.records.divide(self._options.holdout, self._options.seed)
+        self.records.divide(self._options.holdout, self._options.seed, self._options.group)
 
     def _check_rejects(self) -> None:
         left = sum(int((part["split"] != OUT).sum()) for _, part in self.records.stretches())

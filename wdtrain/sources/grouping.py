@@ -107,6 +107,11 @@ def parse_group(text: str) -> Grouping:
     return _ByPattern(text) if table is None else _ByTable(table["file"], table["column"])
 
 
+def told_group(text: str) -> str:
+    """What `--group` says, as a manifest tells it: without the folder of a table."""
+    return text if _TABLE.fullmatch(text) is None else text.rpartition("/")[2]
+
+
 class GroupedSource:
     """A source whose samples are in groups: in all else the source that it was made of."""
 
@@ -129,7 +134,7 @@ class GroupedSource:
                 f"--group {text!r} finds no group in any name ({names}, ...); write a pattern of "
                 "which one is found there, or a table that lists these names"
             )
-        return {"by": text.rpartition("/")[2], "samples": count, "digest": digest.hexdigest()}
+        return {"by": told_group(text), "samples": count, "digest": digest.hexdigest()}
 
     def _name(self, index: int) -> str:
         name = getattr(self._source, "name", self._source.key)

@@ -1,9 +1,9 @@
 """Somebody else's tars as a source: the members of WebDataset shards, packed anew as they are
 declared.
 
-A field's pattern is what its member's name ends in (`jpg`, `seg.png`). Samples come in the order in
-which they lie in the tars, one after the other, keyed by what stands before the first dot. One pass
-over the tars finds the place of every member; from then on any sample is one read.
+A field's pattern is what its member's name ends in (`jpg`, `seg.png`, `jpg|jpeg`). Samples come in
+the order in which they lie in the tars, one after the other, keyed by what stands before the first
+dot. One pass over the tars finds the place of every member; from then on any sample is one read.
 The surprise: where two tars use the same names (each counts from 0), the tar's name goes before.
 """
 
@@ -42,7 +42,8 @@ META: Final = "json"
 _UNPACK: Final = {
     "gzip": "gzip -dc", "zstd": "zstd -dc", "bzip2": "bzip2 -dc", "xz": "xz -dc", "lz4": "lz4 -dc"
 }  # fmt: skip
-_NONE: Final = -1
+_NONE, _SEVERAL = -1, -2
+"""In the place of a member's beginning."""
 
 
 @dataclass
@@ -50,7 +51,7 @@ class _Index:
     """What the pass over the tars has found so far: by sample, its name and tar, and by ending
     where its member begins and how long it is."""
 
-    endings: Sequence[str]
+    endings: Sequence[tuple[str, ...]]
     names: bytearray = field(default_factory=bytearray)
     tars: array[int] = field(default_factory=lambda: array("I"))
     places: list[array[int]] = field(default_factory=list)
@@ -62,6 +63,7 @@ class _Index:
     def __post_init__(self) -> None:
         self.places = [array("q") for _ in self.endings]
         self.sizes = [array("q") for _ in self.endings]
+        self._columns = {each: at for at, some in enumerate(self.endings) for each in some}
 
     def read(self, url: str, number: int) -> None:
         """Adds the samples of one tar: members that follow each other and have one key."""
@@ -78,12 +80,13 @@ class _Index:
             self.digest.update(
                 f"{member.name} {member.size} {member.start}\n".encode("utf-8", "surrogateescape")
             )
-            if ending not in self.endings:
+            at = self._columns.get(ending)
+            if at is None:
                 self.others[ending] += 1
-                continue
-            at = self.endings.index(ending)
-            if self.places[at][-1] == _NONE:
+            elif self.places[at][-1] == _NONE:
                 self.places[at][-1], self.sizes[at][-1] = member.start, member.size
+            else:
+                self.places[at][-1], self.sizes[at][-1] = _SEVERAL, 0
 
     def _begin(self, key: str, number: int) -> None:
         self.names += os.fsencode(key) + b"\0"
@@ -102,8 +105,8 @@ class TarSource:
         self._urls = named_tars(text)
         self._options = list(options)
         self.fields = tuple(option.field for option in options)
-        self._endings = [option.pattern.lower().lstrip(".") for option in options]
-        index = _Index([*self._endings, META])
+        self._endings = [endings_of(option.pattern) for option in options]
+        index = _Index([*self._endings, (META,)])
         for number, url in enumerate(self._urls):
             try:
                 index.read(url, number)
@@ -127,11 +130,14 @@ class TarSource:
         self._loaded = (-1, 0)
 
     def _check_found(self, text: str, index: _Index) -> None:
-        for option, ending, places in zip(self._options, self._endings, self._places, strict=False):
-            if not (places >= 0).any() and not self._field_is_optional(option):
+        for option, endings, places in zip(
+            self._options, self._endings, self._places, strict=False
+        ):
+            if (places == _NONE).all() and not self._field_is_optional(option):
                 there = ", ".join(ending for ending, _ in index.others.most_common(8)) or "nothing"
                 raise StoreError(
-                    f"{redacted(text)} holds no member that ends in .{ending} ({option.name}); its "
+                    f"{redacted(text)} holds no member that ends in .{' or .'.join(endings)} "
+                    f"({option.name}); its "
                     f"members end in {there}: write one of these, as --field "
                     f"'{option.name}={option.kind}:{next(iter(index.others), 'jpg')}'"
                 )
@@ -165,8 +171,12 @@ class TarSource:
         self._loaded = index, content_of(members)
         arrays: dict[str, Value] = {}
         key = self.name(index)
-        pairs = zip(self.fields, self._options, self._endings, members, strict=False)
-        for field_, option, ending, data in pairs:
+        pairs = zip(self.fields, self._options, map("|".join, self._endings), members, strict=False)
+        for at, (field_, option, ending, data) in enumerate(pairs):
+            if self._places[at, index] == _SEVERAL:
+                raise FieldError(
+                    f"more than one {field_.name}: its tar has several {key}.{ending}; keep one"
+                )
             if data is not None:
                 arrays[field_.name] = loaded(field_, option, data, file=f"{key}.{ending}")
             elif not field_.optional:
@@ -198,13 +208,13 @@ class TarSource:
         found: list[bytes | None] = []
         for place, size in zip(self._places[:, index], self._sizes[:, index], strict=True):
             at = int(place) - start
-            found.append(data[at : at + int(size)] if place != _NONE else None)
+            found.append(data[at : at + int(size)] if place >= 0 else None)
         return found
 
     def _span(self, index: int) -> tuple[int, int]:
         """Where the members of a sample begin, and how many bytes lie up to the end of the last."""
         places, sizes = self._places[:, index], self._sizes[:, index]
-        there = places != _NONE
+        there = places >= 0
         if not there.any():
             return 0, 0
         start = int(places[there].min())
@@ -236,6 +246,11 @@ class TarSource:
             return content_of(self._members(index))
         except FieldError:
             return content_of([None])
+
+
+def endings_of(pattern: str) -> tuple[str, ...]:
+    """What a member's name may end in: in small letters, without the dot."""
+    return tuple(each.lower().lstrip(".") for each in pattern.split("|"))
 
 
 def is_tar(text: str) -> bool:
