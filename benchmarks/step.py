@@ -54,9 +54,10 @@ from wdtrain.packing.pack import pack  # noqa: E402
 from wdtrain.ranks.devices import indexed  # noqa: E402
 from wdtrain.ranks.heap import keep_freed_memory  # noqa: E402
 from wdtrain.scenes.playground import Playground  # noqa: E402
+from wdtrain.targets.truth import TargetName  # noqa: E402
 
 SIDE, DIFFICULTY, NUM_BATCHES = 64, 0.3, 8
-TASKS: dict[str, tuple[str, ...]] = {
+TASKS: dict[str, tuple[TargetName, ...]] = {
     "mask": ("mask",),
     "depth": ("depth",),
     "both": ("mask", "depth"),

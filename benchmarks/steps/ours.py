@@ -13,13 +13,12 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from steps.turn import Turn
-from steps.work import LEARNED, NEVER, Work, recipe_of
+from steps.work import LEARNED, SEED, Work
 from wdtrain import learn, ranks
-from wdtrain.config import Recipe
 from wdtrain.learn.rows import Rows
 from wdtrain.learn.step import StepResult
 from wdtrain.record.run import RunRecord
-from wdtrain.record.run_plan import RunPlan, plan_tasks
+from wdtrain.record.run_plan import plan_run
 
 PLAIN_SECONDS = 10.0
 
@@ -29,16 +28,14 @@ class Ours:
 
     def __init__(self, work: Work, *, compiled: bool = False) -> None:
         settings = work.settings
-        manifest = work.manifest
-        recipe = Recipe(
-            **{**recipe_of(settings, manifest.url, Path("unused")), "compile": compiled}
-        )
         self.tasks = learn.build_tasks(
-            recipe,
-            learn.learned_by(recipe, manifest.fields),
-            total_steps=NEVER,
+            work.declared(),
+            seed=SEED,
             device=settings.device,
-            size=(manifest.height, manifest.width),
+            precision=settings.precision,
+            micro_batch=settings.micro_batch,
+            norm_group=settings.norm_group,
+            compiled=compiled,
         )
         self.work, self.collective = work, ranks.open_collective()
         self.losses: dict[str, float] = {}
@@ -95,18 +92,17 @@ class OursWithRecord(Ours):
             )
         self.record = record.__enter__()
         settings = work.settings
-        networks = {target: LEARNED[target][0] for target in settings.targets}
-        plan = RunPlan(
-            title="step",
-            device=str(settings.device),
-            batch_size=settings.batch,
-            ranks=1,
-            steps=NEVER,
-            samples=work.manifest.splits["train"].samples,
-            tasks=plan_tasks(self.tasks, networks),
-        )
-        self.record.start(0, work.manifest.source, "{}\n", {})
-        self.record.show(plan)
+        facts = {
+            "title": "step",
+            "batch_size": settings.batch,
+            "networks": {target: LEARNED[target][0] for target in settings.targets},
+            "device": str(settings.device),
+            "ranks": 1,
+            "samples": work.manifest.splits["train"].samples,
+            "steps": 10**9,
+        }
+        self.record.start(0, work.manifest.source, "{}\n")
+        self.record.show(plan_run(self.tasks, facts))
 
     def take(self, turn: Turn) -> None:
         for rows in turn:

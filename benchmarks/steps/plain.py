@@ -16,22 +16,15 @@ from torch import Tensor
 
 from steps.turn import Turn, wait_for
 from steps.work import Learner, Work
-from wdtrain.learn.inputs import TrainingInput
 from wdtrain.learn.rows import Rows
 from wdtrain.learn.view import autocast
-from wdtrain.targets import Target
+from wdtrain.targets.truth import TargetName, TrainingInput, depth_target, mask_target
 
-Prepare = Callable[[str, Target, tuple[Tensor, Tensor], Rows], TrainingInput]
+Prepare = Callable[[Tensor, Tensor, TargetName, Rows], TrainingInput]
 
 
 def nothing(part: str) -> None:
     pass
-
-
-def arrive(part: Rows, image: str, target: Target, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The picture and what is learned of it, as stored, on the device."""
-    picture, stored = (part[name].to(device, non_blocking=True) for name in (image, target.name))
-    return picture, stored
 
 
 class Bare:
@@ -54,13 +47,13 @@ class Bare:
 
     def step(self, rows: Rows, mark: Callable[[str], None]) -> None:
         """mark: called with the name of each part at its end."""
-        image = self.work.manifest.image
         for learner in self.learners:
             total = torch.zeros((), device=self.device)
             for part in self.work.cut(rows):
-                arrived = arrive(part, image, learner.target, self.device)
+                overlay = part.overlay.to(self.device, non_blocking=True)
+                stored = getattr(part, learner.target).to(self.device, non_blocking=True)
                 mark("copy")
-                prepared = self.prepare(image, learner.target, arrived, part)
+                prepared = self.prepare(overlay, stored, learner.target, part)
                 mark("augment")
                 with autocast(self.device, self.work.settings.precision):
                     output = learner.network(prepared.picture).float()
@@ -71,7 +64,7 @@ class Bare:
                 mark("backward")
             learner.optimizer.step()
             learner.optimizer.zero_grad(set_to_none=True)
-            self.losses[learner.target.name] = total
+            self.losses[learner.target] = total
             mark("optimizer")
 
 
@@ -96,15 +89,16 @@ class BareByPart(Bare):
 
 def unaugmented(work: Work) -> Prepare:
     """Float and normalised in three operations, as one writes it by hand."""
-    device, normalisation = work.settings.device, work.view.normalisations[work.manifest.image]
+    device, normalisation = work.settings.device, work.view.normalisation
     mean = 255.0 * torch.tensor(normalisation.mean, device=device)[:, None, None]
     scale = 1.0 / (255.0 * torch.tensor(normalisation.std, device=device)[:, None, None])
 
-    def prepare(
-        image: str, target: Target, arrived: tuple[Tensor, Tensor], rows: Rows
-    ) -> TrainingInput:
-        picture, stored = arrived
-        return TrainingInput.of(picture.float().sub_(mean).mul_(scale), target.truth(stored))
+    def prepare(overlay: Tensor, stored: Tensor, target: TargetName, rows: Rows) -> TrainingInput:
+        picture = overlay.float().sub_(mean).mul_(scale)
+        if target == "mask":
+            truth = mask_target(stored)
+            return TrainingInput(picture, truth, torch.ones_like(truth))
+        return TrainingInput(picture, *depth_target(stored, work.view.depth_format))
 
     return prepare
 
@@ -133,12 +127,12 @@ class Accelerated:
                         self._micro_step(learner, part)
 
     def _micro_step(self, learner: Learner, part: Rows) -> None:
-        image = self.work.manifest.image
-        arrived = arrive(part, image, learner.target, self.device)
-        prepared = self.work.view.prepare(image, learner.target, arrived, part)
+        overlay = part.overlay.to(self.device, non_blocking=True)
+        stored = getattr(part, learner.target).to(self.device, non_blocking=True)
+        prepared = self.work.view.prepare(overlay, stored, learner.target, part)
         output = learner.network(prepared.picture)
         loss = learner.loss(output, prepared.target, prepared.valid).mean()
         self.accelerator.backward(loss)
         learner.optimizer.step()
         learner.optimizer.zero_grad()
-        self.losses[learner.target.name] = loss.detach()
+        self.losses[learner.target] = loss.detach()

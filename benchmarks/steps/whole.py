@@ -19,10 +19,11 @@ import yaml
 from torch import Tensor
 
 from steps.turn import Turn
-from steps.work import Settings, recipe_of
+from steps.work import LEARNED, LEARNING_RATE, Settings
 from wdtrain.record.runlog import read_log
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+NEVER = 10**9
 LATE_LINES = 2
 START_SECONDS, STEP_SECONDS, END_SECONDS, POLL_SECONDS = 300.0, 120.0, 60.0, 0.05
 
@@ -103,3 +104,27 @@ class WholeTraining:
     def _signal(self, number: int) -> None:
         with suppress(ProcessLookupError):  # it has ended
             os.killpg(self.process.pid, number)
+
+
+def recipe_of(settings: Settings, url: str, folder: Path) -> dict[str, object]:
+    """The same training as a recipe; no validation and no checkpoint comes in between."""
+    return {
+        "data": {"url": url, "chunk": settings.chunk},
+        "run": {"folder": str(folder)},
+        "train": {"batch_size": settings.batch, "steps": NEVER},
+        "step": {"norm_group": settings.norm_group, "micro_batch": settings.micro_batch},
+        "evaluate": {"every_steps": NEVER},
+        "checkpoint": {"every_steps": NEVER},
+        "log": {"console": "plain"},
+        "precision": settings.precision,
+        "cpu_threads": settings.threads,
+        "tasks": {
+            target: {
+                "network": LEARNED[target][0],
+                "loss": LEARNED[target][1],
+                "optimizer": {"name": "adamw", "lr": LEARNING_RATE},
+                "schedule": {"name": "constant"},
+            }
+            for target in settings.targets
+        },
+    }

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -21,13 +20,13 @@ from wdtrain.learn.groups import plan_micro_batches
 from wdtrain.learn.rows import Rows, StoredBatch
 from wdtrain.networks import build, domain_of
 from wdtrain.store.manifest import Manifest
+from wdtrain.store.version1 import depth_of
 from wdtrain.stream import open_stream
-from wdtrain.targets import Target, target_of
-from wdtrain.targets.choice import Loss, build_loss
+from wdtrain.targets.losses import Loss, build_loss
+from wdtrain.targets.truth import TargetName
 
 SEED, LEARNING_RATE, CHUNK = 0, 1e-3, 32
-NEVER = 10**9
-LEARNED: dict[str, tuple[str, str]] = {
+LEARNED: dict[TargetName, tuple[str, str]] = {
     "mask": ("seed-mask", "bce+dice"),
     "depth": ("seed-unet", "smooth-l1"),
 }
@@ -38,7 +37,7 @@ LEARNED: dict[str, tuple[str, str]] = {
 class Settings:
     """What is compared. targets: the tasks of a step; precision: fp32 or bf16."""
 
-    targets: tuple[str, ...]
+    targets: tuple[TargetName, ...]
     batch: int
     micro_batch: int
     norm_group: int
@@ -63,7 +62,7 @@ class Settings:
 class Learner:
     """One network of a plain loop, on the device, in training mode."""
 
-    target: Target
+    target: TargetName
     network: nn.Module
     loss: Loss
     optimizer: torch.optim.Optimizer
@@ -81,16 +80,30 @@ class Work:
     def learners(self, *, compiled: bool = False) -> list[Learner]:
         """New networks with plain BatchNorm and Dropout, each with a fused AdamW."""
         learners = []
-        for field in self.settings.targets:
-            target, (name, loss) = target_of(self.manifest.fields[field]), LEARNED[field]
+        for target in self.settings.targets:
+            name, loss = LEARNED[target]
             network = build(name, init_seed=SEED).to(self.settings.device)
             network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             if compiled:
                 network.compile()
             optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, fused=True)
-            chosen = build_loss(loss, domain_of(network), target)
+            chosen = build_loss(loss, domain_of(network))
             learners.append(Learner(target, network.train(), chosen, optimizer))
         return learners
+
+    def declared(self) -> dict[str, dict[str, Any]]:
+        """The same tasks, as `learn.build_tasks` and a recipe declare them."""
+        optimizer = {"name": "adamw", "lr": LEARNING_RATE}
+        return {
+            target: {
+                "network": LEARNED[target][0],
+                "options": {},
+                "target": target,
+                "loss": LEARNED[target][1],
+                "optimizer": optimizer,
+            }
+            for target in self.settings.targets
+        }
 
     def cut(self, rows: Rows) -> Iterator[Rows]:
         """The micro-batches of a batch."""
@@ -112,29 +125,6 @@ def open_work(url: str, settings: Settings, num_batches: int) -> Work:
     )
     with closing(cast(Generator[StoredBatch, None, None], iter(stream))) as reading:
         batches = [learn.rows_of(next(reading), settings.norm_group) for _ in range(num_batches)]
-    view = learn.plain_view(manifest, [manifest.image], settings.precision)
+    mean, std = manifest.mean_and_std(manifest.image)
+    view = learn.plain_view(mean, std, depth_of(manifest.fields), settings.precision)
     return Work(settings, manifest, batches, view.augmented(learn.Augmentation(seed=SEED)))
-
-
-def recipe_of(settings: Settings, url: str, folder: Path) -> dict[str, object]:
-    """The same training as a recipe; no validation and no checkpoint comes in between."""
-    return {
-        "data": {"url": url, "chunk": settings.chunk},
-        "run": {"folder": str(folder)},
-        "train": {"batch_size": settings.batch, "steps": NEVER},
-        "step": {"norm_group": settings.norm_group, "micro_batch": settings.micro_batch},
-        "evaluate": {"every_steps": NEVER},
-        "checkpoint": {"every_steps": NEVER},
-        "log": {"console": "plain"},
-        "precision": settings.precision,
-        "cpu_threads": settings.threads,
-        "tasks": {
-            target: {
-                "network": LEARNED[target][0],
-                "loss": LEARNED[target][1],
-                "optimizer": {"name": "adamw", "lr": LEARNING_RATE},
-                "schedule": {"name": "constant"},
-            }
-            for target in settings.targets
-        },
-    }
