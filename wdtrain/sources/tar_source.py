@@ -2,8 +2,8 @@
 declared.
 
 A field's pattern is what its member's name ends in (`jpg|jpeg`, `seg.png`). Samples come in the
-order in which they lie in the tars, one after the other, keyed by what stands before the first dot. One pass
-over the tars finds the place of every member; from then on any sample is one read.
+order in which they lie in the tars, one after the other, keyed by what stands before the first dot.
+One pass over the tars finds the place of every member; from then on any sample is one read.
 The surprise: where two tars use the same names (each counts from 0), the tar's name goes before.
 """
 
