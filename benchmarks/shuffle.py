@@ -29,6 +29,7 @@ class Stored:
     """As much of a dataset as the order reads: N samples in blocks of 32, shards of 8,192."""
 
     url, digest, height, width, samples_per_block, is_compressed = "", "", 64, 64, RUN, True
+    index = None
 
     def __init__(self, samples: int) -> None:
         sizes = [SHARD] * (samples // SHARD) + [samples % SHARD] * (samples % SHARD > 0)

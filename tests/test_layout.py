@@ -27,7 +27,7 @@ STANDS_ON = {
     "store": {"fields", "remote"},
     "packing": {"store"},
     "scenes": {"fields"},
-    "sources": {"fields"},
+    "sources": {"fields", "remote"},
     "stream": {"store", "config"},
     "targets": {"fields", "settings"},
     "learn": {"targets", "networks", "ranks", "config"},

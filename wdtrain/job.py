@@ -249,6 +249,7 @@ def open_run(recipe: Recipe) -> Run:
     data = recipe.data
     manifest = load_dataset(data)
     splits = check_splits(recipe.evaluate.splits, manifest.splits)
+    manifest.check_size(data.size)
     manifest.check_shards(data.train_split, *splits)
     accelerator = ranks.start_accelerator(
         precision=recipe.precision,

@@ -157,16 +157,16 @@ def test_places_alone_read_nothing_but_the_manifest(
 def test_keys_are_read_from_the_blocks_named_and_from_no_others(
     manifest: Manifest, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from wdtrain.commands import inspect_order
+    from wdtrain.store.shards import ShardReader
 
     read: list[tuple[str, int]] = []
+    read_block = ShardReader.read_block
 
-    class Watched(inspect_order.ShardReader):
-        def read_block(self, index: int, **how: Any) -> Any:
-            read.append((self.shard.name, index))
-            return super().read_block(index, **how)
+    def watched(self: ShardReader, index: int) -> Any:
+        read.append((self.shard.name, index))
+        return read_block(self, index)
 
-    monkeypatch.setattr(inspect_order, "ShardReader", Watched)
+    monkeypatch.setattr(ShardReader, "read_block", watched)
     found = ask("--step", 2, "--world", 3, "--rank", 1)
     named = {(line["shard"], line["block"]) for line in found}
     assert sorted(read) == sorted(named)  # each once

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -252,3 +253,12 @@ def test_a_field_is_resized_by_the_median_of_its_kind() -> None:
     assert inverse.resize(codes, (1, 1))[0, 0] == 30
     assert DepthField("d").resizing == ("median", False, 0)
     assert inverse.resizing == ("median", True, 0)
+
+
+def test_arrays_are_read_by_many_threads_at_once() -> None:
+    """numpy's own reader of heads evaluates text, at which threads hinder one another."""
+    data = encode_npy(METRES)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: of(unit="m").read(data, file="d.npy"), range(200)))
+    for each in found:
+        np.testing.assert_array_equal(each, found[0])

@@ -287,11 +287,6 @@ def test_a_pfm_is_read_from_the_bottom_up(order: str, end: bytes) -> None:
             levels.read(bad, file="x.pfm")
 
 
-def test_openexr_is_refused_with_what_to_do() -> None:
-    with pytest.raises(FieldError, match=r"x\.exr is an OpenEXR file.*\.npy"):
-        levels.read(b"v/1\x01" + bytes(60), file="x.exr")
-
-
 # ---------------------------------------------------------------------------- damage
 
 

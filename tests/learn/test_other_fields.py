@@ -174,9 +174,13 @@ def test_two_masks_and_a_depth_of_other_names_and_images_are_learned(quilt, tmp_
 )
 def test_what_does_not_fit_is_refused_by_name(task, said):
     recipe = recipe_of({"labels": {"network": "seed-mask", **task}})
-    how = {"total_steps": 1, "device": torch.device("cpu"), "size": (16, 16)}
+
+    def built() -> None:
+        learned = learned_by(recipe, FIELDS)
+        build_tasks(recipe, learned, total_steps=1, device=torch.device("cpu"), size=(16, 16))
+
     with pytest.raises(ValueError, match=said):
-        build_tasks(recipe, learned_by(recipe, FIELDS), **how)
+        built()
 
 
 def test_the_foreground_is_the_mask_that_is_asked_for_or_the_only_one():

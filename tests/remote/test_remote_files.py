@@ -301,7 +301,7 @@ def test_no_thread_is_left_when_nothing_is_read(server: FaultyServer) -> None:
     assert file.read(0, 10_000) == CONTENT[:10_000]
     file.close()
     deadline = time.perf_counter() + 10
-    while any(thread.name == "wdtrain-ahead" for thread in threading.enumerate()):
+    while any(thread.name == "wdtrain-prefetch" for thread in threading.enumerate()):
         assert time.perf_counter() < deadline
         time.sleep(0.01)
 

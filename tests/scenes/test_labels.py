@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from wdtrain.fields.mask import FOREGROUND
+from wdtrain.packing.pack import pack
 from wdtrain.scenes import figures, playground, rooms
 from wdtrain.scenes.difficulty import Difficulty
 from wdtrain.scenes.figures import Figure
 from wdtrain.scenes.playground import Playground
 from wdtrain.scenes.rooms import SKY_DEPTH_M, build_background
-from wdtrain.scenes.scene_classes import CLASSES, class_id
+from wdtrain.scenes.scene_classes import CLASSES, LABELS, class_id
 from wdtrain.scenes.textures import Texture
+from wdtrain.store.manifest import Manifest
+from wdtrain.stream import open_stream
 
 FIGURE = class_id("figure")
 _REACH = 3
@@ -201,3 +205,16 @@ def test_edges_of_figures_are_aligned_in_picture_mask_depth_and_labels(turned: b
         assert len(difference) > 20_000
         assert (np.abs(difference) <= 0.5).mean() >= within
         assert abs(difference.mean()) <= 0.02
+
+
+def test_labels_come_back_from_a_dataset_as_they_were_drawn(tmp_path: Path) -> None:
+    source = Playground(60, 32, labels=True)
+    manifest = pack(source, tmp_path / "set", processes=1)
+    assert isinstance(manifest, Manifest)
+    assert manifest.fields["labels"] == LABELS
+    drawn = {source.key(index): source.load(index).arrays["labels"] for index in range(60)}
+    for split in manifest.splits:
+        for batch in open_stream(tmp_path / "set", split=split, batch_size=32, seed=0):
+            for key, labels in zip(batch.keys, batch.fields["labels"].numpy(), strict=True):
+                assert np.array_equal(labels[0], drawn.pop(key))
+    assert not drawn

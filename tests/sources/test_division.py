@@ -70,7 +70,7 @@ def test_a_folder_above_the_split_does_not_hide_it(tmp_path: Path) -> None:
 def test_a_source_of_which_only_a_part_is_divided_is_refused(tmp_path: Path) -> None:
     source = divided(tmp_path / "in", train=8, val=4, more=3)
     with pytest.raises(
-        StoreError, match=r"train/ 8, val/ 4\), yet 3 triples lie outside .*more/disk-000012.*deal"
+        StoreError, match=r"train/ 8, val/ 4\), yet 3 samples lie outside .*more/disk-000012.*deal"
     ):
         pack(FolderSource(source), tmp_path / "set", **SMALL)
     assert not (tmp_path / "set").exists()

@@ -269,7 +269,7 @@ def test_listing_takes_at_most_100_bytes_a_triple(
         for index in range(count):
             yield from (b"playground-%09d.%s" % (index, suffix) for suffix in suffixes)
 
-    monkeypatch.setattr(listing, "_files", files)
+    monkeypatch.setattr(listing, "files_below", files)
     tracemalloc.start()
     names = listing.list_folder(tmp_path).names
     kept, peak = tracemalloc.get_traced_memory()

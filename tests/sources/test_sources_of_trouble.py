@@ -53,7 +53,7 @@ def packed_with(
     every = {"processes": 1, "holdout": Holdout(samples=0.0), **options}
     manifest = pack(FolderSource(source), folder / "out", **every)
     _, _, block = next(walk_blocks(manifest, manifest.split("train")))
-    return bytes(block.members(0)[0]), decode_row(block, 0)
+    return bytes(block.members(0)[0]), tuple(decode_row(block, 0).values())
 
 
 def test_only_plain_colour_jpegs_pass_through(tmp_path: Path) -> None:

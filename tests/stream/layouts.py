@@ -42,6 +42,7 @@ class FakeManifest:
     digest: str = "d"
     url: str = "fake"
     is_compressed: bool = True
+    index: None = None
 
 
 SAMPLE_BYTES = 8 * 8 * 5 + 4096

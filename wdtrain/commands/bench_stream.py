@@ -22,13 +22,13 @@ from rich.table import Table
 
 from wdtrain.commands import Output, run_command
 from wdtrain.disk.machine import usable_cores
-from wdtrain.fields.resize import size_for
 from wdtrain.settings import parse_bytes
 from wdtrain.store import native
 from wdtrain.store.buffers import Recycled
 from wdtrain.store.filling import Filler, MemberPlaces, RowBuffers, WindowSlice
+from wdtrain.store.foreign import ForeignBlock, open_shard
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.samples import BlockIndex, decode_row, parse_block
+from wdtrain.store.samples import AnyBlock, decode_row, parse_block
 from wdtrain.store.shards import ShardReader
 from wdtrain.stream import Batch, Stream, open_stream
 from wdtrain.stream.batches import HostMemory
@@ -190,13 +190,13 @@ class _Floor:
 
     def __init__(self, manifest: Manifest, options: argparse.Namespace) -> None:
         self._manifest = manifest
-        self._size = size_for((manifest.height, manifest.width), options.size)
+        self._size = manifest.size_at(options.size)
         self._filler = Filler(manifest, self._size)
         self._batches = HostMemory(manifest.fields.values(), self._size)
         self._packed: list[tuple[ShardReader, int, bytes]] = []
         memory = Recycled()
         for shard in manifest.split(options.split).shards:
-            reader = ShardReader(manifest.shard_url(shard), shard, manifest, memory=memory)
+            reader = open_shard(manifest.shard_url(shard), shard, manifest, memory=memory)
             for number in range(min(reader.num_blocks, _FLOOR_BLOCKS - len(self._packed))):
                 self._packed.append((reader, number, bytes(reader.read_packed(number))))
 
@@ -216,9 +216,9 @@ class _Floor:
             done += block.num_samples
         return done
 
-    def _decode(self, block: BlockIndex, target: RowBuffers) -> None:
+    def _decode(self, block: AnyBlock, target: RowBuffers) -> None:
         count = block.num_samples
-        if native.LIBRARY is None:
+        if native.LIBRARY is None or isinstance(block, ForeignBlock):
             for row in range(count):
                 decode_row(block, row, size=self._size)
             return

@@ -27,7 +27,9 @@ def contact_sheet(manifest: Manifest, *, split: str, count: int) -> np.ndarray:
     cells: list[np.ndarray] = []
     for _, _, block in walk_blocks(manifest, manifest.split(split)):
         rows_wanted = range(min(block.num_samples, count - len(cells)))
-        cells += [_cell(block.keys[row], decode_row(block, row), manifest) for row in rows_wanted]
+        for row in rows_wanted:  # foreign ones may be of several sizes
+            arrays = decode_row(block, row, size=(manifest.height, manifest.width))
+            cells.append(_cell(block.keys[row], arrays, manifest))
         if len(cells) == count:
             break
     across = max(1, _TILES_ACROSS // len(manifest.fields))

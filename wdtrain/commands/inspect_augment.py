@@ -27,9 +27,9 @@ from wdtrain.fields.resize import network_size
 from wdtrain.record.outputs import OVERWRITE_HELP, Outputs
 from wdtrain.record.picture_grid import png_of
 from wdtrain.remote.urls import redacted
+from wdtrain.store.foreign import open_shard
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.samples import BlockIndex, decode_row, parse_block
-from wdtrain.store.shards import ShardReader
+from wdtrain.store.samples import AnyBlock, decode_row, parse_block
 
 if TYPE_CHECKING:  # these rooms bring torch along, which the other actions do without
     from wdtrain.learn.augment import Augmentation
@@ -261,11 +261,11 @@ def _place_of(order: Order, position: int, recipe: Recipe) -> Place:
 
 def _blocks(
     manifest: Manifest, split: str, damaged: list[str]
-) -> Iterator[tuple[tuple[int, int], BlockIndex]]:
+) -> Iterator[tuple[tuple[int, int], AnyBlock]]:
     """The blocks of a split that are whole, each with the numbers of its shard and of itself; of
     the others `damaged` learns what is wrong."""
     for at, shard in enumerate(manifest.split(split).shards):
-        with ShardReader(manifest.shard_url(shard), shard, manifest) as reader:
+        with open_shard(manifest.shard_url(shard), shard, manifest) as reader:
             for number in range(reader.num_blocks):
                 try:
                     yield (at, number), parse_block(reader.read_block(number), manifest)

@@ -24,9 +24,9 @@ from wdtrain.config import DataSettings, Recipe, TrainSettings, load_recipe
 from wdtrain.disk.failures import DamagedBlock, StoreError
 from wdtrain.remote.access import is_url
 from wdtrain.settings import parse_bytes
+from wdtrain.store.foreign import open_shard
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.samples import parse_block
-from wdtrain.store.shards import ShardReader
 
 if TYPE_CHECKING:  # importing the stream brings torch along, which the other actions do without
     from wdtrain.stream.order import Order
@@ -315,7 +315,7 @@ class KeysOfBlocks:
     def _read(self, shard: int, block: int) -> list[str] | None:
         """The keys in order, or None of a damaged block; StoreError if the shard is missing."""
         entry = self._shards[shard]
-        with ShardReader(self._manifest.shard_url(entry), entry, self._manifest) as reader:
+        with open_shard(self._manifest.shard_url(entry), entry, self._manifest) as reader:
             try:
                 data = reader.read_block(block)
             except DamagedBlock as error:

@@ -8,6 +8,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from textwrap import indent
 from typing import Any, Final
 
 from rich.console import Console
@@ -17,8 +18,10 @@ from rich.table import Table
 from wdtrain.commands import Output, run_command
 from wdtrain.commands.contact_sheet import contact_sheet
 from wdtrain.commands.inspect_augment import add_augment
+from wdtrain.commands.inspect_index import add_index, told_index
 from wdtrain.commands.inspect_order import add_order
 from wdtrain.commands.pack_shards import long_work
+from wdtrain.commands.read_elsewhere import programs
 from wdtrain.disk.failures import StoreError
 from wdtrain.fields import Field
 from wdtrain.packing.audit import audit
@@ -37,6 +40,7 @@ examples:
   inspect-shards order shards/mine --position 1000 --count 32
   inspect-shards order --run runs/mine --step 1200 --world 8 --rank 3
   inspect-shards augment --run runs/mine playground-000000017 --epoch 0,1,2
+  inspect-shards index 'data-{0000..0099}.tar' --out shards/data --field image=image:jpg --field ...
 
 audit says `proven`, `found leaks`, or `not known` where samples do not name what they are made of,
 where pictures look alike, or where splits of the source's own share what they are made of; pictures
@@ -82,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         action.set_defaults(act=_of_manifest(act))
         if name == "grid":
             _grid_options(action)
+    add_index(actions)
     add_order(actions)
     add_augment(actions)
     return parser
@@ -103,8 +108,7 @@ def show(manifest: Manifest, options: argparse.Namespace) -> int:
     """Prints the manifest for a person."""
     console = Output(soft_wrap=True)
     console.print(
-        f"[bold]{redacted(manifest.url)}[/]: {manifest.samples:,} samples of {manifest.height} x "
-        f"{manifest.width}, {manifest.encoding}, {manifest.compression}, "
+        f"[bold]{redacted(manifest.url)}[/]: {manifest.samples:,} samples of {_form(manifest)}, "
         f"{manifest.samples_per_block} a block, digest {manifest.digest[:12]}"
     )
     console.print(_fields_table(manifest))
@@ -114,13 +118,27 @@ def show(manifest: Manifest, options: argparse.Namespace) -> int:
             console.print(f"{image} {name} (train, red green blue): {numbers}")
     console.print(_splits_table(manifest))
     _print_rejects(console, manifest)
+    if manifest.index is not None:
+        return 0  # others have their tars as they are
+    for title, program in programs(manifest, next(iter(manifest.splits))).items():
+        console.print(f"\nread with {title}, and no code of ours:", markup=False)
+        console.print(indent(program, "    "), markup=False, highlight=False)
     return 0
+
+
+def _form(manifest: Manifest) -> str:
+    if manifest.index is not None:
+        return told_index(manifest.index)
+    return f"{manifest.height} x {manifest.width}, {manifest.encoding}, {manifest.compression}"
 
 
 def _fields_table(manifest: Manifest) -> Table:
     table = Table("field", "kind", "member", "dtype", "declared")
     for name, field in manifest.fields.items():
-        facts = (field.kind, f"KEY.{field.member(manifest.encoding)}", str(field.dtype))
+        member = (
+            f"KEY.{field.member(manifest.encoding)}" if manifest.index is None else "as it lies"
+        )
+        facts = (field.kind, member, str(field.dtype))
         table.add_row(name, *facts, escape(_declared(field)))
     return table
 
@@ -143,6 +161,8 @@ def _splits_table(manifest: Manifest) -> Table:
         column.justify = "right"
     for name, split in manifest.splits.items():
         num_bytes = sum(shard.num_bytes for shard in split.shards)
+        if manifest.index is not None:
+            num_bytes = manifest.index.split_bytes[name]
         row = (split.samples, len(split.shards), num_bytes, round(num_bytes / split.samples))
         table.add_row(name, *(f"{value:,}" for value in row))
     return table
@@ -179,12 +199,12 @@ def audit_all(manifest: Manifest, options: argparse.Namespace) -> int:
     """Prints the parts of each split and what leaks; 1 if anything does."""
     with long_work("auditing") as progress:
         found = audit(manifest, progress)
-    table = Table("split", "samples", "backgrounds", "cut-outs", "pairs")
+    table = Table("split", "samples", "backgrounds", "cut-outs", "pairs", "groups")
     for column in table.columns[1:]:
         column.justify = "right"
     for name, parts in found.splits.items():
-        counts = (parts.samples, len(parts.backgrounds), len(parts.cutouts), len(parts.pairs))
-        table.add_row(name, *(f"{count:,}" for count in counts))
+        of_parts = len(parts.backgrounds), len(parts.cutouts), len(parts.pairs), len(parts.groups)
+        table.add_row(name, *(f"{count:,}" for count in (parts.samples, *of_parts)))
     Output().print(table)
     if found.verdict == "proven":
         print("proven: no leak: no split shares what it must not, and no key comes twice")

@@ -27,8 +27,8 @@ from wdtrain.record.outputs import ASIDE_PREFIX, write_new
 from wdtrain.scenes.compose import Composition
 from wdtrain.scenes.lift import lifts_json
 from wdtrain.scenes.playground import Playground
-from wdtrain.scenes.seedfolder import SeedFolder
 from wdtrain.sources.folder import TRIPLES, UNFINISHED
+from wdtrain.sources.layouts import open_layout
 
 _MOST_WAITING = 32
 
@@ -214,7 +214,7 @@ def _compose(arguments: argparse.Namespace) -> Built:
 
 
 def _import_seed(arguments: argparse.Namespace) -> Built:
-    return SeedFolder(arguments.folder), None
+    return open_layout("seed", arguments.folder, []), None
 
 
 _HELP = {

@@ -9,23 +9,28 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Final
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from wdtrain.commands import Output, run_command
-from wdtrain.fields.source import Source
+from wdtrain.commands.pack_sources import EXAMPLES as FIELD_EXAMPLES
+from wdtrain.commands.pack_sources import (
+    SOURCE_HELP,
+    add_source_options,
+    advice_on,
+    layouts_help,
+    source_of,
+)
 from wdtrain.packing.fit import FITS
 from wdtrain.packing.options import PackingOptions
 from wdtrain.packing.pack import ENGINES, pack_with
 from wdtrain.packing.parts import PackingPart, PartDone
 from wdtrain.packing.plan import SPLIT_BY
 from wdtrain.packing.splits import Holdout
-from wdtrain.scenes import parse_source
 from wdtrain.sources.declared import declaration_note
-from wdtrain.sources.folder import FolderSource, declaration
+from wdtrain.sources.folder import declaration
 from wdtrain.store import manifest as manifests
 from wdtrain.store.manifest import Manifest
 
@@ -84,18 +89,33 @@ _PLAIN_EVERY_SECONDS: Final = 5.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code of `pack-shards` with these arguments (default: those of the command line)."""
-    return run_command(lambda: _pack(_parser().parse_args(arguments)))
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    lines: list[str] = []
+    code = run_command(lambda: _pack_or_advise(given, lines))
+    for line in lines:
+        print(line, file=sys.stderr)
+    return code
+
+
+def _pack_or_advise(given: Sequence[str], lines: list[str]) -> int:
+    """As `_pack`; `lines` are what is to be said after the error of a source that is refused."""
+    options = _parser().parse_args(given)
+    try:
+        return _pack(options)
+    except ValueError as error:
+        lines += advice_on(options, given, error)
+        raise
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pack-shards",
-        description="Packs triples (overlay, mask, depth) into shards that stream exactly.",
-        epilog=EXAMPLES,
+        description="Packs pictures, masks, classes, depths into shards that stream exactly.",
+        epilog=f"{FIELD_EXAMPLES}\n{layouts_help()}\n{EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("source", metavar="SOURCE", help="a folder of triples, or NAME:key=value,... to make them")
+    add("source", metavar="SOURCE", help=SOURCE_HELP)
     add("target", metavar="TARGET", help="the folder of the dataset: new or empty")
     add("--encoding", choices=("image", "raw"), default="image", help="JPEG and PNG, or arrays")
     add("--compression", metavar="zstd:N|none", help=COMPRESSION_HELP)
@@ -109,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--shard-samples", type=int, metavar="N", help="default 8192, fewer for a small source")
     add("--quality", type=int, default=90, metavar="Q", help="of JPEGs encoded here; default 90")
     add("--splits", choices=SPLIT_BY, default="auto", help=SPLITS_HELP)
+    add_source_options(parser)
     _add_shares(parser.add_argument_group("shares held out of training, 0 to 1"))
     return parser
 
@@ -134,14 +155,14 @@ def _size(text: str) -> int | tuple[int, int]:
 
 def _pack(options: argparse.Namespace) -> int:
     chosen = _options(options)
-    source = _source(options.source)
+    source = source_of(options)
     note: str | None = None
     was_there = (Path(options.target) / manifests.MANIFEST_NAME).exists()
     started = time.perf_counter()
     with long_work("packing") as progress:
         packed = pack_with(source, options.target, replace(chosen, progress=progress))
-    if isinstance(source, partial):
-        (folder,) = source.args
+    if not options.field and options.layout in (None, "triples") and callable(source):
+        folder = Path(options.source)
         note = declaration_note(folder, declaration(folder))
     if note:
         print(f"note: {note}", file=sys.stderr)
@@ -191,13 +212,6 @@ def _report(manifest: Manifest, target: str, seconds: float) -> None:
         f"{manifest.num_bytes:,} bytes, {manifest.num_bytes / manifest.samples:,.0f} a sample; "
         f"{manifest.rejects['count']:,} rejected; digest {manifest.digest[:12]}"
     )
-
-
-def _source(text: str) -> Source | partial[FolderSource]:
-    """The source that a specification names, or else what opens the folder of that path: `pack`
-    starts its processes while it is listed."""
-    source: Source | None = parse_source(text)
-    return partial(FolderSource, Path(text)) if source is None else source
 
 
 @contextmanager

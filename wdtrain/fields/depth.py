@@ -1,7 +1,7 @@
 """`depth`: how far away each pixel is, as 8- or 16-bit codes of a declared format; 0 is unknown.
 
-A person's file may be a PNG of 8 or 16 bits, a JPEG, or floats (`.npy`, `.npz`, PFM, TIFF); `unit`,
-`scale` and `shift` say what its numbers are. What is not above 0 or not finite is unknown.
+A person's file may be a PNG of 8 or 16 bits, a JPEG, or floats (`.npy`, `.npz`, EXR, PFM, TIFF);
+`unit`, `scale` and `shift` say what its numbers are. What is not above 0 or not finite is unknown.
 The surprise: a depth is never averaged: between a figure and its wall lies the depth of nothing.
 """
 

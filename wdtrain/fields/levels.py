@@ -20,7 +20,7 @@ import numpy as np
 import simplejpeg
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, TiffImagePlugin, WebPImagePlugin
 
-from wdtrain.fields import pictures
+from wdtrain.fields import exr, pictures
 from wdtrain.fields.errors import FieldError, check_pixels, decoding
 
 _GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGBA = 0, 2, 3, 4, 6
@@ -119,10 +119,8 @@ def read(data: bytes, *, file: str) -> Levels:
     """The numbers of a picture's bytes. FieldError, which names the file, for what is none."""
     if data[:2] in (b"Pf", b"PF"):
         return Levels(_read_pfm(data, file), 0)
-    if data.startswith(b"v/1\x01"):
-        raise FieldError(
-            f"{file} is an OpenEXR file, which is not read here; save its channel as .npy (float32)"
-        )
+    if data.startswith(exr.MAGIC):
+        return Levels(exr.read_exr(data, file=file), 0)
     header = pictures.read_picture_header(data, name=file)
     if header.kind == "PNG":
         return _turned(_read_png(data, file), header.turn)

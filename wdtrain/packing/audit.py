@@ -20,8 +20,9 @@ from wdtrain.fields.jpeg import decode_jpeg
 from wdtrain.packing.duplicates import key_hash
 from wdtrain.packing.likeness import Prints, find_alike
 from wdtrain.packing.verify import PackingProgress, walk_blocks
+from wdtrain.store.foreign import ForeignBlock
 from wdtrain.store.manifest import Manifest, canonical
-from wdtrain.store.samples import BlockIndex, decode_row
+from wdtrain.store.samples import AnyBlock, decode_row
 
 _PARTS: Final = {"background": "backgrounds", "cutout": "cut-outs"}
 _NEW_BACKGROUND: Final = ("val-new-seen", "val-new-new")
@@ -104,7 +105,7 @@ class _Seen:
     prints: Prints = field(default_factory=Prints)
     samples: int = 0
 
-    def add(self, split: str, block: BlockIndex) -> None:
+    def add(self, split: str, block: AnyBlock) -> None:
         found = [self.splits[split].add(block.meta(row)) for row in range(block.num_samples)]
         self.backgrounds.append(np.array(found, np.uint64))
         self.keys.append(np.array([key.encode() for key in block.keys]))
@@ -122,11 +123,11 @@ class _Seen:
         raise IndexError(index)
 
 
-def _picture(block: BlockIndex, row: int, image: str) -> np.ndarray:
+def _picture(block: AnyBlock, row: int, image: str) -> np.ndarray:
     """The picture of a sample, at 64 pixels or more a side."""
     manifest = block.manifest
     field = manifest.fields[image]
-    if field.codec(manifest.encoding) != "jpeg":
+    if field.codec(manifest.encoding) != "jpeg" or isinstance(block, ForeignBlock):
         return decode_row(block, row, fields=[image])[image]
     try:
         size = (_LOOKED_AT_PX, _LOOKED_AT_PX)

@@ -105,4 +105,4 @@ def named(source: Any, indices: list[int]) -> str:
     """Samples for a message: how many, and the first by their keys."""
     keys = ", ".join(source.key(index) for index in indices[:_SHOWN])
     more = ", ..." if len(indices) > _SHOWN else ""
-    return f"{len(indices):,} of {len(source):,} triples ({keys}{more})"
+    return f"{len(indices):,} of {len(source):,} samples ({keys}{more})"

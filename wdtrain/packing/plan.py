@@ -25,7 +25,7 @@ from wdtrain.packing.fit import FITS, misfit
 from wdtrain.packing.options import PackingOptions
 from wdtrain.packing.probing import Probe, anywhere, check_probes, commonest, spread
 from wdtrain.packing.splits import Deal, Holdout, Kept, different_parts, make_splitter
-from wdtrain.store.limits import max_key
+from wdtrain.store.limits import max_key, most_free_bytes
 from wdtrain.store.manifest import canonical
 
 _BLOCK_BYTES: Final = 1 << 20
@@ -127,6 +127,11 @@ class Plan:
         return max_key(self.fields)
 
     @cached_property
+    def most_free_bytes(self) -> int:
+        """What JPEGs and JSON of a sample may take together."""
+        return most_free_bytes(*self.settings.size, self.fields)
+
+    @cached_property
     def grouped(self) -> Grouped | None:
         """The source, where its samples come in groups."""
         return self.source if isinstance(self.source, Grouped) else None
@@ -217,7 +222,7 @@ def own_split(source: Source, splits: str) -> Kept | None:
         )
     if division.outside:
         raise StoreError(
-            f"the source is divided ({division}), yet {division.outside:,} triples lie outside of "
+            f"the source is divided ({division}), yet {division.outside:,} samples lie outside of "
             f"these folders ({', '.join(division.first)}), so nothing says which split they are "
             "of; move them, or say --splits deal to throw all together and divide them anew"
         )

@@ -20,7 +20,7 @@ from wdtrain.fields.resize import Size
 from wdtrain.fields.sample import encode_meta
 from wdtrain.packing.fit import Fit, fit_to, measured, misfit
 from wdtrain.packing.plan import Plan, Settings
-from wdtrain.store.limits import KEY, most_free_bytes
+from wdtrain.store.limits import KEY
 from wdtrain.store.shrink import Resizer
 
 
@@ -62,11 +62,10 @@ def check_key(key: str, longest: int) -> None:
 
 
 def _check_room(num_bytes: int, plan: Plan) -> None:
-    most = most_free_bytes(*plan.settings.size, plan.fields)
-    if num_bytes > most:
+    if num_bytes > plan.most_free_bytes:
         raise FieldError(
             f"too large: its JPEG and JSON take {num_bytes:,} bytes, of which a reader takes "
-            f"{most:,} at this size; leave out metadata that training does not need"
+            f"{plan.most_free_bytes:,} at this size; leave out metadata that training does not need"
         )
 
 

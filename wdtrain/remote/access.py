@@ -15,7 +15,16 @@ from typing import Final, Protocol
 from wdtrain.remote.remote_files import Remote
 from wdtrain.remote.urls import is_url, join_url
 
-__all__ = ["RandomFile", "file_bytes", "is_url", "join_url", "open_file", "read_bytes", "sha256_of"]
+__all__ = [
+    "RandomFile",
+    "file_bytes",
+    "is_url",
+    "join_url",
+    "open_file",
+    "pieces_of",
+    "read_bytes",
+    "sha256_of",
+]
 
 _PIECE_BYTES: Final = 4 << 20
 """Whole files are read in pieces of this size: each has its own time limit where it is remote."""
@@ -109,19 +118,19 @@ def read_bytes(path: str, *, remote: Remote | None = None) -> bytes:
     """The whole of a file that fits into memory."""
     if not is_url(path):
         return Path(path).read_bytes()
-    return b"".join(_pieces(path, remote))
+    return b"".join(pieces_of(path, remote))
 
 
 def sha256_of(path: str, *, remote: Remote | None = None) -> tuple[int, str]:
     """(bytes, SHA-256 in hex) of a file, read once in pieces of 4 MiB."""
     digest, num_bytes = hashlib.sha256(), 0
-    for piece in _pieces(path, remote):
+    for piece in pieces_of(path, remote):
         digest.update(piece)
         num_bytes += len(piece)
     return num_bytes, digest.hexdigest()
 
 
-def _pieces(path: str, remote: Remote | None) -> Iterator[bytes]:
+def pieces_of(path: str, remote: Remote | None = None) -> Iterator[bytes]:
     """The bytes of a file in order, a few pieces read ahead."""
     file = open_file(path, remote=remote)
     try:

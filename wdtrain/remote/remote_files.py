@@ -14,8 +14,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from wdtrain.disk.failures import StoreError
+from wdtrain.remote.prefetcher import Prefetcher
 from wdtrain.remote.range_cache import RangeCache
-from wdtrain.remote.range_prefetch import Ahead
 from wdtrain.remote.retries import Closed, Passing, Patience
 from wdtrain.remote.urls import protocol_of, redacted
 
@@ -55,7 +55,9 @@ class Remote:
     def __init__(self, access: RemoteAccess | None = None) -> None:
         self.access = access or RemoteAccess()
         self.patience = Patience(tries=self.access.tries, pause_seconds=self.access.pause_seconds)
-        self.ahead = Ahead(max_threads=self.access.connections, max_bytes=self.access.ahead_bytes)
+        self.prefetcher: Prefetcher[bytes | None] = Prefetcher(
+            max_threads=self.access.connections, max_bytes=self.access.ahead_bytes
+        )
         folder = self.access.cache_folder
         self.cache = RangeCache(folder, max_bytes=self.access.cache_bytes) if folder else None
         self._lock = threading.Lock()
@@ -155,7 +157,8 @@ class RemoteFile:
         asked = self._range(offset, count)
         if asked.count == 0:
             return b""
-        data = self._remote.ahead.take((self._owner, asked.offset, asked.count))
+        prefetched = self._remote.prefetcher.take((self._owner, asked.offset, asked.count))
+        data = None if prefetched is None else prefetched.result()
         if data is not None:
             return data
         patience = self._remote.patience
@@ -169,7 +172,7 @@ class RemoteFile:
         asked = self._range(offset, count)
         if asked.count and not self._closed.is_set():
             key = (self._owner, asked.offset, asked.count)
-            self._remote.ahead.hint(key, asked.read_if_it_can)
+            self._remote.prefetcher.hint(key, asked.count, asked.read_if_it_can)
 
     def forget(self, offset: int, count: int) -> None:
         """This range, found to be damaged, is not kept: the next read asks the store again."""
@@ -180,11 +183,11 @@ class RemoteFile:
     def close(self) -> None:
         """Reads that wait end with an OSError, and nothing is read ahead any more."""
         self._closed.set()
-        self._remote.ahead.drop(self._owner)
+        self._remote.prefetcher.drop(self._owner)
 
     def __del__(self) -> None:
         self._closed.set()
-        self._remote.ahead.abandon(self._owner)
+        self._remote.prefetcher.abandon(self._owner)
 
     def _range(self, offset: int, count: int) -> _Range:
         count = max(0, min(count, self.num_bytes - offset))

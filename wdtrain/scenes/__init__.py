@@ -1,4 +1,4 @@
-"""Make triples: the procedural playground, cut-outs over backgrounds, the seed project's folders.
+"""Make triples: the procedural playground, cut-outs over backgrounds.
 
 `parse_source` turns a specification such as `playground:count=1000,size=64` into a source.
 No torch in here.

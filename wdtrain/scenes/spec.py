@@ -13,13 +13,11 @@ from typing import Any
 
 from wdtrain.scenes.compose import Composition
 from wdtrain.scenes.playground import Playground
-from wdtrain.scenes.seedfolder import SeedFolder
 
-SceneSource = Playground | Composition | SeedFolder
+SceneSource = Playground | Composition
 _SOURCES: dict[str, type[Any]] = {
     "playground": Playground,
     "compose": Composition,
-    "import-seed": SeedFolder,
 }
 
 
@@ -101,5 +99,4 @@ def _example(name: str) -> str:
     return {
         "playground": "playground:count=1000,size=64,difficulty=0.3,seed=0",
         "compose": "compose:backgrounds=DIR,cutouts=DIR,depth=lift,placements=20,size=64,seed=0",
-        "import-seed": "import-seed:folder=DIR",
     }[name]

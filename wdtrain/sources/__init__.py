@@ -1,5 +1,10 @@
-"""Other people's data as samples: folders are listed, declared, divided and read. No torch.
+"""Other people's data as samples: listed, declared, divided, grouped and read. No torch.
 
-Read `folder.py` (a folder of triples), `listing.py` (which files make a sample), `declared.py`
-(what their values mean), `division.py` (a split that a person made).
+Read `named_source.py` first (which source a person means), then `patterns.py` and
+`field_options.py` (what --field says), `pattern_listing.py` and `pattern_source.py` (a folder by
+patterns), `layouts.py` and `seed_parts.py` (patterns that have a name), `names.py` (keys),
+`grouping.py`.
+`tar_source.py` and `hf_source.py` are other people's tars and saved datasets; `folder.py`,
+`listing.py` and `declared.py` are folders of triples; `division.py` is a split that a person made.
+`families.py` and `suggest.py` look at what was refused and find the command that works.
 """

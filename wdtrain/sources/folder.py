@@ -28,6 +28,7 @@ from wdtrain.fields.sample import decode_meta
 from wdtrain.sources.declared import read_declared
 from wdtrain.sources.division import Division, division_of
 from wdtrain.sources.listing import NO_OVERLAY, OVERLAY_SUFFIXES, list_folder
+from wdtrain.sources.reading import begin_to_read
 
 TRIPLES: Final = "triples.json"
 UNFINISHED: Final = ".triples-started.json"
@@ -39,7 +40,6 @@ _MEMBERS: Final = ("overlay", "mask", "depth", "json")
 _OVERLAYS: Final = tuple(OVERLAY_SUFFIXES.values())
 _OVERLAY: Final = ImageField("overlay")
 _JPEGS: Final = (".overlay.jpg", ".overlay.jpeg", ".overlay.jpe", ".overlay.jfif")
-_CAN_ADVISE: Final = hasattr(os, "posix_fadvise")
 
 
 def declaration(folder: Path) -> dict[str, Any]:
@@ -76,7 +76,8 @@ class FolderSource:
         if not len(self._names):
             raise StoreError(
                 f"{folder} holds no triples: no file in it is named KEY.overlay.jpg (with "
-                "KEY.mask.png and KEY.depth.png beside it)"
+                "KEY.mask.png and KEY.depth.png beside it); say with --field or --layout how its "
+                "files lie"
             )
         declared = declaration(self._folder)
         self.declares_depth = "depth" in declared
@@ -126,7 +127,7 @@ class FolderSource:
     def prefetch(self, index: int) -> None:
         """Begins to read the files of a sample that is loaded soon, without waiting for them."""
         for path in self._paths(index):
-            _begin_to_read(path)
+            begin_to_read(path)
 
     def signal(self, index: int) -> int:
         """See `contents.FromFiles`."""
@@ -225,8 +226,9 @@ class FolderSource:
             is_deep = len(header) > _PNG_BITS_AT and header[_PNG_BITS_AT] == 16
             return DepthFormat(kind="relative", bits=16 if is_deep else 8)
         raise StoreError(
-            f"{self._folder} holds no depth: no KEY.depth.png lies beside its overlays; make the "
-            "depth first (tools/make-triples compose --depth lift does so for photos)"
+            f"{self._folder} holds no depth: no KEY.depth.png lies beside its overlays; declare "
+            "what there is with --field, or make the depth of photos (tools/make-triples compose "
+            "--depth lift)"
         )
 
     def _read_parts(self, has_json: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -242,7 +244,7 @@ class FolderSource:
         return parts[0], parts[1]
 
     def _expect_meta(self, index: int) -> None:
-        _begin_to_read(self._path(index, ".json"))
+        begin_to_read(self._path(index, ".json"))
 
 
 def _is_of(suffix: str, member: str, usual: str) -> bool:
@@ -257,22 +259,6 @@ def _is_of(suffix: str, member: str, usual: str) -> bool:
 def _digest(*parts: np.ndarray) -> str:
     """128 bits (hex) of ids: what decides which split a sample belongs to."""
     return xxhash.xxh3_128_hexdigest(b"".join(part.tobytes() for part in parts))
-
-
-def _begin_to_read(path: bytes) -> None:
-    """The system reads a file into its memory meanwhile. One that cannot be opened is found again,
-    and rejected with its reason, at load. Cold files on a local disk: 8.6 s -> 1.4 s for 80,000."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError:
-        return
-    try:
-        if _CAN_ADVISE:
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
-    except OSError:  # a pipe, which is no file: found again at load
-        return
-    finally:
-        os.close(descriptor)
 
 
 def _part_id(name: Any) -> int:

@@ -109,7 +109,7 @@ class _Found:
 def list_folder(folder: Path) -> Listing:
     """The triples of a folder and the folders below it, links to folders among them."""
     found = _Found()
-    for name in _files(os.fsencode(folder), found.passed_over):
+    for name in files_below(os.fsencode(folder), found.passed_over):
         found.add(name)
     has_json = bool(found.jsons)
     _add_those_without(folder, found)
@@ -117,7 +117,7 @@ def list_folder(folder: Path) -> Listing:
     order = np.argsort(hashes, kind="stable")
     unusual = Unusual(hashes[order], numbers[order], list(found.suffixes))
     digest = f"{found.digest & _DIGEST_MASK:032x}"
-    return Listing(_as_array(found.names), digest, has_json, unusual, found.passed_over)
+    return Listing(as_array(found.names), digest, has_json, unusual, found.passed_over)
 
 
 def _add_those_without(folder: Path, found: _Found) -> None:
@@ -125,13 +125,13 @@ def _add_those_without(folder: Path, found: _Found) -> None:
     a second listing, if there are any."""
     if not found.overlays:
         return
-    orphans = _outside(found.partners, found.overlays)
-    strays = _outside(found.jsons, found.overlays) - orphans
+    orphans = outside(found.partners, found.overlays)
+    strays = outside(found.jsons, found.overlays) - orphans
     found.overlays, found.partners, found.jsons = array("Q"), array("Q"), array("Q")
     if not orphans and not strays:
         return
     stems = set()
-    for name in _files(os.fsencode(folder), PassedOver()):
+    for name in files_below(os.fsencode(folder), PassedOver()):
         stem, suffix = _member(name) or (b"", b"")
         if stem and _hash(stem) in orphans:
             stems.add(stem)
@@ -141,7 +141,7 @@ def _add_those_without(folder: Path, found: _Found) -> None:
         found.names += stem + NO_OVERLAY + b"\0"
 
 
-def _files(top: bytes, passed_over: PassedOver) -> Iterator[bytes]:
+def files_below(top: bytes, passed_over: PassedOver) -> Iterator[bytes]:
     """The path below the top folder of each file, of whatever kind, that is not hidden.
 
     Links to folders are followed once all that is there without them is listed, each folder once:
@@ -199,7 +199,7 @@ def _hash(stem: bytes) -> int:
     return xxhash.xxh3_64_intdigest(stem)
 
 
-def _outside(values: array[int], known: array[int]) -> set[int]:
+def outside(values: array[int], known: array[int]) -> set[int]:
     """Those values that are not among the known ones (at least one); sorts in place."""
     known_sorted = np.frombuffer(known, np.uint64)
     known_sorted.sort()
@@ -211,8 +211,9 @@ def _outside(values: array[int], known: array[int]) -> set[int]:
     return outside
 
 
-def _as_array(found: bytearray) -> np.ndarray:
-    """Sorted fixed-width names, of names that each end on a zero byte; by chunks of them."""
+def as_array(found: bytearray, *, is_sorted: bool = True) -> np.ndarray:
+    """Fixed-width names, of names that each end on a zero byte; by chunks of them. is_sorted:
+    whether they are to be sorted, or stay in the order in which they were found."""
     text = np.frombuffer(found, np.uint8)
     ends = np.flatnonzero(text == 0).astype(np.int64)
     if not len(ends):
@@ -223,5 +224,6 @@ def _as_array(found: bytearray) -> np.ndarray:
         first = int(ends[start - 1]) + 1 if start else 0
         last = int(ends[min(start + _CHUNK, len(ends)) - 1])
         names[start : start + _CHUNK] = bytes(found[first:last]).split(b"\0")
-    names.sort()
+    if is_sorted:
+        names.sort()
     return names

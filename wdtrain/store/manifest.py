@@ -19,10 +19,19 @@ from typing import Any, Final, NamedTuple
 
 from wdtrain.disk.failures import StoreError
 from wdtrain.fields import Encoding, Field, ImageField
+from wdtrain.fields.resize import Size, size_for
 from wdtrain.remote.access import RandomFile, file_bytes, open_file, read_bytes, sha256_of
 from wdtrain.remote.remote_files import Remote, RemoteAccess
 from wdtrain.remote.urls import folder_of, is_url, join_url, redacted, was_redacted
 from wdtrain.store import schema, version1
+from wdtrain.store.foreign_index import (
+    ForeignIndex,
+    IndexFile,
+    ReadableFile,
+    check_foreign_shards,
+    index_of,
+)
+from wdtrain.store.mapped import MappedFile
 
 MANIFEST_NAME: Final = "manifest.json"
 FORMAT: Final = "wdtrain-dataset"
@@ -57,6 +66,8 @@ class Shard(NamedTuple):
     num_bytes: int
     sha256: str
     blocks: tuple[Block, ...] = ()
+    first_row: int = 0
+    """In the index of foreign tars."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +101,7 @@ class Manifest:
     source: dict[str, Any] = field(repr=False)
     rejects: dict[str, Any] = field(repr=False)
     digest: str
+    index: ForeignIndex | None = None
     remote: Remote = field(default_factory=Remote, repr=False, compare=False)
 
     @staticmethod
@@ -123,6 +135,40 @@ class Manifest:
     def num_bytes(self) -> int:
         """Bytes of all shards together."""
         return sum(shard.num_bytes for split in self.splits.values() for shard in split.shards)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether any of it lies behind a URL."""
+        names = [shard.name for split in self.splits.values() for shard in split.shards]
+        return is_url(self.url) or (self.index is not None and any(map(is_url, names)))
+
+    @cached_property
+    def index_file(self) -> IndexFile:
+        """Where the samples of foreign tars lie; StoreError where that is missing or cut off."""
+        assert self.index is not None, "only foreign tars have an index"
+        place = join_url(self.url, self.index.name)
+        try:
+            file: ReadableFile = (
+                self.remote.open(place, identity=self.index.sha256)
+                if is_url(place)
+                else MappedFile(place)
+            )
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"{self.index.name} is missing in {redacted(self.url)}: fetch it again, or index "
+                "the tars again (tools/inspect-shards index)"
+            ) from error
+        return IndexFile(file, self.index, len(self.fields))
+
+    def check_size(self, size: object) -> None:
+        """StoreError where pictures of several sizes are to be read without one being named."""
+        if self.index is not None:
+            self.index.check_size(size, redacted(self.url))
+
+    def size_at(self, size: Any) -> Size:
+        """(height, width) at which samples are read: see `resize.size_for` and `check_size`."""
+        self.check_size(size)
+        return size_for((self.height, self.width), size)
 
     @property
     def is_compressed(self) -> bool:
@@ -161,7 +207,7 @@ class Manifest:
         return self.splits[name]
 
     def shard_url(self, shard: Shard) -> str:
-        return join_url(self.url, shard.name)
+        return shard.name if is_url(shard.name) else join_url(self.url, shard.name)
 
     def open_shard(self, shard: Shard, url: str | None = None) -> RandomFile:
         """The file of a shard, where it belongs or at a given place; FileNotFoundError where
@@ -180,6 +226,8 @@ class Manifest:
         hours of training, not after. Costs one look at each file, several at once.
         """
         shards = [shard for name in splits for shard in self.split(name).shards]
+        if self.index is not None:
+            _ = self.index_file
         pool = ThreadPoolExecutor(self.remote.access.connections)
         try:
             for shard, num_bytes in zip(shards, pool.map(self._file_bytes, shards), strict=True):
@@ -263,16 +311,22 @@ def digest_of(document: dict[str, Any]) -> str:
     return hashlib.sha256(canonical(content)).hexdigest()
 
 
-def _parse_shard(entry: dict[str, Any]) -> Shard:
+def _parse_shard(entry: dict[str, Any], first_row: int) -> Shard:
     blocks, at = [], 0
     for num_bytes, xxh64 in entry.get("blocks", ()):
         blocks.append(Block(at, num_bytes, int(xxh64, 16)))
         at += num_bytes
-    return Shard(entry["name"], entry["samples"], entry["bytes"], entry["sha256"], tuple(blocks))
+    facts = entry["name"], entry["samples"], entry["bytes"], entry["sha256"]
+    return Shard(*facts, tuple(blocks), first_row)
 
 
-def _parse_split(name: str, entry: dict[str, Any]) -> Split:
-    return Split(name, entry["samples"], tuple(map(_parse_shard, entry["shards"])))
+def _parse_split(name: str, entry: dict[str, Any], row: int) -> Split:
+    """`row`: the first of the split in the index of foreign tars."""
+    shards = []
+    for each in entry["shards"]:
+        shards.append(_parse_shard(each, row))
+        row += each["samples"]
+    return Split(name, entry["samples"], tuple(shards))
 
 
 def _read(url: str, remote: Remote) -> bytes:
@@ -310,7 +364,12 @@ def parse_manifest(data: bytes, *, url: str, remote: Remote | None = None) -> Ma
         head = schema.head_of(document)
         version_of = version1 if version == version1.VERSION else schema
         declared = version_of.fields_of(document, head)
-        schema.check_shards(head, len(declared.fields))
+        index = None
+        if "index" in document:
+            index = index_of(document, head, declared.fields.values())
+            check_foreign_shards(head, url)
+        else:
+            schema.check_shards(head, len(declared.fields))
     except schema.SchemaError as error:
         raise StoreError(
             f"{MANIFEST_NAME} of {place} is not one that a packer writes: {error}; pack the "
@@ -318,12 +377,18 @@ def parse_manifest(data: bytes, *, url: str, remote: Remote | None = None) -> Ma
         ) from error
     except StoreError as error:
         raise StoreError(f"{place}: {error}") from error
-    return _build(document, declared, url=url, remote=remote or Remote())
+    return _build(document, declared, index, url=url, remote=remote or Remote())
 
 
 def _build(
-    document: dict[str, Any], declared: schema.Declared, *, url: str, remote: Remote
+    document: dict[str, Any],
+    declared: schema.Declared,
+    index: ForeignIndex | None,
+    *,
+    url: str,
+    remote: Remote,
 ) -> Manifest:
+    first_rows = {} if index is None else index.first_rows
     return Manifest(
         url=url,
         version=document["version"],
@@ -333,11 +398,15 @@ def _build(
         width=document["width"],
         samples_per_block=document["samples_per_block"],
         fields=declared.fields,
-        splits={name: _parse_split(name, entry) for name, entry in document["splits"].items()},
+        splits={
+            name: _parse_split(name, entry, first_rows.get(name, 0))
+            for name, entry in document["splits"].items()
+        },
         sums={name: sums.model_dump() for name, sums in declared.sums.items()},
         settings=document["settings"],
         source=document["source"],
         rejects=document["rejects"],
         digest=document["digest"],
+        index=index,
         remote=remote,
     )

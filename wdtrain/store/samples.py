@@ -22,6 +22,7 @@ from wdtrain.fields.npy import decode_npy, read_npy_header
 from wdtrain.fields.resize import Size
 from wdtrain.fields.sample import decode_meta
 from wdtrain.store import native, tar
+from wdtrain.store.foreign import ForeignBlock, decode_foreign, parse_foreign
 from wdtrain.store.limits import KEY
 from wdtrain.store.manifest import Manifest
 
@@ -46,6 +47,11 @@ class BlockIndex:
         suffix = f".{self.manifest.member_suffixes[0]}"
         names = (bytes(self.data[at - tar.BLOCK :][: tar.MAX_NAME]) for at in self.starts[:, 0])
         return [name.rstrip(b"\0").decode().removesuffix(suffix) for name in names]
+
+    def name(self, row: int) -> bytes:
+        """The name of a sample's first member, padded with zeros: the start of its header."""
+        start = int(self.starts[row, 0]) - tar.BLOCK
+        return bytes(self.data[start : start + tar.MAX_NAME])
 
     def members(self, row: int) -> tuple[memoryview, ...]:
         """The stored bytes of a sample: of each field, and of its JSON."""
@@ -82,8 +88,14 @@ def member_shapes(manifest: Manifest) -> list[tuple[tuple[int, ...], np.dtype]]:
     return [(field.shape(height, width), field.dtype) for field in manifest.fields.values()]
 
 
-def parse_block(data: bytes | memoryview, manifest: Manifest) -> BlockIndex:
+AnyBlock = BlockIndex | ForeignBlock
+"""A parsed block: of our own shards, or of somebody else's tars."""
+
+
+def parse_block(data: bytes | memoryview, manifest: Manifest) -> AnyBlock:
     """Where the samples of an inflated block lie; StoreError when it is not a packed block."""
+    if manifest.index is not None:
+        return parse_foreign(data, manifest)
     try:
         if manifest.encoding == "raw":
             return _parse_raw(data, manifest)
@@ -187,13 +199,15 @@ def _is_header(header: bytes, shape: tuple[int, ...], dtype: np.dtype) -> bool:
 
 
 def decode_row(
-    block: BlockIndex, row: int, *, size: Size | None = None, fields: Collection[str] | None = None
+    block: AnyBlock, row: int, *, size: Size | None = None, fields: Collection[str] | None = None
 ) -> dict[str, np.ndarray]:
     """The stored arrays of one sample by field: [h, w] or [h, w, channels]; of `fields`, or all.
 
     `size`: (h, w) to bring them to; a JPEG is then decoded at a fraction. DamagedSample when a
     member cannot be decoded or has not the manifest's size. Raw rows are read-only views.
     """
+    if isinstance(block, ForeignBlock):
+        return decode_foreign(block, row, size=size, fields=fields)
     manifest = block.manifest
     wanted = {
         name: column

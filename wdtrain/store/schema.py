@@ -200,13 +200,31 @@ def check_shards(head: Head, num_fields: int) -> None:
         raise SchemaError("samples_per_block", head.samples_per_block, f"at most {most:,}")
     names: set[str] = set()
     for name, split in head.splits.items():
-        if not _SPLIT_NAME.fullmatch(name):
-            raise SchemaError("splits", name, "of names of small letters, digits and -")
         shards = _Shards(f"splits.{name}.shards", head, names, least_sample)
         samples = sum(shards.check(at, entry) for at, entry in enumerate(split.shards))
-        if samples != split.samples or samples > _MOST_SAMPLES:
-            rule = f"its shards' sum, {samples:,}, and no more than {_MOST_SAMPLES:,}"
-            raise SchemaError(f"splits.{name}.samples", split.samples, rule)
+        check_split(name, split.samples, samples)
+
+
+def check_split(name: str, told: int, samples: int) -> None:
+    """A split may be named so, and has as many samples as its shards together."""
+    if not _SPLIT_NAME.fullmatch(name):
+        raise SchemaError("splits", name, "of names of small letters, digits and -")
+    if samples != told or samples > _MOST_SAMPLES:
+        rule = f"its shards' sum, {samples:,}, and no more than {_MOST_SAMPLES:,}"
+        raise SchemaError(f"splits.{name}.samples", told, rule)
+
+
+def check_counts(place: str, entry: Mapping[str, Any]) -> int:
+    """The samples of a shard, whose hash and sizes are of their kinds."""
+    sha256, samples, num_bytes = entry.get("sha256"), entry.get("samples"), entry.get("bytes")
+    if type(sha256) is not str or not _SHA256.fullmatch(sha256):
+        raise SchemaError(f"{place}.sha256", sha256, "64 hex digits")
+    if type(num_bytes) is not int or not 0 < num_bytes < _MOST_BYTES:
+        rule = f"a whole number from 1 to {_MOST_BYTES:,}"
+        raise SchemaError(f"{place}.bytes", num_bytes, rule)
+    if type(samples) is not int or samples < 1:
+        raise SchemaError(f"{place}.samples", samples, "a whole number from 1")
+    return samples
 
 
 class _Shards:
@@ -222,18 +240,12 @@ class _Shards:
         """The samples of an entry."""
         if not isinstance(entry, dict):
             raise SchemaError(f"{self._place}.{at}", entry, "an object")
-        name, sha256 = entry.get("name"), entry.get("sha256")
-        samples, num_bytes = entry.get("samples"), entry.get("bytes")
+        name = entry.get("name")
         if type(name) is not str or not _SHARD_NAME.fullmatch(name) or name in self._names:
             self._refuse(at, "name", name, "one that a packer writes, and no other shard's")
         if not name.endswith(self._suffix) or name.endswith(".tar") == self._is_compressed:
             self._refuse(at, "name", name, f"one that ends with {self._suffix}")
-        if type(sha256) is not str or not _SHA256.fullmatch(sha256):
-            self._refuse(at, "sha256", sha256, "64 hex digits")
-        if type(num_bytes) is not int or not 0 < num_bytes < _MOST_BYTES:
-            self._refuse(at, "bytes", num_bytes, f"a whole number from 1 to {_MOST_BYTES:,}")
-        if type(samples) is not int or samples < 1:
-            self._refuse(at, "samples", samples, "a whole number from 1")
+        samples, num_bytes = check_counts(f"{self._place}.{at}", entry), entry["bytes"]
         self._names.add(name)
         blocks = -(-samples // self._block_rows)
         if not self._is_compressed:

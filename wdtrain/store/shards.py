@@ -58,7 +58,7 @@ class ShardReader:
         `opened` is given the file before anything is read of it: who closes it ends that, too.
         `memory`: where blocks are read and inflated to.
         """
-        self.shard = shard
+        self.shard, self._manifest = shard, manifest
         self._samples_per_block = manifest.samples_per_block
         self._is_compressed = manifest.is_compressed
         self._most_sample_bytes = most_sample_bytes(
@@ -81,10 +81,7 @@ class ShardReader:
                     f"shard {shard.name} holds {self._file.num_bytes:,} bytes, the manifest says "
                     f"{shard.num_bytes:,}: it was cut off or replaced; fetch it again"
                 )
-            if self._is_compressed:
-                self._table = self._read_table()
-            elif len(shard.blocks) != self.num_blocks:
-                raise StoreError(f"the manifest does not list the blocks of shard {shard.name}")
+            self._read_places()
         except FileNotFoundError as error:
             place = redacted(url)
             raise StoreError(
@@ -95,7 +92,14 @@ class ShardReader:
     @staticmethod
     def maps(manifest: Manifest, url: str) -> bool:
         """Whether a shard at this path or URL is shown as memory: its blocks are no copies."""
-        return not manifest.is_compressed and not is_url(url)
+        return not manifest.is_compressed and not is_url(url) and manifest.index is None
+
+    def _read_places(self) -> None:
+        """It is known from here on where the blocks lie."""
+        if self._is_compressed:
+            self._table = self._read_table()
+        elif len(self.shard.blocks) != self.num_blocks:
+            raise StoreError(f"the manifest does not list the blocks of shard {self.shard.name}")
 
     def _read_table(self) -> frames.SeekTable:
         """The seek table: one frame a block, and one for the end of the archive."""

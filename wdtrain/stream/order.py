@@ -312,6 +312,8 @@ def sample_bytes(manifest: Manifest, split: str) -> int:
     Pictures in a compressed block are stored, or smaller than their pixels (JPEG).
     """
     held = manifest.splits[split]
+    if manifest.index is not None and held.samples:
+        return max(1, manifest.index.split_bytes[split] // held.samples)
     if not manifest.is_compressed and held.samples:
         return max(1, sum(shard.num_bytes for shard in held.shards) // held.samples)
     values = sum(field.channels * field.dtype.itemsize for field in manifest.fields.values())

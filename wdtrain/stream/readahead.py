@@ -1,17 +1,20 @@
 """Remote blocks, asked for before they are needed, on threads that only wait.
 
 A block from a remote store takes tens of milliseconds, in which a decoding thread would stand
-still. Owns the requests in flight: those of every block up to the batch that is prepared, and of
-as many more as fit a bound. Local data is not read ahead: the page cache does that.
+still. Owns what is needed when: every block up to the batch that is prepared, and as many more as
+fit a bound; `remote/prefetcher.py` loads them. Local data is not read ahead: the page cache does
+that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from functools import partial
 
 import numpy as np
 
+from wdtrain.remote.prefetcher import Prefetcher
 from wdtrain.stream.order import Order, Piece, WindowKey
 
 CONNECTIONS = 16
@@ -24,7 +27,11 @@ Bytes = bytes | memoryview
 
 
 class ReadAhead:
-    """The requests of one pass over a rank's share of the order."""
+    """The blocks of one pass over a rank's share of the order, on their way before they are needed.
+
+    A `Prefetcher` without a bound of its own: what the order needs until a position is asked for in
+    any case, what lies beyond while there is room.
+    """
 
     def __init__(
         self,
@@ -36,37 +43,38 @@ class ReadAhead:
     ) -> None:
         """`pieces`: all that this rank will read, in order, perhaps without end; `read`: of a
         block's number; `block_bytes`: what a block may take in memory."""
-        self._read, self._samples = read, order.samples
+        self._read, self._samples, self._block_bytes = read, order.samples, block_bytes
         self._needs = _needs_of(pieces, order)
         self._room = max(CONNECTIONS, AHEAD_BYTES // max(block_bytes, 1))
         self._next = next(self._needs, None)
-        self._requests: dict[tuple[WindowKey, int], Future[Bytes]] = {}
-        self._pool = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="wdtrain-request")
+        self._prefetcher = Prefetcher[Bytes](max_threads=CONNECTIONS, max_bytes=None)
 
     def reach(self, position: int) -> None:
         """All blocks that are needed before a position are asked for, and more while there is
         room, of the epoch after it: where all are kept, none may be needed any more."""
         while self._next is not None:
             needed_at, needs = self._next
-            is_full = len(self._requests) >= self._room
+            is_full = len(self._prefetcher) >= self._room
             if needed_at >= position + (0 if is_full else self._samples):
                 return
-            for key, block in needs:
-                if (key, block) not in self._requests:
-                    self._requests[key, block] = self._pool.submit(self._read, block)
+            for window, block in needs:
+                load = partial(self._read, block)
+                self._prefetcher.hint((self, window, block), self._block_bytes, load)
             self._next = next(self._needs, None)
 
-    def request(self, key: WindowKey, block: int) -> Future[Bytes] | None:
-        """Hands over the request for a block of a window; None if it was not asked for."""
-        return self._requests.pop((key, block), None)
+    def request(self, window: WindowKey, block: int) -> Future[Bytes] | None:
+        """Hands over the request for a block of a window; None if it is not begun: then whoever
+        needs the block reads it."""
+        return self._prefetcher.take((self, window, block))
 
     def cancel(self) -> None:
         """What is not begun is not asked for any more."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._prefetcher.drop(self)
 
     def close(self) -> None:
         """Nothing is in flight any more."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self.cancel()
+        self._prefetcher.join()
 
 
 def _needs_of(

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 
 from wdtrain.disk.machine import own_cores
-from wdtrain.fields.resize import size_for
 from wdtrain.store.filling import Filler, RowBuffers, WindowSlice
 from wdtrain.store.manifest import Manifest
 from wdtrain.stream.batches import Batch, HostMemory, Lent, tensors
@@ -387,7 +386,7 @@ def open_stream(
         threads=threads or own_cores(),
         start=cursor.position if cursor else 0,
         epochs=epochs,
-        size=size_for((manifest.height, manifest.width), size),
+        size=manifest.size_at(size),
         fields=fields,
         on_damage=on_damage,
         damaged=damaged,

@@ -20,15 +20,14 @@ from typing import NamedTuple
 import numpy as np
 
 from wdtrain.disk.failures import DamagedBlock, DamagedSample, StoreError
-from wdtrain.remote.access import is_url
 from wdtrain.store import native
 from wdtrain.store.buffers import KEPT, Recycled
 from wdtrain.store.filling import MemberPlaces, RowBuffers, copied_columns
+from wdtrain.store.foreign import open_shard
 from wdtrain.store.loading import BlockLoader
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.samples import BlockIndex, decode_row, parse_block
+from wdtrain.store.samples import AnyBlock, BlockIndex, decode_row, parse_block
 from wdtrain.store.shards import Closable, ShardReader
-from wdtrain.store.tar import BLOCK, MAX_NAME
 from wdtrain.stream.order import Order, WindowKey
 from wdtrain.stream.readahead import ReadAhead
 from wdtrain.stream.stages import Stages
@@ -53,7 +52,7 @@ class Damage:
     why: str
 
 
-Loading = Future["BlockIndex | Damage"]
+Loading = Future["AnyBlock | Damage"]
 """A block that is being loaded, or is; StoreError or OSError where it cannot be read."""
 
 
@@ -155,8 +154,7 @@ class Window:
             return Damage(f"{self._blocks.where(number)}, sample {error.key}", error.why)
         for name, array in arrays.items():
             target.arrays[name][row] = array
-        start = int(block.starts[inside, 0]) - BLOCK
-        target.names[row] = np.frombuffer(block.data, np.uint8, MAX_NAME, start)
+        target.names[row] = np.frombuffer(block.name(inside), np.uint8)
         return None
 
 
@@ -213,7 +211,7 @@ class Blocks:
 
     def __init__(self, manifest: Manifest, order: Order, stages: Stages) -> None:
         self.order = order
-        self.is_remote = is_url(manifest.url)
+        self.is_remote = manifest.is_remote
         self.num_members = len(manifest.member_suffixes)
         self._manifest, self._stages = manifest, stages
         self._shards = manifest.splits[order.split].shards
@@ -319,7 +317,7 @@ class Blocks:
 
     def load(
         self, number: int, request: Future[bytes | memoryview] | None = None
-    ) -> BlockIndex | Damage:
+    ) -> AnyBlock | Damage:
         """A block, read, inflated, checked and parsed; or what is wrong with it."""
         shard, inside = self._place(number)
         try:
@@ -340,7 +338,7 @@ class Blocks:
         if block.num_samples != packed_samples:
             why = f"{block.num_samples} samples where {packed_samples} were packed"
             return Damage(self.where(number), why)
-        if self._mapped is not None:
+        if self._mapped is not None and isinstance(block, BlockIndex):
             self._mapped.note(shard, number, block)
         return block
 
@@ -357,7 +355,7 @@ class Blocks:
             if reader is None:
                 entry = self._shards[shard]
                 url = self._manifest.shard_url(entry)
-                reader = ShardReader(
+                reader = open_shard(
                     url, entry, self._manifest, opened=self._opened, memory=self._memory
                 )
                 with self._lock:

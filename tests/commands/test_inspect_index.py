@@ -1,0 +1,152 @@
+"""`inspect-shards index` as a person uses it."""
+
+from __future__ import annotations
+
+import gzip
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.foreign import Members, make_tars, members_of, name_of, read_plainly
+from wdtrain.commands import pack_shards
+from wdtrain.commands.inspect_shards import main
+from wdtrain.packing.verify import walk_blocks
+from wdtrain.store.manifest import Manifest
+from wdtrain.stream import open_stream
+
+DECLARED = (
+    "--field", "image=image:jpg|jpeg",
+    "--field", "mask=mask:seg.png,foreground=1",
+    "--field", "depth=depth:depth.npy,unit=m",
+)  # fmt: skip
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def test_tars_in_braces_become_a_dataset(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    urls = make_tars(tmp_path)
+    pattern = tmp_path / "data-{000..002}.tar"
+    assert run("index", pattern, "--out", tmp_path / "index", *DECLARED) == 0
+    told = capsys.readouterr().out
+    assert "indexed 70 samples of 3 tars" in told
+    assert f"train with data.url={tmp_path / 'index'}" in told
+    manifest = Manifest.load(str(tmp_path / "index"))
+    keys = [
+        key for _, _, block in walk_blocks(manifest, manifest.split("train")) for key in block.keys
+    ]
+    assert keys == list(read_plainly(urls))
+    for action in ("show", "verify"):
+        assert run(action, tmp_path / "index") == 0
+    assert "70 samples decoded" in capsys.readouterr().out
+
+
+def test_a_group_is_held_out_by_a_tenth_unless_told_otherwise(tmp_path: Path) -> None:
+    make_tars(tmp_path, name=lambda number: f"scene{number // 2:02d}/{number:04d}")
+    pattern = tmp_path / "data-{000..002}.tar"
+    assert run("index", pattern, "--out", tmp_path / "a", "--group", r"(scene\d+)/", *DECLARED) == 0
+    assert Manifest.load(str(tmp_path / "a")).split("val").samples in (6, 8)
+    share = ("--holdout-samples", "0.5")
+    assert run("index", pattern, "--out", tmp_path / "b", *share, *DECLARED) == 0
+    assert Manifest.load(str(tmp_path / "b")).split("val").samples == 35
+
+
+def test_a_name_becomes_the_key_that_packing_makes_of_it(tmp_path: Path) -> None:
+    from wdtrain.sources.names import name_of as name_of_key
+
+    make_tars(tmp_path, 5, name=lambda number: f"room {number}/a-b")
+    assert run("index", tmp_path / "data-000.tar", "--out", tmp_path / "index", *DECLARED) == 0
+    manifest = Manifest.load(str(tmp_path / "index"))
+    ((_, _, block),) = walk_blocks(manifest, manifest.split("train"))
+    assert [name_of_key(key) for key in block.keys] == [f"room {number}/a-b" for number in range(5)]
+    assert name_of(0) not in block.keys
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--field", "image=image:{key}.jpg"], "is no ending; write for example"),
+        (["--field", "image=jpg"], "names no kind"),
+        (["--field", "image=picture:jpg"], "'picture' is not known here"),
+        ([*DECLARED, "--holdout-samples", "1"], "must be in [0, 1)"),
+        ([*DECLARED, "--max-rejects", "2"], "a share from 0 to 1"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    (url,) = make_tars(tmp_path, 5)
+    assert run("index", url, "--out", tmp_path / "index", *arguments) == 2
+    errors = capsys.readouterr().err
+    assert said in errors
+    assert errors.startswith("error: ")
+    assert not (tmp_path / "index").exists()
+
+
+PLAIN = ("--field", "image=image:jpg", *DECLARED[2:])
+
+
+def test_the_way_to_pack_a_compressed_tar_is_a_command_that_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (url,) = make_tars(tmp_path, 5)
+    packed = tmp_path / "packed here.tar.gz"
+    packed.write_bytes(gzip.compress(Path(url).read_bytes()))
+    assert run("index", packed, "--out", tmp_path / "index", *PLAIN) == 2
+    unpack, _, pack = (
+        capsys.readouterr().err.strip().rpartition("for example ")[2].partition(" && ")
+    )
+    subprocess.run(unpack, shell=True, check=True)
+    tool, plain, target, *options = shlex.split(pack)
+    assert (tool, target) == ("tools/pack-shards", "TARGET")
+    how = ("--processes", "1", "--holdout-samples", "0")
+    assert pack_shards.main([plain, str(tmp_path / "packed"), *options, *how]) == 0
+    assert Manifest.load(str(tmp_path / "packed")).samples == 5
+
+
+def test_by_index_come_the_pixels_that_come_by_repacking(tmp_path: Path) -> None:
+    """Of the same keys, also at another size."""
+    urls = make_tars(tmp_path, 40, 20, members=lambda number: members_of(number, (48, 64)))
+    assert run("index", *urls, "--out", tmp_path / "index", *PLAIN) == 0
+    how = ("--processes", "1", "--holdout-samples", "0")
+    pattern = str(tmp_path / "data-{000..001}.tar")
+    assert pack_shards.main([pattern, str(tmp_path / "packed"), *PLAIN, *how]) == 0
+    for size in (None, 24, (20, 36)):
+        found = [
+            {
+                key: [batch[name][row].numpy().tobytes() for name in ("image", "mask", "depth")]
+                for batch in open_stream(
+                    str(tmp_path / name), split="train", batch_size=8, seed=1, chunk=4, size=size
+                )
+                for row, key in enumerate(batch.keys)
+            }
+            for name in ("index", "packed")
+        ]
+        assert len(found[0]) == 40
+        assert found[0] == found[1]
+
+
+def test_every_action_takes_an_index_of_mixed_sizes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def members(number: int) -> Members:
+        return members_of(number, (24 + number % 3 * 8, 32 + number % 2 * 16))
+
+    urls = make_tars(tmp_path, 40, members=members)
+    out = tmp_path / "index"
+    assert run("index", *urls, "--out", out, "--holdout-samples", "0.2", *DECLARED) == 0
+    assert "24 x 32 to 40 x 48 (data.size is needed: height and width)" in capsys.readouterr().out
+    assert run("show", out) == 0
+    assert run("verify", out) == 0
+    assert run("audit", out) == 0
+    assert run("grid", out, "--out", tmp_path / "grid.png", "--count", "6") == 0
+    assert run("order", out, "--position", "0", "--count", "3") == 0
+    told = capsys.readouterr().out
+    assert "40 samples of 24 x 32 to 40 x 48" in told
+    assert "40 samples decoded" in told
+    assert "data-000.tar" in told

@@ -1,0 +1,117 @@
+"""Patterns: what they match they make, and what is wrong with one is said with a right one."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wdtrain.fields import FieldError
+from wdtrain.sources.field_options import parse_field
+from wdtrain.sources.patterns import Pattern, join_name, split_name
+
+NAME = st.binary(min_size=1, max_size=8).filter(lambda name: b"/" not in name)
+SHAPES = [
+    "images/{key}.jpg|png",
+    "images/{split}/{key}.jpg",
+    "{scene}/rgb/{key}.png",
+    "**/{key}_{colors,rgb}.png|jpg",
+    "{scene}/{scene}_{key}.npy",
+    "a/**/b/{key}.jpg",
+    "{key}/image",
+]
+
+
+@given(st.sampled_from(SHAPES), st.lists(NAME, min_size=3, max_size=3), st.data())
+def test_a_path_that_a_pattern_makes_it_also_reads(
+    text: str, values: list[bytes], data: st.DataObject
+) -> None:
+    pattern = Pattern(text)
+    folders = data.draw(st.sampled_from([b"", b"a", b"a/b"]))
+    told = {
+        slot: folders if slot == "**" else value
+        for slot, value in zip(pattern.slots, values, strict=False)
+    }
+    assert pattern.usual is not None
+    path = pattern.path(told, pattern.usual)
+    found = pattern.match(path)
+    assert found is not None
+    assert pattern.path(found.values, found.variant) == path
+    name = join_name(pattern.slots, found.values)
+    assert split_name(pattern.slots, name) == found.values
+
+
+def test_endings_may_be_in_upper_case_and_several() -> None:
+    pattern = Pattern("images/{key}.jpg|png")
+    assert pattern.match(b"images/a.b.JPG") == ({"key": b"a.b"}, (b"JPG",))
+    assert pattern.match(b"images/a.PnG") == ({"key": b"a"}, (b"PnG",))
+    assert pattern.match(b"images/a.gif") is None
+    assert pattern.match(b"images/x/a.jpg") is None
+    assert pattern.usual == (b"jpg",)
+
+
+def test_what_is_no_matter_is_no_part_of_the_name() -> None:
+    pattern = Pattern("*/{key}_*.png")
+    found = pattern.match(b"left/7_x.png")
+    assert found == ({"key": b"7"}, (b"left", b"x", b"png"))
+    assert pattern.usual is None
+    assert pattern.path({"key": b"7"}, (b"left", b"x", b"png")) == b"left/7_x.png"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("images/*.jpg", "write for example images/{key}.jpg"),
+        ("images", "write for example 'images/{key}.jpg'"),
+        ("/data/{key}.jpg", "no path below the folder"),
+        ("../{key}.jpg", "no path below the folder"),
+        ("**/a/**/{key}.jpg", "twice"),
+        ("images/{key.jpg", "a bracket too many"),
+        ("images/{}/{key}.jpg", "a bracket too many"),
+        ("{key}|x", "endings stand behind a dot"),
+    ],
+)
+def test_a_pattern_that_cannot_be_is_refused_with_one_that_can(text: str, words: str) -> None:
+    with pytest.raises(FieldError) as refused:
+        Pattern(text)
+    assert words in str(refused.value)
+
+
+def test_a_field_is_read_from_its_line() -> None:
+    option = parse_field("depth=depth:'x'/{key}.npy,unit=m,near=0.1".replace("'", ""))
+    assert (option.name, option.kind, option.pattern) == ("depth", "depth", "x/{key}.npy")
+    assert option.options == {"unit": "m", "near": "0.1"}
+    assert parse_field(str(option)) == option
+    choices = parse_field("image=image:{key}_{colors,rgb}.png|jpg,lossless")
+    assert choices.pattern == "{key}_{colors,rgb}.png|jpg"
+    assert choices.options == {"lossless": ""}
+    assert parse_field(str(choices)) == choices
+    assert parse_field("mask=mask:m/{key}.png,foreground=#ff0000|#00ff00").field.foreground == (
+        "#ff0000",
+        "#00ff00",
+    )
+
+
+def test_answers_are_added_to_a_line() -> None:
+    option = parse_field("mask=mask:{key}.png,optional").with_options("foreground=1,unknown=255")
+    assert str(option) == "mask=mask:{key}.png,optional,foreground=1,unknown=255"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("images/{key}.jpg", "for example --field 'depth=depth:depth/{key}.npy,unit=m'"),
+        ("image=images/{key}.jpg", "write --field 'image=image:images/{key}.jpg'"),
+        ("depth=d/{key}.npy", "write --field 'depth=depth:d/{key}.npy'"),
+        ("image=image:", "--field 'image=image:image/{key}.png'"),
+        ("image=picture:{key}.jpg", "there are image, mask, classes, depth"),
+        ("image=image:{key}.jpg,quality=3", "'quality' is no option of image"),
+        ("depth=depth:{key}.npy,unit=feet", "it is one of m, cm, mm"),
+        ("mask=mask:{key}.png,foreground=1,foreground=2", "foreground is declared twice"),
+        ("json=image:{key}.jpg", "not json"),
+    ],
+)
+def test_a_line_that_cannot_be_is_refused_with_one_that_can(text: str, words: str) -> None:
+    with pytest.raises(FieldError) as refused:
+        parse_field(text)
+    assert words in str(refused.value)

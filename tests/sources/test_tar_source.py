@@ -1,0 +1,154 @@
+"""Other people's tars: each member is found, in the order in which they lie, and read by itself."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import pickle
+import subprocess
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.remote.servers import FaultyServer
+from tests.sources.people import coded, figure, photo, shard, write_tar
+from wdtrain.disk.failures import StoreError
+from wdtrain.fields import FieldError
+from wdtrain.sources.field_options import parse_field
+from wdtrain.sources.tar_source import TarSource
+
+IMAGE, MASK = "image=image:jpg", "mask=mask:seg.png"
+COUNT = 10
+
+
+def source_of(text: object, *fields: str) -> TarSource:
+    return TarSource(str(text), [parse_field(line) for line in fields])
+
+
+@pytest.fixture
+def tars(tmp_path: Path) -> Path:
+    for number in range(2):
+        write_tar(tmp_path / f"data-{number:04d}.tar", shard(range(5 * number, 5 * number + 5)))
+    return tmp_path
+
+
+def test_gives_the_members_in_the_order_of_the_tars(tars: Path) -> None:
+    source = source_of(tars / "data-{0000..0001}.tar", IMAGE, MASK)
+    assert [source.key(index) for index in range(len(source))] == [f"{n:06d}" for n in range(COUNT)]
+    for index in range(COUNT):
+        sample = source.load(index)
+        assert sample.arrays["image"] == coded(photo(index), "JPEG")
+        np.testing.assert_array_equal(sample.arrays["mask"], figure(index) * np.uint8(255))
+        assert sample.meta == {"number": index, "name": f"{index:06d}"}
+    assert source_of(tars / "*.tar", IMAGE).key(7) == source.key(7)
+
+
+@pytest.mark.filterwarnings("ignore")  # other people's code warns as it likes
+def test_the_pixels_are_those_that_the_webdataset_library_reads(tars: Path) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    source = source_of(tars / "data-{0000..0001}.tar", IMAGE, MASK)
+    urls = str(tars / "data-{0000..0001}.tar")
+    theirs = list(webdataset.WebDataset(urls, shardshuffle=False, empty_check=False))
+    assert [each["__key__"] for each in theirs] == [source.name(n) for n in range(len(source))]
+    for index, each in enumerate(theirs):
+        assert source.load(index).arrays["image"] == each["jpg"]
+
+
+def test_names_that_come_again_in_another_tar_are_told_apart(tmp_path: Path) -> None:
+    for number in range(2):
+        members = shard(range(5 * number, 5 * number + 5), start=5 * number)
+        write_tar(tmp_path / f"part {number}.tar", members)
+    source = source_of(tmp_path / "part {0,1}.tar", IMAGE)
+    keys = [source.key(index) for index in range(len(source))]
+    assert (keys[0], keys[5]) == ("part-_200__000000", "part-_201__000000")
+    assert len(set(keys)) == COUNT
+    assert source.load(5).arrays["image"] == coded(photo(5), "JPEG")
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT])
+def test_long_names_and_folders_are_of_the_key(tmp_path: Path, form: int) -> None:
+    above = "a folder/" + "x" * 60 + "/" + "y" * 60
+    members = [(f"{above}/7.jpg", coded(photo(7), "JPEG")), (f"{above}/7.seg.png", b"")]
+    write_tar(tmp_path / "long.tar", members, format=form)
+    source = source_of(tmp_path / "long.tar", IMAGE)
+    assert source.name(0) == f"{above}/7"
+    assert len(source.key(0)) <= 88
+    assert source.load(0).meta["name"] == f"{above}/7"
+
+
+def test_what_lacks_a_member_is_a_reject_and_others_are_left_out(tmp_path: Path) -> None:
+    members = [each for each in shard(range(4)) if each[0] != "000002.seg.png"]
+    write_tar(tmp_path / "d.tar", [("README", b"hello"), *members])
+    source = source_of(tmp_path / "d.tar", IMAGE, MASK)
+    assert len(source) == 4
+    with pytest.raises(FieldError) as refused:
+        source.load(2)
+    assert "missing mask: its tar has no 000002.seg.png" in str(refused.value)
+    assert "--field 'mask=mask:seg.png,optional'" in str(refused.value)
+    assert set(source_of(tmp_path / "d.tar", IMAGE, MASK + ",optional").load(2).arrays) == {"image"}
+    assert source.passed_over.first == ["README"]
+
+
+def test_an_ending_that_there_is_not_is_refused_with_those_there_are(tars: Path) -> None:
+    with pytest.raises(StoreError) as refused:
+        source_of(tars / "data-0000.tar", IMAGE, "mask=mask:mask.png")
+    assert "no member that ends in .mask.png (mask); its members end in seg.png" in str(
+        refused.value
+    )
+
+
+def test_a_compressed_tar_is_refused_with_the_command_that_unpacks_it(tars: Path) -> None:
+    plain = tars / "data-0000.tar"
+    packed = tars / "data.tar.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    with pytest.raises(StoreError) as refused:
+        source_of(packed, IMAGE)
+    command = str(refused.value).rpartition("pack from there: ")[2]
+    subprocess.run(["bash", "-c", command], check=True)
+    assert (tars / "data.tar").read_bytes() == plain.read_bytes()
+
+
+@pytest.mark.parametrize("cut", [100, 700, -520])
+def test_a_tar_that_was_cut_off_is_refused_by_name(tars: Path, cut: int) -> None:
+    path = tars / "data-0001.tar"
+    data = path.read_bytes().rstrip(b"\0")
+    path.write_bytes(data[:cut])
+    with pytest.raises(StoreError, match=r"data-0001\.tar"):
+        source_of(tars / "data-{0000..0001}.tar", IMAGE)
+
+
+def test_tars_behind_urls_are_read_alike(tars: Path) -> None:
+    local = source_of(tars / "data-{0000..0001}.tar", IMAGE, MASK)
+    with FaultyServer(tars) as server:
+        url = f"{server.url}/data-{{0000..0001}}.tar"
+        source = source_of(url, IMAGE, MASK)
+        assert source.description == local.description
+        again = pickle.loads(pickle.dumps(source))
+        for index in (9, 0, 4):
+            again.prefetch(index)
+            assert again.load(index).arrays["image"] == local.load(index).arrays["image"]
+            assert again.content(index) == local.content(index)
+    assert server.url not in json.dumps(source.description)
+
+
+def test_tars_that_changed_are_seen(tars: Path) -> None:
+    source = source_of(tars / "data-0000.tar", IMAGE)
+    seen = source.signal(1), source.content(1)
+    path = tars / "data-0000.tar"
+    data = bytearray(path.read_bytes())
+    at = data.index(coded(photo(1), "JPEG"))
+    data[at + 200] ^= 1
+    path.write_bytes(data)
+    assert source.signal(1) != seen[0]
+    assert source.content(1) != seen[1]
+    assert source.content(3) == source_of(path, IMAGE).content(3)
+
+
+def test_the_order_is_that_of_the_members(tmp_path: Path) -> None:
+    numbers = [7, 2, 9, 4]
+    write_tar(tmp_path / "d.tar", [each for n in numbers for each in shard([n])])
+    source = source_of(tmp_path / "d.tar", IMAGE, MASK)
+    assert [source.load(index).meta["number"] for index in range(4)] == numbers
+    assert [source.key(index) for index in range(4)] == [f"{n:06d}" for n in numbers]

@@ -1,0 +1,140 @@
+"""`inspect-shards index`: somebody else's tars, trained on as they lie."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from wdtrain.commands.pack_shards import MAX_REJECTS, long_work
+from wdtrain.disk.failures import StoreError
+from wdtrain.fields import register
+from wdtrain.packing.foreign_scan import ForeignField
+from wdtrain.packing.indexing import IndexOptions, Naming, write_index
+from wdtrain.remote.remote_files import Remote
+from wdtrain.sources.field_options import parse_field
+from wdtrain.sources.grouping import parse_group
+from wdtrain.sources.names import key_of
+from wdtrain.sources.pattern_source import key_room
+from wdtrain.sources.tar_source import named_tars
+from wdtrain.store.foreign_index import ForeignIndex
+from wdtrain.store.manifest import Manifest
+
+EXAMPLES: Final = """\
+examples:
+  inspect-shards index 'photos-{0000..0099}.tar' --out shards/photos \\
+      --field image=image:jpg --field mask=mask:seg.png,foreground=1
+  inspect-shards index 'https://host/rgbd-{000..127}.tar' --out shards/rgbd \\
+      --field 'image=image:jpg|jpeg' --field depth=depth:depth.npy,unit=m \\
+      --group '(scene[0-9]+)/' --holdout-samples 0.05
+
+Then: data.url=OUT in a recipe. Each tar is read once, from its beginning to its end, and nothing of
+it is copied: what is written are places, checksums, and sums of up to 2,048 pictures. Tars have to
+be plain. What is read often is best packed (tools/pack-shards URLS TARGET --field ...): that takes
+once what an index takes each time.
+"""
+
+
+def add_index(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The action `index` of a tool."""
+    text = (
+        "train on somebody else's plain .tar WebDataset as it lies: write a manifest and an index"
+    )
+    parser = actions.add_parser(
+        "index",
+        help=text,
+        description=text,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("urls", metavar="URLS", nargs="+", help="paths or URLs of tars; {0000..0099} counts")
+    add("--out", type=Path, required=True, metavar="DIR", help="a folder without a manifest")
+    add(
+        "--field",
+        action="append",
+        required=True,
+        metavar="NAME=KIND:ENDING[,option=value...]",
+        help="a field, and what the names of its members end on behind the key; several: jpg|png",
+    )
+    add("--kind", action="append", default=[], metavar="NAME=MODULE:CLASS", help="one's own kind")
+    add(
+        "--holdout-samples",
+        type=float,
+        metavar="P",
+        help="share of samples (with --group: of groups) that becomes the split val; default 0, "
+        "with --group 0.1",
+    )
+    add(
+        "--group",
+        metavar="PATTERN",
+        help="what of a sample's name is its group (scene, video, patient): the first bracket of a "
+        "pattern, or FILE.csv:COLUMN; a group lies whole in one split",
+    )
+    add("--seed", type=int, default=0, metavar="N", help="of the splits; default 0")
+    add("--max-rejects", type=float, default=0.001, metavar="P", help=MAX_REJECTS)
+    parser.set_defaults(act=index)
+
+
+def index(options: argparse.Namespace) -> int:
+    """Writes manifest and index, and says what is in them."""
+    for text in options.kind:
+        name, _, path = text.partition("=")
+        register(name, path)
+    fields = [foreign_field(text) for text in options.field]
+    room = key_room([each.field for each in fields])
+    naming = Naming(lambda name: key_of(name, room))
+    if options.group is not None:
+        naming = replace(naming, group_of=parse_group(options.group).of)
+    share = options.holdout_samples
+    asked = IndexOptions(
+        holdout=(0.1 if options.group else 0.0) if share is None else share,
+        group=options.group,
+        seed=options.seed,
+        max_rejects=options.max_rejects,
+    )
+    urls = [url for text in options.urls for url in named_tars(text)]
+    started = time.perf_counter()
+    with long_work("indexing", "bytes") as progress:
+        manifest = write_index(
+            urls, options.out, fields, asked, naming, remote=Remote(), progress=progress
+        )
+    _report(manifest, options.out, len(urls), time.perf_counter() - started)
+    return 0
+
+
+def foreign_field(text: str) -> ForeignField:
+    """The field that `--field` declares of tars. StoreError for a pattern that is no ending."""
+    option = parse_field(text)
+    endings = tuple(each.lower().removeprefix(".") for each in option.pattern.split("|"))
+    for ending in endings:
+        if not ending or any(letter in ending for letter in "/{}* "):
+            raise StoreError(
+                f"--field {text!r}: in a tar a member's name is that of its sample, a dot and an "
+                f"ending, and {ending!r} is no ending; write for example "
+                f"--field '{option.name}={option.kind}:jpg'"
+            )
+    return ForeignField(option.field, endings, str(option))
+
+
+def _report(manifest: Manifest, folder: Path, tars: int, seconds: float) -> None:
+    splits = ", ".join(f"{name} {split.samples:,}" for name, split in manifest.splits.items())
+    found = manifest.index
+    assert found is not None, "it was just written"
+    print(
+        f"indexed {manifest.samples:,} samples of {tars:,} tars in {seconds:.1f} s into {folder}: "
+        f"{splits}"
+    )
+    print(
+        f"{told_index(found)}; {manifest.rejects['count']:,} rejected; digest "
+        f"{manifest.digest[:12]}; train with data.url={folder}"
+    )
+
+
+def told_index(found: ForeignIndex) -> str:
+    """The sizes of pictures, and what an index is, in words."""
+    low, high = (f"{height} x {width}" for height, width in (found.smallest, found.largest))
+    size = f"{low} to {high} (data.size is needed: height and width)" if found.is_mixed else high
+    return f"{size}, foreign tars by an index of {found.num_bytes:,} bytes"

@@ -1,0 +1,161 @@
+"""The part of `pack-shards` that says what is packed: --field, --layout, --group, --kind.
+
+Owns what is said of a source that is refused: the command that would pack it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final
+
+from wdtrain.disk.failures import StoreError
+from wdtrain.fields import FieldError, register
+from wdtrain.fields.source import Source
+from wdtrain.packing.jobs import TooManyRejects
+from wdtrain.packing.probing import MisfitsError
+from wdtrain.scenes import parse_source
+from wdtrain.sources.field_options import parse_field
+from wdtrain.sources.grouping import GroupedSource
+from wdtrain.sources.layouts import LAYOUTS
+from wdtrain.sources.named_source import LAYOUT_NAMES, open_source
+from wdtrain.sources.suggest import Suggestion, advice, uneven
+
+SOURCE_HELP: Final = (
+    "a folder, the tars of a WebDataset ('https://host/data-{0000..0099}.tar'), or "
+    "NAME:key=value,... to make samples"
+)
+FIELD_HELP: Final = (
+    "a field of each sample and where its files lie below SOURCE; {key} is one file name without "
+    "its ending, {split} a folder that is a split; of tars what their members end in, of a saved "
+    "dataset the column. Again for each field; KIND is image, mask, classes or depth"
+)
+LAYOUT_HELP: Final = f"instead of --field, how the files lie: {', '.join(LAYOUT_NAMES)}"
+GROUP_HELP: Final = (
+    "samples that belong together (scenes, videos, patients) fall on one side of the split: a "
+    "regular expression over their names whose first (group) is the group, or FILE.csv:COLUMN"
+)
+KIND_HELP: Final = "a kind of field of your own: the class in a module that can be imported"
+EXAMPLES: Final = """\
+anybody's data (docs/your-data.md has more):
+  pack-shards FOLDER set --field image=image:'images/{key}.jpg' \\
+      --field depth=depth:'depth/{key}.npy',unit=m --group '(scene[0-9]+)_'
+  pack-shards FOLDER set --layout voc
+  pack-shards 'https://host/data-{0000..0099}.tar' set --field image=image:jpg \\
+      --field mask=mask:seg.png
+  pack-shards SAVED set --layout hf --field image=image:image \\
+      --field labels=classes:annotation,classes=40
+"""
+
+
+def add_source_options(parser: argparse.ArgumentParser) -> None:
+    """Which fields, where they lie, and what belongs together."""
+    group = parser.add_argument_group("what is packed")
+    group.add_argument(
+        "--field", action="append", default=[], metavar="NAME=KIND:PATTERN[,option=value...]",
+        help=FIELD_HELP,
+    )  # fmt: skip
+    group.add_argument("--layout", metavar="LAYOUT", help=LAYOUT_HELP)
+    group.add_argument("--group", metavar="REGEX|FILE.csv:COLUMN", help=GROUP_HELP)
+    group.add_argument(
+        "--kind", action="append", default=[], metavar="NAME=PACKAGE.MODULE:CLASS", help=KIND_HELP
+    )
+
+
+def layouts_help() -> str:
+    """What each layout is, a line each."""
+    told = {"triples": "KEY.overlay.jpg, KEY.mask.png, KEY.depth.png, triples.json (the default)"}
+    told |= {name: layout.what for name, layout in LAYOUTS.items()}
+    told["hf"] = "what the Hugging Face datasets library saved (save_to_disk)"
+    return "layouts:\n" + "".join(f"  {name:<12}{what}\n" for name, what in told.items())
+
+
+def source_of(options: argparse.Namespace) -> Source | Callable[[], Source]:
+    """The source that is made on the fly, or else what opens the folder or the tars: `pack` starts
+    its processes while these are listed."""
+    for text in options.kind:
+        name, equals, path = text.partition("=")
+        if not equals:
+            raise FieldError(
+                f"--kind {text!r} names no class; write --kind NAME=package.module:Class"
+            )
+        register(name, path)
+    made: Source | None = parse_source(options.source)
+    if made is not None and (options.field or options.layout):
+        raise StoreError(
+            f"{options.source} is made on the fly and has its own fields; leave --field and "
+            "--layout out"
+        )
+    if made is not None:
+        return _grouped(options.group, lambda: made) if options.group else made
+    declared = [parse_field(text) for text in options.field]
+    opened = partial(open_source, options.source, declared, options.layout)
+    return partial(_grouped, options.group, opened) if options.group else opened
+
+
+def _grouped(group: str, opened: Callable[[], Source]) -> GroupedSource:
+    return GroupedSource(opened(), group)
+
+
+def advice_on(
+    options: argparse.Namespace, arguments: Sequence[str], error: ValueError
+) -> list[str]:
+    """Lines that name the command that would pack a source which was refused; none where it was
+    refused for something else, or nothing was found."""
+    try:
+        if parse_source(options.source) is not None:
+            return []
+        declared = [parse_field(text) for text in options.field]
+        found = advice(options.source, declared, options.layout)
+        given = Suggestion(options.source, _as_given(options))
+        is_rejected = isinstance(error, MisfitsError) or isinstance(error.__cause__, TooManyRejects)
+        fitting = _fitting(options, found or given) if found or is_rejected else []
+    except (ValueError, OSError):
+        return []
+    if found is None and not fitting:
+        return []
+    found = found or given
+    command = shlex.join([_program(), *_kept(options.source, arguments, found), *fitting])
+    assumed = f", if {'; '.join(found.meanings)}" if found.meanings else ""
+    without = f", without {'; '.join(found.left_out)}" if found.left_out else ""
+    cropped = ", all cropped to one shape" if fitting else ""
+    return [f"This command packs it{cropped}{without}{assumed}:", f"  {command}"]
+
+
+def _as_given(options: argparse.Namespace) -> list[str]:
+    """What was said of fields, as arguments."""
+    layout = ["--layout", options.layout] if options.layout else []
+    return [*layout, *(word for text in options.field for word in ("--field", text))]
+
+
+def _fitting(options: argparse.Namespace, found: Suggestion) -> list[str]:
+    """What brings samples of several sizes to one, where that was not said."""
+    if options.fit is not None:
+        return []
+    said = list(zip(found.arguments[::2], found.arguments[1::2], strict=True))
+    declared = [parse_field(text) for option, text in said if option == "--field"]
+    layout = next((text for option, text in said if option == "--layout"), None)
+    size = uneven(found.source, declared, layout)
+    if size is None:
+        return []
+    return [*([] if options.size else ["--size", f"{size[0]}x{size[1]}"]), "--fit", "crop"]
+
+
+def _program() -> str:
+    """The tool, as it was called."""
+    return sys.argv[0] if os.path.basename(sys.argv[0]) == "pack-shards" else "pack-shards"
+
+
+def _kept(source: str, arguments: Sequence[str], found: Suggestion) -> list[str]:
+    """The arguments that were given, with what was found in place of what was said of fields."""
+    kept, rest = [], iter(arguments)
+    for word in rest:
+        if word in ("--field", "--layout"):
+            next(rest, None)
+        elif not word.startswith(("--field=", "--layout=")):
+            kept.append(found.source if word == source else word)
+    return [*kept, *found.arguments]
