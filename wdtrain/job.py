@@ -28,7 +28,7 @@ from wdtrain.stream import (
     Batch,
     Cursor,
     Order,
-    advice,
+    balance_advice,
     fullest_share,
     load_dataset,
     order_of,
@@ -167,7 +167,7 @@ class Run:
     def advice(self) -> str:
         """What would give every rank work in every step; "" where that is so."""
         recipe, world = self.recipe, self.collective.world
-        return advice(
+        return balance_advice(
             recipe.train.batch_size,
             world,
             norm_group=recipe.step.norm_group,

@@ -34,7 +34,7 @@ from wdtrain.stream import Batch, Stream, open_stream
 from wdtrain.stream.batches import HostMemory
 from wdtrain.stream.stages import WORK
 
-EXAMPLES: Final = """\
+_EXAMPLES: Final = """\
 examples:
   bench-stream shards/mine
   bench-stream shards/mine --threads 1,4,8 --batch-size 1024
@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bench-stream",
         description="Measures how fast a packed dataset streams on this machine.",
-        epilog=EXAMPLES,
+        epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     threads = sorted({1, usable_cores()})

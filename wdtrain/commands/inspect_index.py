@@ -22,7 +22,7 @@ from wdtrain.sources.tar_source import named_tars
 from wdtrain.store.foreign_index import ForeignIndex
 from wdtrain.store.manifest import Manifest
 
-EXAMPLES: Final = """\
+_EXAMPLES: Final = """\
 examples:
   inspect-shards index 'photos-{0000..0099}.tar' --out shards/photos \\
       --field image=image:jpg --field mask=mask:seg.png,foreground=1
@@ -46,7 +46,7 @@ def add_index(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "index",
         help=text,
         description=text,
-        epilog=EXAMPLES,
+        epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument

@@ -31,7 +31,7 @@ from wdtrain.store.samples import parse_block
 if TYPE_CHECKING:  # importing the stream brings torch along, which the other actions do without
     from wdtrain.stream.order import Order
 
-EXAMPLES: Final = """\
+_EXAMPLES: Final = """\
 examples:
   inspect-shards order shards/mine --position 1000 --count 32
   inspect-shards order shards/mine --seed 7 --batch-size 512 --step 1200
@@ -96,7 +96,7 @@ def add_order(actions: Any) -> None:
         "order",
         help=text,
         description=f"{text[0].upper()}{text[1:]}, without decoding a picture.",
-        epilog=EXAMPLES,
+        epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = action.add_argument

@@ -31,7 +31,7 @@ from wdtrain.record.picture_grid import png_of
 from wdtrain.remote.urls import redacted
 from wdtrain.store.manifest import Manifest
 
-EXAMPLES: Final = """\
+_EXAMPLES: Final = """\
 examples:
   inspect-shards show shards/mine
   inspect-shards verify shards/mine          # reads every byte, decodes every sample
@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="inspect-shards",
         description="Looks into a packed dataset.",
-        epilog=EXAMPLES,
+        epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     actions = parser.add_subparsers(required=True, metavar="ACTION")

@@ -15,7 +15,7 @@ from typing import Final
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from wdtrain.commands import Output, run_command
-from wdtrain.commands.pack_sources import EXAMPLES as FIELD_EXAMPLES
+from wdtrain.commands.pack_sources import _EXAMPLES as FIELD_EXAMPLES
 from wdtrain.commands.pack_sources import (
     SOURCE_HELP,
     add_source_options,
@@ -34,7 +34,7 @@ from wdtrain.sources.folder import declaration
 from wdtrain.store import manifest as manifests
 from wdtrain.store.manifest import Manifest
 
-EXAMPLES: Final = """\
+_EXAMPLES: Final = """\
 examples:
   pack-shards triples/ shards/mine
   pack-shards photos/ shards/small --size 64 --encoding raw
@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pack-shards",
         description="Packs pictures, masks, classes, depths into shards that stream exactly.",
-        epilog=f"{FIELD_EXAMPLES}\n{layouts_help()}\n{EXAMPLES}",
+        epilog=f"{FIELD_EXAMPLES}\n{layouts_help()}\n{_EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument

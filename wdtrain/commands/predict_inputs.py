@@ -23,7 +23,7 @@ from wdtrain.commands.inspect_order import KeysOfBlocks
 from wdtrain.config import Recipe
 from wdtrain.fields.levels import read_rgb
 from wdtrain.record.outputs import ASIDE_PREFIX, RECORD_NAME, read_record, safe_name
-from wdtrain.scenes.kit_pictures import ENDINGS
+from wdtrain.scenes.kit_pictures import PICTURE_ENDINGS
 from wdtrain.stream import Stream, load_dataset, open_stream
 
 Skip = Callable[[str], None]
@@ -59,7 +59,7 @@ class InputListing:
         """What was passed over, in sentences."""
         said = []
         if self.num_others:
-            what = ", ".join(ENDINGS)
+            what = ", ".join(PICTURE_ENDINGS)
             said.append(f"passed over {self.num_others:,} other files: pictures end in {what}")
         if self.num_made:
             said.append(f"passed over {self.num_made:,} files that wdtrain's own tools made")
@@ -81,7 +81,9 @@ def list_inputs(paths: Iterable[Path]) -> InputListing:
             walked.learn(above)
         _walk(path, path, found, walked)
         if len(found.pictures) == before:
-            raise ValueError(f"folder {path} holds no picture ({', '.join(ENDINGS)}); name another")
+            raise ValueError(
+                f"folder {path} holds no picture ({', '.join(PICTURE_ENDINGS)}); name another"
+            )
     by_place: dict[str, Picture] = {}
     for picture in found.pictures:
         by_place.setdefault(os.path.abspath(picture.path), picture)
@@ -115,7 +117,7 @@ def _walk(top: Path, folder: Path, found: InputListing, walked: _Walked) -> None
             _walk(top, path, found, walked)
         elif os.path.abspath(path) in walked.made:
             found.num_made += 1
-        elif path.suffix.lower() in ENDINGS and path.is_file() and not is_hidden:
+        elif path.suffix.lower() in PICTURE_ENDINGS and path.is_file() and not is_hidden:
             found.pictures.append(Picture(path, path.relative_to(top)))
         else:
             found.num_others += 1

@@ -119,7 +119,7 @@ def read(data: bytes, *, file: str) -> Levels:
     """The numbers of a picture's bytes. FieldError, which names the file, for what is none."""
     if data[:2] in (b"Pf", b"PF"):
         return Levels(_read_pfm(data, file), 0)
-    if data.startswith(exr.MAGIC):
+    if data.startswith(exr.EXR_MAGIC):
         return Levels(exr.read_exr(data, file=file), 0)
     header = pictures.read_picture_header(data, name=file)
     if header.kind == "PNG":

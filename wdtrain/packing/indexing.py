@@ -35,6 +35,7 @@ from wdtrain.packing.foreign_scan import (
     shown_name,
     told_kinds,
 )
+from wdtrain.packing.options import PackingProgress
 from wdtrain.packing.prepare import PixelSums
 from wdtrain.packing.splits import CHUNK, Holdout
 from wdtrain.remote.access import file_bytes, open_file
@@ -43,7 +44,7 @@ from wdtrain.remote.tar_stream import CompressedTar
 from wdtrain.remote.urls import has_secrets, is_url, redacted
 from wdtrain.store import manifest as manifests
 from wdtrain.store.foreign import foreign_pixels
-from wdtrain.store.foreign_index import MAGIC, SUFFIX, record_layout, sample_checksum
+from wdtrain.store.foreign_index import INDEX_MAGIC, SUFFIX, record_layout, sample_checksum
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.permutation import permutation_key
 
@@ -55,8 +56,6 @@ _MOST_SAMPLES: Final = 1 << 12  # of a block
 _PICTURES: Final = 2048
 """Of train, whose pixels are summed: all of a small dataset, a keyed draw of a large one."""
 _TRAIN: Final = SPLITS.index("train")
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +91,7 @@ def write_index(
     naming: Naming,
     *,
     remote: Remote | None = None,
-    progress: Progress = lambda done, total: None,
+    progress: PackingProgress = lambda done, total: None,
 ) -> Manifest:
     """The dataset that these tars are: `folder` then holds its manifest and index, and nothing else
     of it. StoreError or FieldError where they cannot be used, and the folder is as before."""
@@ -193,7 +192,7 @@ class _Indexing:
 
     # ------------------------------------------------------------------ the tars, read once
 
-    def scan(self, progress: Progress) -> None:
+    def scan(self, progress: PackingProgress) -> None:
         """All records and names are on disk; StoreError, which names it, for a tar that cannot be
         read."""
         sizes = [self._size(url) for url in self._urls]
@@ -341,11 +340,11 @@ class _Indexing:
         self, layout: np.dtype, block: int, facts: dict[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Writes the index, split after split and tar after tar; what the manifest says of both."""
-        digest, row, largest = hashlib.sha256(MAGIC), 0, 1
+        digest, row, largest = hashlib.sha256(INDEX_MAGIC), 0, 1
         splits: dict[str, Any] = {}
         places: dict[str, Any] = {}
         with self._index_path.open("wb") as file:
-            file.write(MAGIC)
+            file.write(INDEX_MAGIC)
             for name, samples in facts["samples"].items():
                 places[name] = {"first_row": row, "bytes": facts["bytes"][name]}
                 shards = []
@@ -375,7 +374,7 @@ class _Indexing:
         sha256 = digest.hexdigest()
         return splits, {
             "name": f"{sha256}{SUFFIX}",
-            "bytes": len(MAGIC) + row * layout.itemsize,
+            "bytes": len(INDEX_MAGIC) + row * layout.itemsize,
             "sha256": sha256,
             "block_bytes": largest,
             "splits": places,

@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 
 from wdtrain.disk.durable import rename_synced, sync_tree, writing
 
-MANIFEST_NAME = "checkpoint.json"
+CHECKPOINT_MANIFEST = "checkpoint.json"
 FORMAT_VERSION = 1
 _ASIDE, _REPLACED, _PRUNED = ".saving-", ".replaced-", ".pruned-"
 _STEP_NAME = re.compile(r"(?:\.replaced-)?step-(\d{8,})")
@@ -276,18 +276,18 @@ def _write_manifest(folder: Path, step: int, extra: dict[str, Any], metric: floa
     }
     body = json.loads(json.dumps(body))  # keys that are numbers become text before the digest
     digest = _digest(body)
-    (folder / MANIFEST_NAME).write_text(json.dumps({**body, "digest": digest}, indent=1))
+    (folder / CHECKPOINT_MANIFEST).write_text(json.dumps({**body, "digest": digest}, indent=1))
     return digest
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
-        body = json.loads((folder / MANIFEST_NAME).read_bytes())
+        body = json.loads((folder / CHECKPOINT_MANIFEST).read_bytes())
         digest = body.pop("digest")
     except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise _damaged(folder, f"{MANIFEST_NAME} cannot be read ({error})") from error
+        raise _damaged(folder, f"{CHECKPOINT_MANIFEST} cannot be read ({error})") from error
     if digest != _digest(body):
-        raise _damaged(folder, f"{MANIFEST_NAME} is not what was saved")
+        raise _damaged(folder, f"{CHECKPOINT_MANIFEST} is not what was saved")
     if body["format"] > FORMAT_VERSION:
         raise CheckpointError(
             f"checkpoint {folder} has format {body['format']}, this version reads up to "

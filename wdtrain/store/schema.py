@@ -62,7 +62,7 @@ Texts = dict[str, Any]
 Channels = Annotated[list[int], pydantic.Field(min_length=CHANNELS, max_length=CHANNELS)]
 
 
-class Sums(Part):
+class ChannelSums(Part):
     """Of the pixels of an image over the train split, by channel: whole numbers."""
 
     pixels: Annotated[int, pydantic.Field(ge=1)]
@@ -99,14 +99,14 @@ class Head(Part):
 
 class _Fields(Part):
     fields: Annotated[list[Texts], pydantic.Field(min_length=1, max_length=MOST_FIELDS)]
-    statistics: dict[str, Sums]
+    statistics: dict[str, ChannelSums]
 
 
-class Declared(NamedTuple):
+class DeclaredFields(NamedTuple):
     """What a manifest says of its fields: those in stored order, and the sums of each image."""
 
     fields: dict[str, Field]
-    sums: dict[str, Sums]
+    sums: dict[str, ChannelSums]
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -130,7 +130,7 @@ def head_of(document: Mapping[str, Any]) -> Head:
     return validated(Head, document)
 
 
-def fields_of(document: Mapping[str, Any], head: Head) -> Declared:
+def fields_of(document: Mapping[str, Any], head: Head) -> DeclaredFields:
     """The fields that a manifest declares. SchemaError for what a packer does not write; StoreError
     for a kind that is not known here."""
     entries = validated(_Fields, document)
@@ -146,7 +146,7 @@ def fields_of(document: Mapping[str, Any], head: Head) -> Declared:
         raise SchemaError("statistics", found, f"of each image: {', '.join(images) or 'of none'}")
     for name, sums in entries.statistics.items():
         check_sums(f"statistics.{name}", sums)
-    return Declared(fields, {name: entries.statistics[name] for name in images})
+    return DeclaredFields(fields, {name: entries.statistics[name] for name in images})
 
 
 def _field(place: str, entry: Texts, head: Head) -> Field:
@@ -184,8 +184,8 @@ def check_facts(
             raise SchemaError(f"{place}.{key}", str(value), repr(facts[key]))
 
 
-def check_sums(place: str, sums: Sums) -> None:
-    """Sums over values of 0 to 255, whose mean and deviation are numbers."""
+def check_sums(place: str, sums: ChannelSums) -> None:
+    """ChannelSums over values of 0 to 255, whose mean and deviation are numbers."""
     for total, squares in zip(sums.sum, sums.square_sum, strict=True):
         if not 0 <= total <= squares <= 255 * total or total * total > sums.pixels * squares:
             found = (sums.pixels, total, squares)

@@ -11,18 +11,18 @@ from typing import Any, Final, Literal
 
 from wdtrain.fields import DepthField, DepthFormat, Field, FieldError, triple_of
 from wdtrain.store.schema import (
-    Declared,
+    ChannelSums,
+    DeclaredFields,
     Head,
     Part,
     PixelCount,
     SchemaError,
-    Sums,
     check_facts,
     check_sums,
     validated,
 )
 
-VERSION: Final = 1
+VERSION_1: Final = 1
 
 
 class _Member(Part):
@@ -51,10 +51,10 @@ class _Members(Part):
 
 class _Fields(Part):
     fields: _Members
-    overlay: Sums
+    overlay: ChannelSums
 
 
-def fields_of(document: Mapping[str, Any], head: Head) -> Declared:
+def fields_of_version1(document: Mapping[str, Any], head: Head) -> DeclaredFields:
     """The three fields of a manifest of version 1; SchemaError for what no packer wrote."""
     found = validated(_Fields, document)
     depth = found.fields.depth
@@ -69,7 +69,7 @@ def fields_of(document: Mapping[str, Any], head: Head) -> Declared:
         size = head.height, head.width
         check_facts(f"fields.{field.name}", field, facts, head.encoding, size)
     check_sums("overlay", found.overlay)
-    return Declared({field.name: field for field in fields}, {"overlay": found.overlay})
+    return DeclaredFields({field.name: field for field in fields}, {"overlay": found.overlay})
 
 
 def depth_of(fields: Mapping[str, Field]) -> DepthFormat:
