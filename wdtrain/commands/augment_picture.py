@@ -177,7 +177,7 @@ def _tiles(
     return tiles
 
 
-def sheet(
+def augmentation_picture(
     sample: StoredSample, sights: list[ShownSample], view: View, targets: Mapping[str, Target]
 ) -> np.ndarray:
     """uint8 [height, width, 3]: a column as stored and one for each epoch, under what was drawn.

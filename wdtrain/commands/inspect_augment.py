@@ -19,9 +19,9 @@ import numpy as np
 from wdtrain.commands.augment_picture import (
     PlaceInBatch,
     StoredSample,
+    augmentation_picture,
     augmentation_words,
     see,
-    sheet,
 )
 from wdtrain.commands.inspect_order import check_cursor, manifest_of
 from wdtrain.commands.pack_shards import long_work
@@ -131,7 +131,7 @@ def show_augment(options: argparse.Namespace) -> int:
         order = order_of(data, manifest, split)
         places = [find_place(order, epoch, sample, recipe) for epoch in epochs]
     sights = [see(sample, place, view, targets) for place in places]
-    picture = sheet(sample, sights, view, targets)
+    picture = augmentation_picture(sample, sights, view, targets)
     out.write(options.out.name, png_of(picture))
     for sight in sights:
         print(f"epoch {sight.epoch}: {', '.join(augmentation_words(sight.drawn, sample.size))}")

@@ -128,12 +128,12 @@ def _report(manifest: Manifest, folder: Path, tars: int, seconds: float) -> None
         f"{splits}"
     )
     print(
-        f"{told_index(found)}; {manifest.rejects['count']:,} rejected; digest "
+        f"{index_summary(found)}; {manifest.rejects['count']:,} rejected; digest "
         f"{manifest.digest[:12]}; train with data.url={folder}"
     )
 
 
-def told_index(found: ForeignIndex) -> str:
+def index_summary(found: ForeignIndex) -> str:
     """The sizes of pictures, and what an index is, in words."""
     low, high = (f"{height} x {width}" for height, width in (found.smallest, found.largest))
     size = f"{low} to {high} (data.size is needed: height and width)" if found.is_mixed else high

@@ -163,9 +163,10 @@ def _question(options: argparse.Namespace) -> Question:
         order.check_batch(batch_size, options.world or 1)
         last = None if recipe is None else recipe.total_steps(order.samples)
         start, stop = _positions_of_step(options, batch_size, last)
-    told = ", ".join(f"{name} {getattr(order, name)}" for name in _DEFAULTS if name != "batch_size")
+    names = [name for name in _DEFAULTS if name != "batch_size"]
+    settings = ", ".join(f"{name} {getattr(order, name)}" for name in names)
     what = "" if options.step is None else f"step {options.step} of batches of {batch_size}: "
-    title = f"{what}positions {start} to {stop - 1} of order {order.digest} ({told})"
+    title = f"{what}positions {start} to {stop - 1} of order {order.digest} ({settings})"
     rank, world = options.rank, options.world
     return Question(title, manifest, order, start, stop, rank, world, not options.places)
 

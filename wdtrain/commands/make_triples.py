@@ -23,7 +23,7 @@ from wdtrain.fields import DepthField, Field, FieldError, Sample
 from wdtrain.fields.sample import encode_meta
 from wdtrain.fields.source import Source
 from wdtrain.packing.contents import FromFiles, all_contents
-from wdtrain.record.outputs import ASIDE_PREFIX, write_new
+from wdtrain.record.outputs import TEMPORARY_PREFIX, write_new
 from wdtrain.scenes.compose import Composition
 from wdtrain.scenes.lift import lifts_json
 from wdtrain.scenes.playground import Playground
@@ -155,11 +155,11 @@ def _read_index(path: Path) -> dict[str, Any]:
 
 
 def _is_ours_or_nobodys(name: str) -> bool:
-    return name.startswith(ASIDE_PREFIX) or is_clutter(name)
+    return name.startswith(TEMPORARY_PREFIX) or is_clutter(name)
 
 
 def _remove_leftovers(out: Path) -> None:
-    for path in out.glob(f"{ASIDE_PREFIX}*.partial"):
+    for path in out.glob(f"{TEMPORARY_PREFIX}*.partial"):
         path.unlink()
 
 

@@ -269,7 +269,7 @@ class Work:
         self.outputs.write(name + endings["preview"], png_of(preview))
         self.done += 1
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """A line that counts."""
         pictures = f"{self.done:,} picture{'s' * (self.done != 1)}"
         skipped = f"; {self.skipped:,} skipped, named above" if self.skipped else ""
@@ -299,11 +299,11 @@ def _predict(options: argparse.Namespace) -> int:
     try:
         work.do(pictures)
     except KeyboardInterrupt:
-        print(work.told())
+        print(work.summary())
         raise
     if not work.done:
         raise ValueError("none of the pictures could be predicted; the reasons stand above")
-    print(work.told())
+    print(work.summary())
     return 1 if work.skipped else 0
 
 

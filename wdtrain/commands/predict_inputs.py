@@ -22,7 +22,7 @@ from torch import Tensor
 from wdtrain.commands.inspect_order import KeysOfBlocks
 from wdtrain.config import Recipe
 from wdtrain.fields.levels import read_rgb
-from wdtrain.record.outputs import ASIDE_PREFIX, RECORD_NAME, read_record, safe_name
+from wdtrain.record.outputs import RECORD_NAME, TEMPORARY_PREFIX, read_record, safe_name
 from wdtrain.scenes.kit_pictures import PICTURE_ENDINGS
 from wdtrain.stream import Stream, load_dataset, open_stream
 
@@ -57,13 +57,13 @@ class InputListing:
 
     def remarks(self) -> list[str]:
         """What was passed over, in sentences."""
-        said = []
+        notes = []
         if self.num_others:
             what = ", ".join(PICTURE_ENDINGS)
-            said.append(f"passed over {self.num_others:,} other files: pictures end in {what}")
+            notes.append(f"passed over {self.num_others:,} other files: pictures end in {what}")
         if self.num_made:
-            said.append(f"passed over {self.num_made:,} files that wdtrain's own tools made")
-        return said
+            notes.append(f"passed over {self.num_made:,} files that wdtrain's own tools made")
+        return notes
 
 
 def list_inputs(paths: Iterable[Path]) -> InputListing:
@@ -111,7 +111,7 @@ def _walk(top: Path, folder: Path, found: InputListing, walked: _Walked) -> None
     walked.learn(folder)
     for path in sorted(folder.iterdir()):
         is_hidden = path.name.startswith(".")
-        if path.name == RECORD_NAME or path.name.startswith(ASIDE_PREFIX):
+        if path.name == RECORD_NAME or path.name.startswith(TEMPORARY_PREFIX):
             continue
         if path.is_dir() and not is_hidden:
             _walk(top, path, found, walked)
@@ -181,8 +181,8 @@ def pictures_of_files(
 
 
 def _reason(path: Path, error: Exception) -> str:
-    said = getattr(error, "strerror", None) or str(error) or "it does not fit into memory"
-    return said if str(path) in said else f"{path}: {said}"
+    reason = getattr(error, "strerror", None) or str(error) or "it does not fit into memory"
+    return reason if str(path) in reason else f"{path}: {reason}"
 
 
 def read_picture(path: Path) -> np.ndarray:
@@ -218,12 +218,12 @@ def pictures_of_split(
     """The first pictures of a stream, as many as names, as stored. Damage that lies before the last
     of them is skipped, and all there is in a split of less than `count`: what was read ahead of
     them tells nothing."""
-    rows, done, told = _rows(stream), 0, set[str]()
+    rows, done, reported = _rows(stream), 0, set[str]()
 
     def tell(stop: int) -> None:
         for where in [one for at in range(done, stop) for one in _damage_at(stream, at)]:
-            if where not in told:
-                told.add(where)
+            if where not in reported:
+                reported.add(where)
                 skip(f"{where}: {stream.damaged[where]}")
 
     for name, (position, picture) in zip(names, rows, strict=False):

@@ -46,8 +46,8 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, torch.OutOfMemoryError | MemoryError):
             return True
-        said = str(error) if isinstance(error, RuntimeError) else ""
-        if _SIGNS.search(said) and not _NOT.search(said):
+        message = str(error) if isinstance(error, RuntimeError) else ""
+        if _SIGNS.search(message) and not _NOT.search(message):
             return True
         error = error.__cause__
     return False

@@ -21,7 +21,7 @@ from wdtrain.disk.failures import RunError
 
 LOCK_NAME = "lock"
 WRITTEN = ("config.yaml", "metrics.jsonl", "status.json", "report.md", "report", "checkpoints")
-"""What a run writes into its folder, the lock aside."""
+"""What a run writes into its folder, except the lock."""
 _POLL_SECONDS = 0.1
 
 

@@ -63,8 +63,8 @@ class TarMember(NamedTuple):
 
 def split_name(name: str) -> tuple[str, str] | None:
     """(key, ending in small letters) of a member, as WebDataset has them: the key ends at the first
-    dot of the file's name and keeps its folders ("./" in front aside). None for what is no part of
-    a sample: without a dot, or with a name that begins with one."""
+    dot of the file's name and keeps its folders (without "./" in front). None for what is no part
+    of a sample: without a dot, or with a name that begins with one."""
     found = _KEY.fullmatch(name.removeprefix("./"))
     return (found[1], found[2].lower()) if found else None
 

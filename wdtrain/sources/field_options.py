@@ -34,8 +34,8 @@ class FieldOption:
     @property
     def declared(self) -> str:
         """The pattern and the options: what stands for PATTERN where fields name a line."""
-        told = [f"{name}={value}" if value else name for name, value in self.options.items()]
-        return ",".join([self.pattern, *told])
+        options = [f"{name}={value}" if value else name for name, value in self.options.items()]
+        return ",".join([self.pattern, *options])
 
     @property
     def field(self) -> Field:

@@ -85,8 +85,8 @@ class FolderSource(FileSamples):
         self.declared = read_declared(declared, guess)
         self.fields = triple_of(self.declared.depth)
         self.description: dict[str, Any] = {"kind": "folder", "listing": listing.digest}
-        if said := {name: declared[name] for name in ("depth", "mask") if name in declared}:
-            self.description["declared"] = said
+        if stated := {name: declared[name] for name in ("depth", "mask") if name in declared}:
+            self.description["declared"] = stated
         if "source" in declared:
             self.description["made_from"] = declared["source"]
         self._backgrounds, self._cutouts = self._read_parts(listing.has_json)

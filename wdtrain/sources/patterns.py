@@ -122,8 +122,8 @@ class Pattern:
         if found is None:
             return None
         texts = found.groups()
-        told, free = self._places
-        values = {slot: texts[at] for slot, at in told}
+        places, free = self._places
+        values = {slot: texts[at] for slot, at in places}
         if FOLDERS in values:
             values[FOLDERS] = values[FOLDERS].rstrip(b"/")
         return Found(values, tuple([texts[at] for at in free]))
@@ -132,9 +132,9 @@ class Pattern:
     def _places(self) -> tuple[list[tuple[str, int]], list[int]]:
         """Which group of the regular expression is each slot, and which are no part of a name."""
         named = self._regex.groupindex
-        told = [(slot, named[_group(slot).decode()] - 1) for slot in self.slots]
-        taken = {at for _, at in told}
-        return told, [at for at in range(self._regex.groups) if at not in taken]
+        places = [(slot, named[_group(slot).decode()] - 1) for slot in self.slots]
+        taken = {at for _, at in places}
+        return places, [at for at in range(self._regex.groups) if at not in taken]
 
     @property
     def num_open(self) -> int:

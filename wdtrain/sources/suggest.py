@@ -270,8 +270,8 @@ def _of_candidates(
     if not options or options[0].kind != "image":
         return None
     _try(open_source(text, options, arguments[1] if arguments else None))
-    told = [word for option in options for word in ("--field", str(option))]
-    return Suggestion(text, [*arguments, *told], meanings, left_out)
+    declared = [word for option in options for word in ("--field", str(option))]
+    return Suggestion(text, [*arguments, *declared], meanings, left_out)
 
 
 def _settled(
@@ -280,7 +280,7 @@ def _settled(
     """Declarations with which all contents are read, the likeliest first. wrong: why others are
     not."""
     for kind in [each.kind] if each.kind else _kinds_by_look(each.contents):
-        kind = _told_apart(kind, each)
+        kind = _settled_kind(kind, each)
         name = each.name if each.is_named else _name_of(each.name, kind)
         while name in taken:
             name += "2"
@@ -301,7 +301,7 @@ def _kinds_by_look(contents: Contents) -> list[str]:
     return ["depth", "mask", "classes"] if _array(data).dtype.kind == "f" else ["classes", "mask"]
 
 
-def _told_apart(kind: str, each: _Candidate) -> str:
+def _settled_kind(kind: str, each: _Candidate) -> str:
     """`gt`, `seg` and their like are masks where there are two values, else classes."""
     if kind not in ("classes", "mask") or each.kind == "mask":
         return kind

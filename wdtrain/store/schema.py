@@ -126,7 +126,7 @@ def validated(model: type[Model], document: Mapping[str, Any], place: str = "") 
 
 
 def head_of(document: Mapping[str, Any]) -> Head:
-    """What every manifest has, its shards aside; SchemaError where this one has it not."""
+    """What every manifest has but its shards; SchemaError where this one has it not."""
     return validated(Head, document)
 
 
@@ -161,25 +161,25 @@ def _field(place: str, entry: Texts, head: Head) -> Field:
             kinds.kind_of(kind)
         except FieldError as error:
             raise StoreError(f"field {name!r:.80} cannot be read: {error}") from error
-    told: dict[str, Any] = {key: values.pop(key) for key in _FACTS if key in values}
+    facts: dict[str, Any] = {key: values.pop(key) for key in _FACTS if key in values}
     try:
         field = kinds.from_dict(name, values)
     except FieldError as error:
         raise SchemaError(place, values, f"a field ({error})") from error
-    check_facts(place, field, told, head.encoding, (head.height, head.width))
+    check_facts(place, field, facts, head.encoding, (head.height, head.width))
     return field
 
 
 def check_facts(
-    place: str, field: Field, told: Mapping[str, Any], encoding: Encoding, size: tuple[int, int]
+    place: str, field: Field, facts: Mapping[str, Any], encoding: Encoding, size: tuple[int, int]
 ) -> None:
-    """What is told of a field's members is as the field has them."""
+    """What is written of a field's members is as the field has them."""
     facts = {
         "member": field.member(encoding),
         "dtype": str(field.dtype),
         "shape": list(field.shape(*size)),
     }
-    for key, value in told.items():
+    for key, value in facts.items():
         if repr(value) != repr(facts[key]):  # 24.0 is not 24
             raise SchemaError(f"{place}.{key}", str(value), repr(facts[key]))
 
@@ -205,13 +205,13 @@ def check_shards(head: Head, num_fields: int) -> None:
         check_split(name, split.samples, samples)
 
 
-def check_split(name: str, told: int, samples: int) -> None:
+def check_split(name: str, stated: int, samples: int) -> None:
     """A split may be named so, and has as many samples as its shards together."""
     if not _SPLIT_NAME.fullmatch(name):
         raise SchemaError("splits", name, "of names of small letters, digits and -")
-    if samples != told or samples > _MOST_SAMPLES:
+    if samples != stated or samples > _MOST_SAMPLES:
         rule = f"its shards' sum, {samples:,}, and no more than {_MOST_SAMPLES:,}"
-        raise SchemaError(f"splits.{name}.samples", told, rule)
+        raise SchemaError(f"splits.{name}.samples", stated, rule)
 
 
 def check_counts(place: str, entry: Mapping[str, Any]) -> int:

@@ -58,11 +58,11 @@ def fields_of_version1(document: Mapping[str, Any], head: Head) -> DeclaredField
     """The three fields of a manifest of version 1; SchemaError for what no packer wrote."""
     found = validated(_Fields, document)
     depth = found.fields.depth
-    told = depth.model_dump(include={"kind", "near_m", "far_m", "bits"})
+    facts = depth.model_dump(include={"kind", "near_m", "far_m", "bits"})
     try:
-        fields = triple_of(DepthFormat(**told))
+        fields = triple_of(DepthFormat(**facts))
     except FieldError as error:
-        raise SchemaError("fields.depth", told, f"a depth format ({error})") from error
+        raise SchemaError("fields.depth", facts, f"a depth format ({error})") from error
     for field in fields:
         member: _Member = getattr(found.fields, field.name)
         facts = {"member": member.member, "dtype": member.dtype, "shape": member.shape}
