@@ -25,7 +25,7 @@ def refusal(*overrides: str) -> str:
 def test_every_recipe_of_the_house_is_valid(path: Path) -> None:
     recipe = load_recipe(path, [])
     assert recipe.tasks
-    assert set(recipe.tasks) <= {"mask", "depth"}
+    assert set(recipe.tasks) <= {"mask", "depth", "classes"}
 
 
 def test_overrides_win_over_the_file() -> None:

@@ -164,6 +164,30 @@ def test_only_the_first_refusals_command_is_pasted(
     assert verify(manifest, lambda done, total: None) == []
 
 
+@pytest.mark.parametrize("more", [[], ["--size", "24"]])
+def test_pictures_of_several_shapes_are_fitted(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    more: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number in range(COUNT):
+        size = (32, 48) if number % 3 else (32, 32 + number)
+        write(tmp_path / f"mine/images/{number}.jpg", photo(number, *size))
+        write(tmp_path / f"mine/masks/{number}.png", figure(number, *size) * FULL)
+    assert pack_shards.main(["mine", "set", *more]) == 2
+    told, command = capsys.readouterr().err.splitlines()[-2:]
+    assert told == "This command packs it, all cropped to one shape:"
+    assert command.endswith("--fit crop" if more else "--size 32x48 --fit crop")
+    assert pack_shards.main([*shlex.split(command)[1:], "--processes", "1"]) == 0
+    manifest = Manifest.load(str(tmp_path / "set"))
+    assert (manifest.samples, manifest.rejects["count"]) == (COUNT, 0)
+    declared = ["--field", "image=image:images/{key}.jpg", "--field", "mask=mask:masks/{key}.png"]
+    assert pack_shards.main(["mine", "other", *declared, *more]) == 2
+    assert shlex.split(capsys.readouterr().err.splitlines()[-1])[-2:] == ["--fit", "crop"]
+
+
 def test_it_is_pasted_into_a_shell(tmp_path: Path) -> None:
     for number in range(COUNT):
         CASES["three folders of other names"][0](tmp_path / "my data", number)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +12,12 @@ from typing import Any, ClassVar
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from wdtrain.commands import predict
+from wdtrain.config import Recipe
 from wdtrain.fields import ClassesField, DepthField, DepthFormat, ImageField, MaskField, Sample
+from wdtrain.learn.build import build_tasks, foreground_for, learned_by
 from wdtrain.packing.pack import pack
 
 TRAIN = Path(__file__).resolve().parents[2] / "wdtrain" / "train.py"
@@ -107,6 +109,7 @@ def of_final(folder: Path) -> dict[str, Any]:
     return found
 
 
+FIELDS = {field.name: field for field in Quilt.fields}
 OPTIMIZER = {"name": "adamw", "lr": 0.02}
 
 
@@ -169,16 +172,30 @@ def test_two_masks_and_a_depth_of_other_names_and_images_are_learned(quilt, tmp_
         ),
     ],
 )
-def test_what_does_not_fit_is_refused_by_name(quilt, tmp_path, task, said):
-    code, output = train(tmp_path, quilt, {"labels": {"network": "seed-mask", **task}})
-    assert code == 2
-    assert "Traceback" not in output
-    assert re.search(said, output), output
-    assert not (tmp_path / "run").exists()
+def test_what_does_not_fit_is_refused_by_name(task, said):
+    recipe = recipe_of({"labels": {"network": "seed-mask", **task}})
+
+    def built() -> None:
+        learned = learned_by(recipe, FIELDS)
+        build_tasks(recipe, learned, total_steps=1, device=torch.device("cpu"), size=(16, 16))
+
+    with pytest.raises(ValueError, match=said):
+        built()
 
 
-def test_a_foreground_that_is_no_mask_is_refused(quilt, tmp_path):
-    task = {"input": "photo", "loss": "l1", "network": "seed-unet"}
-    code, output = train(tmp_path, quilt, {"range": task}, evaluate={"foreground": "labels"})
-    assert code == 2
-    assert "evaluate.foreground is 'labels'; a mask of the dataset is needed" in output
+def test_the_foreground_is_the_mask_that_is_asked_for_or_the_only_one():
+    task = {"range": {"input": "photo", "loss": "l1", "network": "seed-unet"}}
+    recipe = recipe_of(task)
+    learned = learned_by(recipe, FIELDS)
+    assert foreground_for(recipe, learned, FIELDS) is None  # there are two
+    only = {name: field for name, field in FIELDS.items() if name != "near"}
+    assert foreground_for(recipe, learned, only).name == "far"
+    asked = recipe_of(task, evaluate={"foreground": "near"})
+    assert foreground_for(asked, learned, FIELDS).name == "near"
+    with pytest.raises(ValueError, match="foreground is 'labels'; a mask of the dataset is needed"):
+        foreground_for(recipe_of(task, evaluate={"foreground": "labels"}), learned, FIELDS)
+
+
+def recipe_of(tasks: dict[str, Any], **keys: Any) -> Recipe:
+    needed = {"data": {"url": "x"}, "run": {"folder": "x"}, "train": {"steps": 1}}
+    return Recipe.model_validate({**needed, "tasks": tasks, **keys})

@@ -75,7 +75,7 @@ def test_what_was_mended_is_named_and_the_dataset_left(
     assert pack(FolderSource(folder), tmp_path / "set", **SMALL).samples == COUNT
     mend(folder, 7)
     mend(folder, 31)
-    which = r"2 of 40 triples \(disk-000007, disk-000031\)" if is_noted else "files of the source"
+    which = r"2 of 40 samples \(disk-000007, disk-000031\)" if is_noted else "files of the source"
     with pytest.raises(StoreError, match=f"{which} changed since .* holds the old ones"):
         pack(FolderSource(folder), tmp_path / "set", **SMALL)
     assert folder_bytes(tmp_path / "set") == before
@@ -167,7 +167,7 @@ def test_parts_of_files_mended_between_them_are_refused_by_name(
     for index in range(COUNT):
         mend(folder, index)
     for part in ((2, 2), (1, 2)):
-        with pytest.raises(StoreError, match=r"of 40 triples \(.*\) changed after they were pa"):
+        with pytest.raises(StoreError, match=r"of 40 samples \(.*\) changed after they were pa"):
             pack(FolderSource(folder), tmp_path / "set", **SMALL, part=part)
         assert not (tmp_path / "set" / "manifest.json").exists()
     assert set(
@@ -192,7 +192,7 @@ def test_rejects_that_are_mended_are_seen_too(folder: Path, tmp_path: Path) -> N
     settings = SMALL | {"max_rejects": 0.1}
     assert pack(FolderSource(folder), tmp_path / "set", **settings).rejects["count"] == 1
     mask.write_bytes(whole)
-    with pytest.raises(StoreError, match=r"1 of 40 triples \(disk-000002\) changed since"):
+    with pytest.raises(StoreError, match=r"1 of 40 samples \(disk-000002\) changed since"):
         pack(FolderSource(folder), tmp_path / "set", **settings)
 
 
@@ -207,5 +207,5 @@ def test_the_seed_projects_files_are_watched_as_well(tmp_path: Path) -> None:
     pack(open_layout("seed", tmp_path / "in", []), tmp_path / "set", **SMALL)
     path = tmp_path / "in" / "mask" / "mask_im4.jpg"
     path.write_bytes((tmp_path / "in" / "mask" / "mask_im5.jpg").read_bytes())
-    with pytest.raises(StoreError, match=r"1 of 12 triples \(im4\) changed since"):
+    with pytest.raises(StoreError, match=r"1 of 12 samples \(im4\) changed since"):
         pack(open_layout("seed", tmp_path / "in", []), tmp_path / "set", **SMALL)

@@ -72,6 +72,7 @@ def millimetres(number: int) -> np.ndarray:
     return (metres(number) * 1000).astype(np.uint16)
 
 
+COLOURS = np.array([[0, 0, 0], [128, 0, 0], [0, 128, 0]], np.uint8)
 OVERLAY, MASK = "overlay=image:{key}.overlay.jpg", "mask=mask:{key}.mask.png"
 DEPTH = "depth=depth:{key}.depth.png,unit=relative"
 CASES: dict[str, tuple[Make, list[str]]] = {
@@ -128,6 +129,17 @@ CASES: dict[str, tuple[Make, list[str]]] = {
     "classes": (
         files(("photos/a {n}.jpg", photo), ("labels/a {n}.png", classes)),
         ["image=image:photos/{key}.jpg", "labels=classes:labels/{key}.png,classes=8"],
+    ),
+    "coloured classes": (
+        files(("images/{n}.jpg", photo), ("labels/{n}.png", lambda n: COLOURS[classes(n, 3)])),
+        [
+            "image=image:images/{key}.jpg",
+            "labels=classes:labels/{key}.png,colours=#000000:0|#008000:1|#800000:2",
+        ],
+    ),
+    "a depth in a folder of another word": (
+        files(("image_02/{n}.png", photo), ("gt_depth/image_02/{n}.png", millimetres)),
+        ["image=image:image_02/{key}.png", "depth=depth:gt_depth/image_02/{key}.png,unit=mm"],
     ),
     "far depth": (
         files(("rgb/{n}.jpg", photo), ("depth/{n}.npy", lambda n: metres(n) * 7)),
@@ -235,7 +247,9 @@ def test_a_question_of_a_declared_field_is_answered(tmp_path: Path) -> None:
     found = advice(str(tmp_path), declared)
     assert found is not None
     assert lines_of(found) == ["rgb=image:i/{key}.jpg", "far=depth:d/{key}.png,optional,unit=mm"]
-    assert found.meanings == ["far: unit=mm (values are millimetres)"]
+    assert found.meanings == [
+        "far: unit=mm (values are millimetres; or it is scale=5000, unit=codes)"
+    ]
 
 
 def test_what_is_well_is_given_no_advice(tmp_path: Path) -> None:
@@ -265,6 +279,19 @@ def test_what_cannot_be_used_is_left_out_and_named(tmp_path: Path) -> None:
     assert lines_of(found) == ["image=image:i/{key}.jpg"]
     (left_out,) = found.left_out
     assert left_out.startswith("mask/{key}.png (mask/00.png cannot be decoded")
+
+
+def test_what_is_of_another_size_or_a_second_picture_is_left_out_and_named(tmp_path: Path) -> None:
+    for number in range(6):
+        files(("left/{n}.jpg", photo), ("right/{n}.jpg", photo))(tmp_path, number)
+        write(tmp_path / "mask" / f"{number:02d}.png", figure(number, 12, 16) * FULL)
+    found = suggested(str(tmp_path))
+    assert found is not None
+    assert lines_of(found) == ["image=image:left/{key}.jpg"]
+    assert sorted(found.left_out) == [
+        "mask/{key}.png (12 x 16 pixels, its picture 24 x 32)",
+        "right/{key}.jpg (another picture)",
+    ]
 
 
 def test_names_that_patterns_cannot_say_are_left_alone(tmp_path: Path) -> None:

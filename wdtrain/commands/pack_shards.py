@@ -102,8 +102,8 @@ def _pack_or_advise(given: Sequence[str], lines: list[str]) -> int:
     options = _parser().parse_args(given)
     try:
         return _pack(options)
-    except ValueError:
-        lines += advice_on(options, given)
+    except ValueError as error:
+        lines += advice_on(options, given, error)
         raise
 
 

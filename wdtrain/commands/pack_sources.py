@@ -16,12 +16,14 @@ from typing import Final
 from wdtrain.disk.failures import StoreError
 from wdtrain.fields import FieldError, register
 from wdtrain.fields.source import Source
+from wdtrain.packing.jobs import TooManyRejects
+from wdtrain.packing.probing import MisfitsError
 from wdtrain.scenes import parse_source
 from wdtrain.sources.field_options import parse_field
 from wdtrain.sources.grouping import GroupedSource
 from wdtrain.sources.layouts import LAYOUTS
 from wdtrain.sources.named_source import LAYOUT_NAMES, open_source
-from wdtrain.sources.suggest import Suggestion, advice
+from wdtrain.sources.suggest import Suggestion, advice, uneven
 
 SOURCE_HELP: Final = (
     "a folder, the tars of a WebDataset ('https://host/data-{0000..0099}.tar'), or "
@@ -99,7 +101,9 @@ def _grouped(group: str, opened: Callable[[], Source]) -> GroupedSource:
     return GroupedSource(opened(), group)
 
 
-def advice_on(options: argparse.Namespace, arguments: Sequence[str]) -> list[str]:
+def advice_on(
+    options: argparse.Namespace, arguments: Sequence[str], error: ValueError
+) -> list[str]:
     """Lines that name the command that would pack a source which was refused; none where it was
     refused for something else, or nothing was found."""
     try:
@@ -107,14 +111,38 @@ def advice_on(options: argparse.Namespace, arguments: Sequence[str]) -> list[str
             return []
         declared = [parse_field(text) for text in options.field]
         found = advice(options.source, declared, options.layout)
+        given = Suggestion(options.source, _as_given(options))
+        is_rejected = isinstance(error, MisfitsError) or isinstance(error.__cause__, TooManyRejects)
+        fitting = _fitting(options, found or given) if found or is_rejected else []
     except (ValueError, OSError):
         return []
-    if found is None:
+    if found is None and not fitting:
         return []
-    command = shlex.join([_program(), *_replaced(options.source, arguments, found)])
+    found = found or given
+    command = shlex.join([_program(), *_kept(options.source, arguments, found), *fitting])
     assumed = f", if {'; '.join(found.meanings)}" if found.meanings else ""
     without = f", without {'; '.join(found.left_out)}" if found.left_out else ""
-    return [f"This command packs it{without}{assumed}:", f"  {command}"]
+    cropped = ", all cropped to one shape" if fitting else ""
+    return [f"This command packs it{cropped}{without}{assumed}:", f"  {command}"]
+
+
+def _as_given(options: argparse.Namespace) -> list[str]:
+    """What was said of fields, as arguments."""
+    layout = ["--layout", options.layout] if options.layout else []
+    return [*layout, *(word for text in options.field for word in ("--field", text))]
+
+
+def _fitting(options: argparse.Namespace, found: Suggestion) -> list[str]:
+    """What brings samples of several sizes to one, where that was not said."""
+    if options.fit is not None:
+        return []
+    said = list(zip(found.arguments[::2], found.arguments[1::2], strict=True))
+    declared = [parse_field(text) for option, text in said if option == "--field"]
+    layout = next((text for option, text in said if option == "--layout"), None)
+    size = uneven(found.source, declared, layout)
+    if size is None:
+        return []
+    return [*([] if options.size else ["--size", f"{size[0]}x{size[1]}"]), "--fit", "crop"]
 
 
 def _program() -> str:
@@ -122,7 +150,7 @@ def _program() -> str:
     return sys.argv[0] if os.path.basename(sys.argv[0]) == "pack-shards" else "pack-shards"
 
 
-def _replaced(source: str, arguments: Sequence[str], found: Suggestion) -> list[str]:
+def _kept(source: str, arguments: Sequence[str], found: Suggestion) -> list[str]:
     """The arguments that were given, with what was found in place of what was said of fields."""
     kept, rest = [], iter(arguments)
     for word in rest:

@@ -24,6 +24,10 @@ _ANYWHERE: Final = 16
 _BY_CHANCE: Final = 1e-3
 
 
+class MisfitsError(StoreError):
+    """Samples are of several sizes, and nobody said what becomes of them."""
+
+
 class SampleSize(NamedTuple):
     """A sample and its size (height, width)."""
 
@@ -70,8 +74,9 @@ def check_probes(
     samples: int,
     max_rejects: float,
 ) -> None:
-    """StoreError where so many of these are misfits that too many of all will be: more than may be
-    rejected, or as many as come together once in a thousand times where that share is rejected."""
+    """MisfitsError where so many of these are misfits that too many of all will be: more than may
+    be rejected, or as many as come together once in a thousand times where that share is
+    rejected."""
     misfits = [(key, why) for key, size in probes if (why := misfit_of(size))]
     chances = (
         comb(len(probes), count) * max_rejects**count * (1 - max_rejects) ** (len(probes) - count)
@@ -79,7 +84,7 @@ def check_probes(
     )
     if misfits and (len(misfits) > int(max_rejects * samples) or sum(chances) < _BY_CHANCE):
         key, why = misfits[0]
-        raise StoreError(
+        raise MisfitsError(
             f"{len(misfits)} of {len(probes)} samples looked at cannot be brought to one size, and "
             f"of all more would be rejected than --max-rejects allows ({max_rejects:g}); the "
             f"first: {key}: {why}"

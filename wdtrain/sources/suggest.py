@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +19,9 @@ import numpy as np
 
 from wdtrain.disk.failures import StoreError
 from wdtrain.disk.sourcefiles import read_regular
-from wdtrain.fields import DepthField, FieldError, Sample, levels, npy
+from wdtrain.fields import DepthField, FieldError, Sample, labels, levels, npy
 from wdtrain.fields.errors import AmbiguousError
+from wdtrain.fields.resize import Size
 from wdtrain.fields.source import Source
 from wdtrain.sources.families import KIND_OF, Family, families_in, with_partner
 from wdtrain.sources.field_options import FieldOption
@@ -35,6 +37,7 @@ FILES_READ: Final = 48
 _FEW_VALUES: Final = 32
 _MOST_ROUNDS: Final = 3
 _ORDER: Final = ("image", "mask", "classes", "depth", "")
+_MOST_ID: Final = 65_535
 _PLENTY: Final = 64
 """More classes than this are the numbers of objects, or a depth."""
 
@@ -81,6 +84,17 @@ def advice(
     if declared and isinstance(source, PatternSource | TarSource):
         return _with_answers(text, source, declared, layout) or suggested(text)
     return suggested(text)
+
+
+def uneven(text: str, declared: Sequence[FieldOption], layout: str | None) -> Size | None:
+    """The commonest (height, width) of some samples, where they are not all of one size."""
+    source = open_source(text, declared, layout)
+    sizes: Counter[Size] = Counter()
+    for index in _spread(len(source), FILES_READ):
+        with contextlib.suppress(FieldError):
+            arrays = source.load(index).arrays
+            sizes.update([field.size_of(arrays[field.name]) for field in source.fields[:1]])
+    return sizes.most_common(1)[0][0] if len(sizes) > 1 else None
 
 
 def _check(source: Source, sample: Sample) -> None:
@@ -183,6 +197,8 @@ def _in_folder(folder: Path) -> list[_Candidate]:
     found = []
     for family in (leading, *others):
         kind = "image" if family is leading else KIND_OF.get(family.word, "")
+        if kind == "image" and family is not leading:
+            kind = ""  # by what is in it: `depth/image_02` is no picture
         found.append(
             _Candidate(
                 family.word,
@@ -258,20 +274,41 @@ def _of_candidates(
     meanings: list[str] = []
     left_out: list[str] = []
     for each in sorted(candidates, key=lambda each: _ORDER.index(each.kind)):
-        if each.kind == "image" and any(option.kind == "image" for option in options):
+        may_be_seen = options and each.kind in ("image", "")
+        if may_be_seen and all(_is_seen(data) for data, _ in each.contents):
+            left_out.append(f"{each.pattern} (another picture)")
             continue
         wrong: list[str] = []
         taken = {option.name for option in options}
         try:
             options.append(next(_settled(each, taken, meanings, wrong)))
         except (StopIteration, FieldError) as error:
-            reason = wrong[0] if wrong else str(error)
+            reason = wrong[0] if wrong else str(error) or "nothing says what its values are"
             left_out.append(f"{each.pattern} ({reason})")
     if not options or options[0].kind != "image":
         return None
-    _try(open_source(text, options, arguments[1] if arguments else None))
+    layout = arguments[1] if arguments else None
+    options = _of_one_size(open_source(text, options, layout), options, left_out)
+    _try(open_source(text, options, layout))
     declared = [word for option in options for word in ("--field", str(option))]
     return Suggestion(text, [*arguments, *declared], meanings, left_out)
+
+
+def _of_one_size(
+    source: Source, options: list[FieldOption], left_out: list[str]
+) -> list[FieldOption]:
+    """The fields that are of the size of the pictures, which are the first."""
+    kept = list(options)
+    for index in _spread(len(source)):
+        arrays = source.load(index).arrays
+        size = source.fields[0].size_of(arrays[source.fields[0].name])
+        for option, field_ in zip(options, source.fields, strict=True):
+            value = arrays.get(option.name)
+            if value is not None and option in kept and field_.size_of(value) != size:
+                sizes = [f"{high} x {wide}" for high, wide in (field_.size_of(value), size)]
+                kept.remove(option)
+                left_out.append(f"{option.pattern} ({sizes[0]} pixels, its picture {sizes[1]})")
+    return kept
 
 
 def _settled(
@@ -284,7 +321,7 @@ def _settled(
         name = each.name if each.is_named else _name_of(each.name, kind)
         while name in taken:
             name += "2"
-        options = {"classes": str(_num_classes(each.contents))} if kind == "classes" else {}
+        options = _classes_of(each.contents) if kind == "classes" else {}
         if not each.is_complete and kind != "image":
             options["optional"] = ""
         yield from _answered(FieldOption(name, kind, each.pattern, options), each, meanings, wrong)
@@ -328,13 +365,17 @@ def _array(data: bytes | np.ndarray) -> np.ndarray:
     return npy.read_npy(data, file="array") if isinstance(data, bytes) else data
 
 
-def _num_classes(contents: Contents) -> int:
-    """How many classes there are by the ids in some files."""
+def _classes_of(contents: Contents) -> dict[str, str]:
+    """How many classes there are by the ids in some files; of coloured ones, the id of each."""
     ids: set[int] = set()
     for data, _ in contents:
         ids |= _values(data)
-    known = [value for value in ids if 0 <= value < 255]
-    return max(known, default=0) + 1
+    if max(ids) <= _MOST_ID:
+        known = [value for value in ids if 0 <= value < 255]
+        return {"classes": str(max(known, default=0) + 1)}
+    codes = sorted(value >> 32 << 16 | (value >> 16 & 255) << 8 | value & 255 for value in ids)
+    named = "|".join(f"{labels.colour_of(code)}:{at}" for at, code in enumerate(codes))
+    return {"colours": named} if len(codes) <= _PLENTY else {"classes": "1"}
 
 
 def _answered(
@@ -356,7 +397,9 @@ def _answered(
             with contextlib.suppress(FieldError):
                 better = _within_limits(option.with_options(choice), each.contents)
                 for found in _answered(better, each, meanings, wrong, rounds + 1):
-                    meanings.append(f"{option.name}: {choice} ({meaning})")
+                    others = ", ".join(other for other in error.choices if other != choice)
+                    told = f"{meaning}; or it is {others}" if others else meaning
+                    meanings.append(f"{option.name}: {choice} ({told})")
                     yield found
         return
     except FieldError as error:

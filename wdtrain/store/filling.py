@@ -255,12 +255,13 @@ class Filler:
 
     def _fill_part(self, part: WindowSlice, into: RowBuffers) -> Filled:
         """One part, as stored or decoded at a DCT scale, and from there to the size wanted."""
-        scratch = {
-            name: column.scratch(part.rows)
-            for name, column in self._columns.items()
-            if name not in self._single and not column.is_sized
-        }
-        addresses = into.addresses | {name: native.at(array) for name, array in scratch.items()}
+        scratch: dict[str, np.ndarray] = {}
+        addresses: dict[str, int] = {}
+        for name, column in self._columns.items():
+            if name not in self._single:
+                if not column.is_sized:
+                    scratch[name] = column.scratch(part.rows)
+                addresses[name] = native.at(scratch.get(name, into.arrays[name]))
         piece = part.window.piece(part.start, part.rows, 0)
         done, gathering, decoding = self._fill([piece], into.names, addresses)
         started = time.perf_counter()

@@ -103,28 +103,25 @@ class HostMemory:
     """
 
     def __init__(self, fields: Iterable[Field], size: Size, *, pinned: bool = False) -> None:
-        self._fields, self._size = list(fields), size
+        # Those of two bytes first, so that each begins where its values may.
+        fields = list(fields)
+        self._names = [field.name for field in fields]
+        placed = sorted(fields, key=lambda field: -field.dtype.itemsize)
+        self._placed = [(field.name, field.dtype, field.shape(*size)) for field in placed]
+        self._row_bytes = [math.prod(shape) * dtype.itemsize for _, dtype, shape in self._placed]
         self._memory = Recycled(_pinned, _at_release()) if pinned else Recycled()
 
     def take(self, rows: int) -> Lent:
         """Uninitialised memory for a batch of so many rows."""
-        shapes = [(rows, *field.shape(*self._size)) for field in self._fields]
-        parts = [
-            math.prod(shape) * field.dtype.itemsize
-            for field, shape in zip(self._fields, shapes, strict=True)
-        ]
-        # Those of two bytes first, so that each begins where its values may.
-        by_dtype = sorted(range(len(parts)), key=lambda at: -self._fields[at].dtype.itemsize)
-        ends = np.cumsum([parts[at] for at in by_dtype])
-        lease = Lease()
-        memory = self._memory.take(int(ends[-1]) + rows * MAX_NAME, lease)
-        *pixels, names = np.split(memory, ends)
-        placed = dict(zip(by_dtype, pixels, strict=True))
-        arrays = {
-            field.name: placed[at].view(field.dtype).reshape(shapes[at])
-            for at, field in enumerate(self._fields)
-        }
-        return Lent(arrays, names.reshape(rows, MAX_NAME), lease)
+        lease, at = Lease(), 0
+        memory = self._memory.take(rows * (sum(self._row_bytes) + MAX_NAME), lease)
+        found: dict[str, np.ndarray] = {}
+        for (name, dtype, shape), row_bytes in zip(self._placed, self._row_bytes, strict=True):
+            part = memory[at : at + rows * row_bytes]
+            found[name] = part.view(dtype).reshape(rows, *shape)
+            at += rows * row_bytes
+        names = memory[at:].reshape(rows, MAX_NAME)
+        return Lent({name: found[name] for name in self._names}, names, lease)
 
 
 def _pinned(num_bytes: int) -> np.ndarray:
