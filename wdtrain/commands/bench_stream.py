@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from wdtrain.commands import Output, run_command
+from wdtrain.commands import Output, run_command, tool_parser
 from wdtrain.disk.machine import usable_cores
 from wdtrain.settings import parse_bytes
 from wdtrain.store import native
@@ -64,11 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bench-stream",
-        description="Measures how fast a packed dataset streams on this machine.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = tool_parser(
+        "bench-stream", "Measures how fast a packed dataset streams on this machine.", _EXAMPLES
     )
     threads = sorted({1, usable_cores()})
     add = parser.add_argument

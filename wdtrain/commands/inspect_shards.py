@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from wdtrain.commands import Output, run_command
+from wdtrain.commands import Output, run_command, tool_parser
 from wdtrain.commands.contact_sheet import contact_sheet
 from wdtrain.commands.inspect_augment import add_augment
 from wdtrain.commands.inspect_index import add_index, index_summary
@@ -64,12 +64,7 @@ def _act(options: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="inspect-shards",
-        description="Looks into a packed dataset.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = tool_parser("inspect-shards", "Looks into a packed dataset.", _EXAMPLES)
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     for name, act, text in (
         ("show", show, "what the manifest says: fields, splits, sizes, rejects"),

@@ -17,7 +17,7 @@ from typing import Any
 
 from rich.progress import track
 
-from wdtrain.commands import Output, run_command
+from wdtrain.commands import Output, run_command, tool_parser
 from wdtrain.disk.sourcefiles import is_clutter
 from wdtrain.fields import DepthField, Field, FieldError, Sample
 from wdtrain.fields.sample import encode_meta
@@ -238,11 +238,8 @@ _HELP = {
 
 def _parser() -> argparse.ArgumentParser:
     examples = "examples:\n  " + "\n  ".join(example for _, _, example in _HELP.values())
-    parser = argparse.ArgumentParser(
-        prog="make-triples",
-        description="Make triples (overlay, mask, depth) as a folder of files.",
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = tool_parser(
+        "make-triples", "Make triples (overlay, mask, depth) as a folder of files.", examples
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     subparsers = {}

@@ -40,7 +40,7 @@ GROUP_HELP: Final = (
     "regular expression over their names whose first (group) is the group, or FILE.csv:COLUMN"
 )
 KIND_HELP: Final = "a kind of field of your own: the class in a module that can be imported"
-_EXAMPLES: Final = """\
+FIELD_EXAMPLES: Final = """\
 anybody's data (docs/your-data.md has more):
   pack-shards FOLDER set --field image=image:'images/{key}.jpg' \\
       --field depth=depth:'depth/{key}.npy',unit=m --group '(scene[0-9]+)_'

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 import torch
 
-from wdtrain.commands import run_command
+from wdtrain.commands import run_command, tool_parser
 from wdtrain.commands.pack_shards import long_work
 from wdtrain.commands.predict_inputs import (
     Named,
@@ -340,11 +340,10 @@ def _url(text: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="predict",
-        description="Predict mask, classes and depth of pictures with the networks of a run.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = tool_parser(
+        "predict",
+        "Predict mask, classes and depth of pictures with the networks of a run.",
+        _EXAMPLES,
     )
     add = parser.add_argument
     add("run", type=_path, metavar="RUN", help="the folder of a run")
