@@ -289,8 +289,8 @@ def _of_candidates(
     layout = arguments[1] if arguments else None
     options = _of_one_size(open_source(text, options, layout), options, left_out)
     _try(open_source(text, options, layout))
-    told = [word for option in options for word in ("--field", str(option))]
-    return Suggestion(text, [*arguments, *told], meanings, left_out)
+    declared = [word for option in options for word in ("--field", str(option))]
+    return Suggestion(text, [*arguments, *declared], meanings, left_out)
 
 
 def _of_one_size(
@@ -316,7 +316,7 @@ def _settled(
     """Declarations with which all contents are read, the likeliest first. wrong: why others are
     not."""
     for kind in [each.kind] if each.kind else _kinds_by_look(each.contents):
-        kind = _told_apart(kind, each)
+        kind = _settled_kind(kind, each)
         name = each.name if each.is_named else _name_of(each.name, kind)
         while name in taken:
             name += "2"
@@ -337,7 +337,7 @@ def _kinds_by_look(contents: Contents) -> list[str]:
     return ["depth", "mask", "classes"] if _array(data).dtype.kind == "f" else ["classes", "mask"]
 
 
-def _told_apart(kind: str, each: _Candidate) -> str:
+def _settled_kind(kind: str, each: _Candidate) -> str:
     """`gt`, `seg` and their like are masks where there are two values, else classes."""
     if kind not in ("classes", "mask") or each.kind not in ("classes", ""):
         return kind

@@ -34,11 +34,11 @@ from wdtrain.remote.urls import is_url, redacted
 from wdtrain.sources.families import ENDINGS
 from wdtrain.sources.field_options import FieldOption
 from wdtrain.sources.listing import as_array
-from wdtrain.sources.names import key_of, shown
+from wdtrain.sources.names import key_of, printable
 from wdtrain.sources.pattern_source import key_room, loaded
 
 TAR_ENDINGS: Final = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2", ".tar.lz4")
-META: Final = "json"
+_META: Final = "json"
 _UNPACK: Final = {
     "gzip": "gzip -dc", "zstd": "zstd -dc", "bzip2": "bzip2 -dc", "xz": "xz -dc", "lz4": "lz4 -dc"
 }  # fmt: skip
@@ -104,7 +104,7 @@ class TarSource:
         self._options = list(options)
         self.fields = tuple(option.field for option in options)
         self._endings = [option.pattern.lower().lstrip(".") for option in options]
-        index = _Index([*self._endings, META])
+        index = _Index([*self._endings, _META])
         for number, url in enumerate(self._urls):
             try:
                 index.read(url, number)
@@ -148,7 +148,7 @@ class TarSource:
 
     def name(self, index: int) -> str:
         """What stands before the first dot of its members' names, folders too."""
-        return shown(bytes(self._names[index]))
+        return printable(bytes(self._names[index]))
 
     def key(self, index: int) -> str:
         """The name as `names.key_of` writes it."""
@@ -297,8 +297,8 @@ def _meta(data: bytes | None) -> dict[str, Any]:
     """What a sample's JSON says, where it is an object; another value under its own name."""
     if data is None:
         return {}
-    found = decode_meta(b'{"json":%b}' % data)[META]  # others' JSON may be a list or a number
-    return found if isinstance(found, dict) else {META: found}
+    found = decode_meta(b'{"json":%b}' % data)[_META]  # others' JSON may be a list or a number
+    return found if isinstance(found, dict) else {_META: found}
 
 
 def member_families(text: str, most: int) -> dict[str, list[tuple[bytes, str]]]:
