@@ -74,7 +74,7 @@ def test_long_names_and_folders_are_of_the_key(tmp_path: Path, form: int) -> Non
     write_tar(tmp_path / "long.tar", members, format=form)
     source = source_of(tmp_path / "long.tar", IMAGE)
     assert source.name(0) == f"{above}/7"
-    assert len(source.key(0)) <= 88
+    assert len(f"{source.key(0)}.image.jpg") <= 100
     assert source.load(0).meta["name"] == f"{above}/7"
 
 
@@ -161,8 +161,6 @@ def test_one_of_several_endings_is_a_fields(tmp_path: Path) -> None:
     source = source_of(tmp_path / "d.tar", "image=image:jpg|jpeg")
     for number in range(3):
         assert source.load(number).arrays["image"] == coded(photo(number), "JPEG")
-    with pytest.raises(StoreError, match=r"no member that ends in \.png or \.webp \(image\)"):
-        source_of(tmp_path / "d.tar", "image=image:png|webp")
 
 
 def test_a_sample_with_two_members_of_a_field_is_a_reject(tmp_path: Path) -> None:

@@ -18,11 +18,11 @@ from wdtrain.sources.field_options import parse_field
 from wdtrain.sources.grouping import parse_group, told_group
 from wdtrain.sources.names import key_of
 from wdtrain.sources.pattern_source import key_room
-from wdtrain.sources.tar_source import endings_of, named_tars
+from wdtrain.sources.tar_source import named_tars
 from wdtrain.store.foreign_index import ForeignIndex
 from wdtrain.store.manifest import Manifest
 
-EXAMPLES: Final = """\
+_EXAMPLES: Final = """\
 examples:
   inspect-shards index 'photos-{0000..0099}.tar' --out shards/photos \\
       --field image=image:jpg --field mask=mask:seg.png,foreground=1
@@ -46,7 +46,7 @@ def add_index(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "index",
         help=text,
         description=text,
-        epilog=EXAMPLES,
+        epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
@@ -108,7 +108,7 @@ def index(options: argparse.Namespace) -> int:
 def foreign_field(text: str) -> ForeignField:
     """The field that `--field` declares of tars. StoreError for a pattern that is no ending."""
     option = parse_field(text)
-    endings = endings_of(option.pattern)
+    endings = tuple(each.lower().removeprefix(".") for each in option.pattern.split("|"))
     for ending in endings:
         if not ending or any(letter in ending for letter in "/{}* "):
             raise StoreError(
@@ -128,12 +128,12 @@ def _report(manifest: Manifest, folder: Path, tars: int, seconds: float) -> None
         f"{splits}"
     )
     print(
-        f"{told_index(found)}; {manifest.rejects['count']:,} rejected; digest "
+        f"{index_summary(found)}; {manifest.rejects['count']:,} rejected; digest "
         f"{manifest.digest[:12]}; train with data.url={folder}"
     )
 
 
-def told_index(found: ForeignIndex) -> str:
+def index_summary(found: ForeignIndex) -> str:
     """The sizes of pictures, and what an index is, in words."""
     low, high = (f"{height} x {width}" for height, width in (found.smallest, found.largest))
     size = f"{low} to {high} (data.size is needed: height and width)" if found.is_mixed else high

@@ -72,8 +72,8 @@ class _ByTable:
                     if row[names] and row[column]:
                         self._add(row[names], row[column], f"{file}, {names} {row[names]!r}")
         except (OSError, UnicodeDecodeError, csv.Error) as error:
-            told = getattr(error, "strerror", None) or error
-            raise StoreError(f"--group: {file} cannot be read ({told})") from error
+            reason = getattr(error, "strerror", None) or error
+            raise StoreError(f"--group: {file} cannot be read ({reason})") from error
 
     def _add(self, name: str, group: str, where: str) -> None:
         if self._groups.setdefault(name, group) != group:
@@ -118,9 +118,9 @@ class GroupedSource:
     def __init__(self, source: Source, text: str) -> None:
         """StoreError where no sample has a group: the pattern or the table is of other names."""
         self._source, self._grouping = source, parse_group(text)
-        self.description: dict[str, Any] = {**source.description, "group": self._told(text)}
+        self.description: dict[str, Any] = {**source.description, "group": self._summary(text)}
 
-    def _told(self, text: str) -> dict[str, Any]:
+    def _summary(self, text: str) -> dict[str, Any]:
         """How many samples have a group, and a digest of which."""
         digest, count = xxhash.xxh3_128(), 0
         for start in range(0, len(self._source), _CHUNK):

@@ -231,10 +231,9 @@ def _is_seen(data: bytes | np.ndarray) -> bool:
 
 def _name_of(word: str, kind: str) -> str:
     """What a field is called: the word of its files, where that is of its kind."""
-    if kind == "image":
-        return "overlay" if word == "overlay" else "image"
     word = word.removesuffix("s") if word in ("masks", "depths") else word
-    return word if KIND_OF.get(word) == kind else {"classes": "labels"}.get(kind, kind)
+    is_of_kind = KIND_OF.get(word) == kind and kind != "image"
+    return word if is_of_kind else {"classes": "labels"}.get(kind, kind)
 
 
 def _contents(folder: Path, paths: Sequence[str], most: int = FILES_READ) -> Contents:
@@ -290,8 +289,8 @@ def _of_candidates(
     layout = arguments[1] if arguments else None
     options = _of_one_size(open_source(text, options, layout), options, left_out)
     _try(open_source(text, options, layout))
-    told = [word for option in options for word in ("--field", str(option))]
-    return Suggestion(text, [*arguments, *told], meanings, left_out)
+    declared = [word for option in options for word in ("--field", str(option))]
+    return Suggestion(text, [*arguments, *declared], meanings, left_out)
 
 
 def _of_one_size(
@@ -317,11 +316,11 @@ def _settled(
     """Declarations with which all contents are read, the likeliest first. wrong: why others are
     not."""
     for kind in [each.kind] if each.kind else _kinds_by_look(each.contents):
-        kind = _told_apart(kind, each)
+        kind = _settled_kind(kind, each)
         name = each.name if each.is_named else _name_of(each.name, kind)
         while name in taken:
             name += "2"
-        options = _classes_of(each.contents) if kind == "classes" else {}
+        options = _FIRST_OPTIONS[kind](each.contents) if kind in _FIRST_OPTIONS else {}
         if not each.is_complete and kind != "image":
             options["optional"] = ""
         yield from _answered(FieldOption(name, kind, each.pattern, options), each, meanings, wrong)
@@ -338,9 +337,9 @@ def _kinds_by_look(contents: Contents) -> list[str]:
     return ["depth", "mask", "classes"] if _array(data).dtype.kind == "f" else ["classes", "mask"]
 
 
-def _told_apart(kind: str, each: _Candidate) -> str:
+def _settled_kind(kind: str, each: _Candidate) -> str:
     """`gt`, `seg` and their like are masks where there are two values, else classes."""
-    if kind not in ("classes", "mask") or each.kind == "mask":
+    if kind not in ("classes", "mask") or each.kind not in ("classes", ""):
         return kind
     values: set[int] = set()
     for data, _ in each.contents:
@@ -376,6 +375,10 @@ def _classes_of(contents: Contents) -> dict[str, str]:
     codes = sorted(value >> 32 << 16 | (value >> 16 & 255) << 8 | value & 255 for value in ids)
     named = "|".join(f"{labels.colour_of(code)}:{at}" for at, code in enumerate(codes))
     return {"colours": named} if len(codes) <= _PLENTY else {"classes": "1"}
+
+
+_FIRST_OPTIONS: Final = {"classes": _classes_of}
+"""By kind: what has to be declared before anything is read."""
 
 
 def _answered(

@@ -1,9 +1,9 @@
 """Somebody else's tars as a source: the members of WebDataset shards, packed anew as they are
 declared.
 
-A field's pattern is what its member's name ends in (`jpg`, `seg.png`, `jpg|jpeg`). Samples come in
-the order in which they lie in the tars, one after the other, keyed by what stands before the first
-dot. One pass over the tars finds the place of every member; from then on any sample is one read.
+A field's pattern is what its member's name ends in (`jpg|jpeg`, `seg.png`). Samples come in the
+order in which they lie in the tars, one after the other, keyed by what stands before the first dot.
+One pass over the tars finds the place of every member; from then on any sample is one read.
 The surprise: where two tars use the same names (each counts from 0), the tar's name goes before.
 """
 
@@ -34,11 +34,11 @@ from wdtrain.remote.urls import is_url, redacted
 from wdtrain.sources.families import ENDINGS
 from wdtrain.sources.field_options import FieldOption
 from wdtrain.sources.listing import as_array
-from wdtrain.sources.names import key_of, shown
+from wdtrain.sources.names import key_of, printable
 from wdtrain.sources.pattern_source import key_room, loaded
 
 TAR_ENDINGS: Final = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2", ".tar.lz4")
-META: Final = "json"
+_META: Final = "json"
 _UNPACK: Final = {
     "gzip": "gzip -dc", "zstd": "zstd -dc", "bzip2": "bzip2 -dc", "xz": "xz -dc", "lz4": "lz4 -dc"
 }  # fmt: skip
@@ -51,7 +51,7 @@ class _Index:
     """What the pass over the tars has found so far: by sample, its name and tar, and by ending
     where its member begins and how long it is."""
 
-    endings: Sequence[tuple[str, ...]]
+    endings: Sequence[str]
     names: bytearray = field(default_factory=bytearray)
     tars: array[int] = field(default_factory=lambda: array("I"))
     places: list[array[int]] = field(default_factory=list)
@@ -61,9 +61,9 @@ class _Index:
     passed_over: PassedOver = field(default_factory=PassedOver)
 
     def __post_init__(self) -> None:
+        self.columns = {one: at for at, each in enumerate(self.endings) for one in each.split("|")}
         self.places = [array("q") for _ in self.endings]
         self.sizes = [array("q") for _ in self.endings]
-        self._columns = {each: at for at, some in enumerate(self.endings) for each in some}
 
     def read(self, url: str, number: int) -> None:
         """Adds the samples of one tar: members that follow each other and have one key."""
@@ -80,10 +80,11 @@ class _Index:
             self.digest.update(
                 f"{member.name} {member.size} {member.start}\n".encode("utf-8", "surrogateescape")
             )
-            at = self._columns.get(ending)
+            at = self.columns.get(ending)
             if at is None:
                 self.others[ending] += 1
-            elif self.places[at][-1] == _NONE:
+                continue
+            if self.places[at][-1] == _NONE:
                 self.places[at][-1], self.sizes[at][-1] = member.start, member.size
             else:
                 self.places[at][-1], self.sizes[at][-1] = _SEVERAL, 0
@@ -105,8 +106,8 @@ class TarSource:
         self._urls = named_tars(text)
         self._options = list(options)
         self.fields = tuple(option.field for option in options)
-        self._endings = [endings_of(option.pattern) for option in options]
-        index = _Index([*self._endings, (META,)])
+        self._endings = [option.pattern.lower().lstrip(".") for option in options]
+        index = _Index([*self._endings, _META])
         for number, url in enumerate(self._urls):
             try:
                 index.read(url, number)
@@ -130,14 +131,11 @@ class TarSource:
         self._loaded = (-1, 0)
 
     def _check_found(self, text: str, index: _Index) -> None:
-        for option, endings, places in zip(
-            self._options, self._endings, self._places, strict=False
-        ):
-            if (places == _NONE).all() and not self._field_is_optional(option):
+        for option, ending, places in zip(self._options, self._endings, self._places, strict=False):
+            if not (places != _NONE).any() and not self._field_is_optional(option):
                 there = ", ".join(ending for ending, _ in index.others.most_common(8)) or "nothing"
                 raise StoreError(
-                    f"{redacted(text)} holds no member that ends in .{' or .'.join(endings)} "
-                    f"({option.name}); its "
+                    f"{redacted(text)} holds no member that ends in .{ending} ({option.name}); its "
                     f"members end in {there}: write one of these, as --field "
                     f"'{option.name}={option.kind}:{next(iter(index.others), 'jpg')}'"
                 )
@@ -153,7 +151,7 @@ class TarSource:
 
     def name(self, index: int) -> str:
         """What stands before the first dot of its members' names, folders too."""
-        return shown(bytes(self._names[index]))
+        return printable(bytes(self._names[index]))
 
     def key(self, index: int) -> str:
         """The name as `names.key_of` writes it."""
@@ -171,7 +169,7 @@ class TarSource:
         self._loaded = index, content_of(members)
         arrays: dict[str, Value] = {}
         key = self.name(index)
-        pairs = zip(self.fields, self._options, map("|".join, self._endings), members, strict=False)
+        pairs = zip(self.fields, self._options, self._endings, members, strict=False)
         for at, (field_, option, ending, data) in enumerate(pairs):
             if self._places[at, index] == _SEVERAL:
                 raise FieldError(
@@ -248,11 +246,6 @@ class TarSource:
             return content_of([None])
 
 
-def endings_of(pattern: str) -> tuple[str, ...]:
-    """What a member's name may end in: in small letters, without the dot."""
-    return tuple(each.lower().lstrip(".") for each in pattern.split("|"))
-
-
 def is_tar(text: str) -> bool:
     """Whether a source's text names tars."""
     return text.partition("?")[0].lower().endswith(TAR_ENDINGS)
@@ -311,8 +304,8 @@ def _meta(data: bytes | None) -> dict[str, Any]:
     """What a sample's JSON says, where it is an object; another value under its own name."""
     if data is None:
         return {}
-    found = decode_meta(b'{"json":%b}' % data)[META]  # others' JSON may be a list or a number
-    return found if isinstance(found, dict) else {META: found}
+    found = decode_meta(b'{"json":%b}' % data)[_META]  # others' JSON may be a list or a number
+    return found if isinstance(found, dict) else {_META: found}
 
 
 def member_families(text: str, most: int) -> dict[str, list[tuple[bytes, str]]]:
