@@ -90,3 +90,13 @@ def test_what_groups_nothing_is_refused(
     with pytest.raises(StoreError) as refused:
         GroupedSource(source, text)
     assert words in str(refused.value)
+
+
+def test_a_bare_file_name_counts_only_where_it_is_of_one_group(
+    source: PatternSource, tmp_path: Path
+) -> None:
+    table = tmp_path / "who.csv"
+    rows = ["a/scene0_0.png,p0", "b/scene0_0.png,p1", "a/scene0_1.png,p0", "scene0_2.png,p2"]
+    table.write_text("\n".join(["file,patient", *rows]))
+    ids = GroupedSource(source, f"{table}:patient").groups(np.arange(4))
+    assert (ids >= 0).tolist() == [False, True, True, False]

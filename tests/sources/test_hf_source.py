@@ -113,3 +113,17 @@ def test_a_picture_that_is_a_pipe_is_a_reject_and_not_waited_for(tmp_path: Path)
     os.mkfifo(tmp_path / "pipe.jpg")  # the library itself would wait for it, so none can be saved
     with pytest.raises(FieldError, match="names a file that cannot be read"):
         hf_source._picture({"bytes": None, "path": str(tmp_path / "pipe.jpg")}, "photo of row/0")
+
+
+def test_a_column_that_a_later_split_lacks_is_refused_by_the_splits_name(tmp_path: Path) -> None:
+    splits = {"train": table(range(3)), "test": table(range(2)).remove_columns("annotation")}
+    datasets.DatasetDict(splits).save_to_disk(str(tmp_path / "saved"))
+    with pytest.raises(StoreError, match=r"split test, has no column 'annotation' \(labels\)"):
+        source_of(tmp_path / "saved", *FIELDS)
+    kept = source_of(tmp_path / "saved", FIELDS[0], FIELDS[1] + ",optional")
+    assert set(kept.load(0).arrays) == {"image", "labels"}
+    assert set(kept.load(3).arrays) == {"image"}
+    with pytest.raises(StoreError, match="has no column 'nowhere'"):
+        source_of(
+            tmp_path / "saved", FIELDS[0], FIELDS[1].replace("annotation", "nowhere") + ",optional"
+        )

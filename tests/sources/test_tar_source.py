@@ -16,6 +16,10 @@ from tests.remote.servers import FaultyServer
 from tests.sources.people import coded, figure, photo, shard, write_tar
 from wdtrain.disk.failures import StoreError
 from wdtrain.fields import FieldError
+from wdtrain.remote import extents
+from wdtrain.remote.access import LocalFile
+from wdtrain.remote.tar_stream import Endings
+from wdtrain.sources import tar_source
 from wdtrain.sources.field_options import parse_field
 from wdtrain.sources.tar_source import TarSource
 
@@ -173,3 +177,48 @@ def test_a_sample_with_two_members_of_a_field_is_a_reject(tmp_path: Path) -> Non
     write_tar(tmp_path / "e.tar", [("a.jpg", one), ("a.jpg", other), ("b.jpg", one)])
     with pytest.raises(FieldError, match=r"^more than one image"):
         source_of(tmp_path / "e.tar", IMAGE).load(0)
+
+
+def test_a_large_member_that_nobody_declared_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture, classes = coded(photo(0), "JPEG"), coded(figure(0), "PNG")
+    members = [("a.jpg", picture), ("a.mp4", bytes(2 << 20)), ("a.txt", b"x"), ("a.png", classes)]
+    write_tar(tmp_path / "d.tar", members)
+    source = source_of(tmp_path / "d.tar", IMAGE, "mask=mask:png,foreground=1")
+    read: list[int] = []
+    whole = LocalFile.read
+
+    def counted(file: LocalFile, offset: int, count: int) -> bytes:
+        read.append(count)
+        return whole(file, offset, count)
+
+    monkeypatch.setattr(LocalFile, "read", counted)
+    assert source.raw(0) == [picture, classes]
+    assert sum(read) <= len(picture) + len(classes) + extents.GAP
+
+
+def test_a_member_that_is_too_large_is_a_reject_and_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, large = coded(photo(0), "JPEG"), coded(photo(1), "JPEG") + bytes(50_000)
+    write_tar(tmp_path / "d.tar", [("a.jpg", small), ("b.jpg", large)])
+    monkeypatch.setattr(tar_source, "MAX_MEMBER", 40_000)
+    source = source_of(tmp_path / "d.tar", IMAGE)
+    assert source.load(0).arrays["image"] == small
+    monkeypatch.setattr(LocalFile, "read", None)
+    source.prefetch(1)
+    with pytest.raises(FieldError, match=r"a member too large: b\.jpg holds .* at most 40,000"):
+        source.load(1)
+
+
+def test_names_with_a_number_behind_the_dot_fill_no_memory(tmp_path: Path) -> None:
+    members = [(f"img.{number:06d}.jpg", b"x") for number in range(1500)]
+    write_tar(tmp_path / "d.tar", members)
+    with pytest.raises(StoreError, match=r"end in 000000\.jpg.* more than 1,000 different ones"):
+        source_of(tmp_path / "d.tar", IMAGE)
+    assert len(tar_source.member_families(str(tmp_path / "d.tar"), 8)) <= 64
+    endings = Endings()
+    for name, _ in members:
+        endings.add(name)
+    assert len(endings) == 1000

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.foreign import FIELDS, Members, index_of, make_tars, members_of, read_plainly
+from tests.foreign import FIELDS, Members, index_of, jpeg, make_tars, members_of, npy, read_plainly
 from tests.laws import check_each_once
 from tests.remote.servers import FaultyServer
-from wdtrain.disk.failures import StoreError
-from wdtrain.fields import ImageField
+from wdtrain.disk.failures import DamagedBlock, StoreError
+from wdtrain.fields import DepthField, FieldError, ImageField
+from wdtrain.packing import foreign_scan, indexing
 from wdtrain.packing.foreign_scan import ForeignField
 from wdtrain.packing.verify import verify
+from wdtrain.store import foreign
 from wdtrain.store.manifest import Manifest
 from wdtrain.stream import Cursor, Order, open_stream
 from wdtrain.stream.reader import Damaged
@@ -228,6 +230,48 @@ def test_a_picture_of_another_size_than_the_index_says_is_damage(tmp_path: Path)
     assert _one_size({"image": (24, 32)}, data) == (24, 32)
     with pytest.raises(ValueError, match="it is 25 x 32, the manifest says 24 x 32"):
         _one_size({"image": (25, 32)}, data)
+
+
+def test_a_size_that_the_manifest_does_not_say_is_refused_before_anything_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = index_of(make_tars(tmp_path, 10), tmp_path / "index")
+    for kind in (ImageField, DepthField):
+        monkeypatch.setattr(kind, "load", None)
+    large = {"image": jpeg(1, (25, 32)), "depth": npy(np.ones((24, 33), np.float32))}
+    for name, member in large.items():
+        members = iter([(data.fields[name], memoryview(member))])
+        with pytest.raises(FieldError, match="the manifest says 24 x 32"):
+            list(foreign._decode(data, "a", members, None, None))
+
+
+def test_a_block_of_more_bytes_than_are_read_at_once_is_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as an index makes that names places all over a large tar."""
+    data = index_of(make_tars(tmp_path, 10), tmp_path / "index")
+    first = data.split("train").shards[0]
+    with foreign.open_shard(data.shard_url(first), first, data) as shard:
+        assert shard.read_packed(0)
+        monkeypatch.setattr(foreign, "MAX_BLOCK", 1000)
+        with pytest.raises(DamagedBlock, match="bytes of it, and 1,000 is the most"):
+            shard.read_packed(0)
+
+
+def test_an_index_is_written_in_blocks_that_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tars = make_tars(tmp_path, 10)
+    usual = index_of(tars, tmp_path / "usual")
+    assert usual.index is not None
+    most = usual.index.block_bytes // 2
+    monkeypatch.setattr(indexing, "MAX_BLOCK", most)
+    small = index_of(tars, tmp_path / "small")
+    assert small.index is not None
+    assert small.index.block_bytes <= most
+    monkeypatch.setattr(foreign_scan, "MAX_BLOCK", 10)
+    with pytest.raises(StoreError, match=r"too large: [0-9,]+ bytes, and 10 is the most"):
+        index_of(tars, tmp_path / "none")
 
 
 # ------------------------------------------------------------------ from afar

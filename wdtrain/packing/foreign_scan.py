@@ -20,15 +20,15 @@ import numpy as np
 import xxhash
 
 from wdtrain.disk.failures import StoreError
-from wdtrain.fields import Field, FieldError, pictures
+from wdtrain.fields import Field, FieldError
 from wdtrain.fields.errors import AmbiguousError, decoding
-from wdtrain.fields.npy import is_npy
 from wdtrain.fields.resize import Size
 from wdtrain.remote.access import pieces_of
+from wdtrain.remote.extents import MAX_BLOCK, MAX_MEMBER
 from wdtrain.remote.remote_files import Remote
-from wdtrain.remote.tar_stream import TarMember, TarStream, split_name
-from wdtrain.store.foreign import foreign_pixels
-from wdtrain.store.foreign_index import MAX_MEMBER, members_checksum
+from wdtrain.remote.tar_stream import Endings, TarMember, TarStream, split_name
+from wdtrain.store.foreign import foreign_pixels, size_in_head
+from wdtrain.store.foreign_index import members_checksum
 
 _PROBED: Final = 8
 """Samples that are decoded whole."""
@@ -38,9 +38,6 @@ _TOLD_REJECTS: Final = 10_000
 _TOLD_ENDINGS: Final = 12
 _AT_ONCE: Final = 1 << 12
 """Records that are held before they are written."""
-_NPY_HEAD: Final = 256
-_NPY_SHAPE: Final = re.compile(rb"'shape': \((\d{1,9}), (\d{1,9})(?:, [134])?,?\)")
-"""Of a `.npy` array that is a picture, in its head."""
 
 
 class ForeignField(NamedTuple):
@@ -111,7 +108,7 @@ class _Sample:
     name: str
     places: dict[int, TarMember] = field(default_factory=dict)
     data: dict[int, bytes] = field(default_factory=dict)
-    endings: list[str] = field(default_factory=list)
+    endings: Endings = field(default_factory=Endings)
     problem: str = ""
 
 
@@ -138,7 +135,7 @@ class Scan:
         self._held: list[tuple[Any, ...]] = []
         self.found, self.rejected = 0, Rejected()
         self._name_at = self._decoded = 0
-        self._endings: Counter[str] = Counter()
+        self._endings = Endings()
 
     def tar(self, number: int, url: str, name: str, remote: Remote | None) -> ScannedTar:
         """Reads a tar to its end. StoreError, which names it, for one that cannot be read, or in
@@ -184,8 +181,8 @@ class Scan:
                 if sample is not None:
                     yield sample
                 sample = _Sample(key)
-            sample.endings.append(ending)
-            self._endings[ending] += 1
+            sample.endings.add(ending)
+            self._endings.add(ending)
             column = self._columns.get(ending)
             if column is not None:
                 self._take(sample, column, member, stream)
@@ -195,7 +192,7 @@ class Scan:
     def _take(self, sample: _Sample, column: int, member: TarMember, stream: TarStream) -> None:
         name = self._fields[column].field.name
         if column in sample.places:
-            sample.problem = f"more than one {name}: keep one of {', '.join(sample.endings)}"
+            sample.problem = f"more than one {name}: keep one of {sample.endings.told(8)}"
         elif not 0 < member.size <= MAX_MEMBER:
             sample.problem = (
                 f"{name} of a size that cannot be: {member.size:,} bytes; from 1 to "
@@ -209,6 +206,8 @@ class Scan:
         try:
             if sample.problem:
                 raise FieldError(sample.problem)
+            if (held := sum(member.size for member in sample.places.values())) > MAX_BLOCK:
+                raise FieldError(f"too large: {held:,} bytes, and {MAX_BLOCK:,} is the most")
             height, width = self._checked(sample)
         except AmbiguousError as error:
             raise StoreError(str(error)) from error
@@ -243,7 +242,7 @@ class Scan:
             data = sample.data.get(column)
             if data is None:
                 if not each.field.optional:
-                    wanted, found = " or ".join(each.endings), ", ".join(sample.endings[:8])
+                    wanted, found = " or ".join(each.endings), sample.endings.told(8)
                     raise FieldError(f"missing {name}: no member ends on {wanted}, only on {found}")
                 continue
             file = f"{sample.places[column].name}"
@@ -264,7 +263,7 @@ class Scan:
             f"{count:,} x {kind}" for kind, count in self.rejected.kinds.most_common(4)
         )
         first = self.rejected.first[0]
-        there = ", ".join(ending for ending, _ in self._endings.most_common(_TOLD_ENDINGS))
+        there = self._endings.told(_TOLD_ENDINGS)
         wanted = " ".join(f"--field '{each}'" for each in self._fields)
         return (
             f"no sample of {name} can be used so far ({kinds}; the first is {first['key']}: "
@@ -295,16 +294,7 @@ def group_id(group: str | None) -> int:
 
 def member_size(of: Field, data: bytes, file: str) -> Size:
     """(height, width) of a person's file as it is shown, from its head where that says it."""
-    if is_npy(data):
-        shape = _NPY_SHAPE.search(data, 0, _NPY_HEAD)
-        if shape is not None:
-            return int(shape[1]), int(shape[2])
-    else:
-        try:
-            return pictures.read_picture_header(data, name=file).shown
-        except FieldError:
-            pass  # of a kind whose head nobody reads: EXR, PFM
-    return of.size_of(of.load(data, file=file))
+    return size_in_head(data, file) or of.size_of(of.load(data, file=file))
 
 
 def counted_kinds(rejected: Rejected) -> Iterable[str]:

@@ -39,6 +39,7 @@ from wdtrain.packing.options import PackingProgress
 from wdtrain.packing.prepare import PixelSums
 from wdtrain.packing.splits import CHUNK, Holdout
 from wdtrain.remote.access import file_bytes, open_file
+from wdtrain.remote.extents import MAX_BLOCK
 from wdtrain.remote.remote_files import Remote
 from wdtrain.remote.tar_stream import CompressedTar
 from wdtrain.remote.urls import has_secrets, is_url, redacted
@@ -276,6 +277,7 @@ class _Indexing:
             _BLOCK_BYTES * samples / max(1, sum(facts["bytes"].values())),
             max(_LEAST_SAMPLES, samples / _WANTED_BLOCKS),
             _MOST_SAMPLES,
+            MAX_BLOCK // facts["most_bytes"],
         )
         block = 1 << max(0, int(wanted).bit_length() - 1)
         splits, entry = self._write_records(layout, block, facts)
@@ -307,7 +309,7 @@ class _Indexing:
 
     def _facts(self) -> dict[str, Any]:
         """What is true of all samples that are in: sizes, the longest key, counts by split."""
-        smallest, largest, key_bytes = [1 << 30] * 2, [0, 0], 1
+        smallest, largest, key_bytes, most = [1 << 30] * 2, [0, 0], 1, 1
         samples: dict[str, int] = {}
         num_bytes: dict[str, int] = {}
         for _, part in self.records.stretches():
@@ -318,6 +320,7 @@ class _Indexing:
                 smallest[side] = min(smallest[side], int(part[name].min()))
                 largest[side] = max(largest[side], int(part[name].max()))
             key_bytes = max(key_bytes, *map(len, self._keys(part)))
+            most = max(most, int(part["sizes"].sum(1, dtype=np.int64).max()))
             for code in np.unique(part["split"]).tolist():
                 those = part["split"] == code
                 name = SPLITS[code]
@@ -329,6 +332,7 @@ class _Indexing:
             "smallest": smallest,
             "largest": largest,
             "key_bytes": key_bytes,
+            "most_bytes": most,
             "samples": {name: samples[name] for name in SPLITS if name in samples},
             "bytes": num_bytes,
         }
@@ -359,14 +363,8 @@ class _Indexing:
                         per_block = np.add.reduceat(sums, np.arange(0, len(sums), block))
                         largest = max(largest, int(per_block.max()))
                     if count:
-                        shards.append(
-                            {
-                                "name": shard,
-                                "samples": count,
-                                "bytes": tar.num_bytes,
-                                "sha256": tar.sha256,
-                            }
-                        )
+                        of_tar = {"bytes": tar.num_bytes, "sha256": tar.sha256}
+                        shards.append({"name": shard, "samples": count, **of_tar})
                     row += count
                 splits[name] = {"samples": samples, "shards": shards}
             file.flush()

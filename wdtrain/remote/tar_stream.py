@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
@@ -23,6 +24,7 @@ _FILES: Final = b"0\x007"  # regular, as old tars have it, contiguous
 _LONG_NAME, _LONG_LINK, _PAX, _GLOBAL_PAX, _SPARSE = b"L", b"K", b"x", b"g", b"S"
 _OCTAL: Final = re.compile(rb"[ \0]*([0-7]*)[ \0]*")
 _KEY: Final = re.compile(r"((?:.*/|)[^./]+)\.([^/]*)", re.DOTALL)
+_MOST_ENDINGS: Final = 1_000
 _COMPRESSED: Final = {
     b"\x1f\x8b": "gzip",
     b"\x28\xb5\x2f\xfd": "zstd",
@@ -51,6 +53,37 @@ class CompressedTar(StoreError):
 
     def __str__(self) -> str:
         return f"{self.name} is compressed ({self.how}), so no place in it can be read alone"
+
+
+class Endings:
+    """How many members end in what. The first 1,000 different endings are kept: of names like
+    `img.000001.jpg` each member has its own, and they would fill the memory."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._has_more = False
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    def add(self, ending: str) -> None:
+        if ending in self._counts or len(self._counts) < _MOST_ENDINGS:
+            self._counts[ending] += 1
+        else:
+            self._has_more = True
+
+    @property
+    def first(self) -> str:
+        """Of the first member, empty where there is none."""
+        return next(iter(self._counts), "")
+
+    def told(self, most: int) -> str:
+        """The most common ones, and whether there are more than are counted."""
+        told = ", ".join(ending for ending, _ in self._counts.most_common(most))
+        more = (
+            f" (there are more than {_MOST_ENDINGS:,} different ones: a key ends at its first dot)"
+        )
+        return told + more * self._has_more
 
 
 class TarMember(NamedTuple):

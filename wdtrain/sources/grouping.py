@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -53,8 +54,9 @@ class _ByPattern:
 
 
 class _ByTable:
-    """The rows of a CSV or TSV file, by the sample they name: with or without folders and ending,
-    as it stands there."""
+    """The rows of a CSV or TSV file, by the sample they name: with or without ending and folders,
+    as it stands there. Without folders only where that is said of one group: `a/1` and `b/1` may
+    be of different ones."""
 
     def __init__(self, file: str, column: str) -> None:
         self._groups: dict[str, str] = {}
@@ -81,24 +83,38 @@ class _ByTable:
 
     def of(self, name: str) -> str | None:
         last = name.rpartition("/")[2]
-        return next(
-            (self._groups[each] for each in (name, last) if each in self._groups), None
-        ) or (self._without_endings.get(name) or self._without_endings.get(last))
+        found = (
+            self._groups.get(name),
+            self._stems.get(name),
+            self._groups.get(last),
+            self._stems.get(last),
+            self._files.get(last),
+        )
+        return next((group for group in found if group), None)
 
-    @property
-    def _without_endings(self) -> dict[str, str]:
-        if not hasattr(self, "_stems"):
-            self._stems = {
-                each: group for name, group in self._groups.items() for each in _stems(name)
-            }
-        return self._stems
+    @cached_property
+    def _stems(self) -> dict[str, str]:
+        """By name without ending."""
+        return _unique((_stem(name), group) for name, group in self._groups.items())
+
+    @cached_property
+    def _files(self) -> dict[str, str]:
+        """By name without folders and ending."""
+        pairs = self._groups.items()
+        return _unique((_stem(name).rpartition("/")[2], group) for name, group in pairs)
 
 
-def _stems(name: str) -> Iterator[str]:
-    """A file's name without its ending, with folders and without."""
-    stem = re.sub(r"\.[A-Za-z0-9]{1,5}$", "", name)
-    yield stem
-    yield stem.rpartition("/")[2]
+def _unique(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The groups of names, without the names of which several are said."""
+    found: dict[str, str] = {}
+    for name, group in pairs:
+        if found.setdefault(name, group) != group:
+            found[name] = ""
+    return {name: group for name, group in found.items() if group}
+
+
+def _stem(name: str) -> str:
+    return re.sub(r"\.[A-Za-z0-9]{1,5}$", "", name)
 
 
 def parse_group(text: str) -> Grouping:

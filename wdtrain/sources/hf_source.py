@@ -65,13 +65,18 @@ class HuggingFaceSource:
         return open_tables(Path(self._folder))
 
     def _check_columns(self, folder: str | Path) -> None:
-        columns = next(iter(self._tables.values())).column_names
-        for option in self._options:
-            if option.pattern not in columns:
-                raise StoreError(
-                    f"{folder} has no column {option.pattern!r} ({option.name}); it has "
-                    f"{', '.join(columns)}: write --field '{option.name}={option.kind}:COLUMN'"
-                )
+        """StoreError where a split lacks a column: all its rows would be rejects, found late."""
+        anywhere = {name for table in self._tables.values() for name in table.column_names}
+        for split, table in self._tables.items():
+            columns = table.column_names
+            where = f"{folder}, split {split}," if len(self._tables) > 1 else str(folder)
+            for option in self._options:
+                may_lack = option.field.optional and option.pattern in anywhere
+                if option.pattern not in columns and not may_lack:
+                    raise StoreError(
+                        f"{where} has no column {option.pattern!r} ({option.name}); it has "
+                        f"{', '.join(columns)}: write --field '{option.name}={option.kind}:COLUMN'"
+                    )
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_tables"}

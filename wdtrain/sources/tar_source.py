@@ -13,7 +13,7 @@ import glob
 import os
 import shlex
 from array import array
-from collections import Counter
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -28,8 +28,9 @@ from wdtrain.fields.base import Value
 from wdtrain.fields.sample import decode_meta
 from wdtrain.remote.access import RandomFile, open_file, pieces_of
 from wdtrain.remote.braces import expand_braces
+from wdtrain.remote.extents import MAX_MEMBER, extents
 from wdtrain.remote.remote_files import Remote
-from wdtrain.remote.tar_stream import CompressedTar, TarStream, split_name
+from wdtrain.remote.tar_stream import CompressedTar, Endings, TarStream, split_name
 from wdtrain.remote.urls import is_url, redacted
 from wdtrain.sources.families import ENDINGS
 from wdtrain.sources.field_options import FieldOption
@@ -44,6 +45,7 @@ _UNPACK: Final = {
 }  # fmt: skip
 _NONE, _SEVERAL = -1, -2
 """In the place of a member's beginning."""
+_MOST_FAMILIES: Final = 64
 
 
 @dataclass
@@ -57,7 +59,7 @@ class _Index:
     places: list[array[int]] = field(default_factory=list)
     sizes: list[array[int]] = field(default_factory=list)
     digest: Any = field(default_factory=xxhash.xxh3_128)
-    others: Counter[str] = field(default_factory=Counter)
+    others: Endings = field(default_factory=Endings)
     passed_over: PassedOver = field(default_factory=PassedOver)
 
     def __post_init__(self) -> None:
@@ -82,7 +84,7 @@ class _Index:
             )
             at = self.columns.get(ending)
             if at is None:
-                self.others[ending] += 1
+                self.others.add(ending)
                 continue
             if self.places[at][-1] == _NONE:
                 self.places[at][-1], self.sizes[at][-1] = member.start, member.size
@@ -133,11 +135,11 @@ class TarSource:
     def _check_found(self, text: str, index: _Index) -> None:
         for option, ending, places in zip(self._options, self._endings, self._places, strict=False):
             if not (places != _NONE).any() and not self._field_is_optional(option):
-                there = ", ".join(ending for ending, _ in index.others.most_common(8)) or "nothing"
+                there = index.others.told(8) or "nothing"
                 raise StoreError(
                     f"{redacted(text)} holds no member that ends in .{ending} ({option.name}); its "
                     f"members end in {there}: write one of these, as --field "
-                    f"'{option.name}={option.kind}:{next(iter(index.others), 'jpg')}'"
+                    f"'{option.name}={option.kind}:{index.others.first or 'jpg'}'"
                 )
 
     def _field_is_optional(self, option: FieldOption) -> bool:
@@ -190,33 +192,43 @@ class TarSource:
         return self._members(index)[: len(self.fields)]
 
     def _members(self, index: int) -> list[bytes | None]:
-        """The bytes of a sample's members, of the fields and of its JSON: one read."""
-        start, count = self._span(index)
-        if count == 0:
-            return [None] * len(self._places)
+        """The bytes of a sample's members, of the fields and of its JSON; FieldError."""
+        starts, stops = self._pieces(index)
+        pieces = [self._read(index, start, stop) for start, stop in zip(starts, stops, strict=True)]
+        found: list[bytes | None] = []
+        members = zip(self._places[:, index].tolist(), self._sizes[:, index].tolist(), strict=True)
+        for place, size in members:
+            if place < 0 or size == 0:
+                found.append(None if place < 0 else b"")
+                continue
+            piece = bisect_right(starts, place) - 1
+            at = place - starts[piece]
+            found.append(pieces[piece][at : at + size])
+        return found
+
+    def _read(self, index: int, start: int, stop: int) -> bytes:
         tar = int(self._tars[index])
         try:
-            data = self._file(tar).read(start, count)
+            data = self._file(tar).read(start, stop - start)
         except OSError as error:
             raise FieldError(
                 f"unreadable in {redacted(self._urls[tar])}: {error.strerror}"
             ) from error
-        if len(data) < count:
+        if len(data) < stop - start:
             raise FieldError(f"{redacted(self._urls[tar])} was cut off since it was listed")
-        found: list[bytes | None] = []
-        for place, size in zip(self._places[:, index], self._sizes[:, index], strict=True):
-            at = int(place) - start
-            found.append(data[at : at + int(size)] if place >= 0 else None)
-        return found
+        return data
 
-    def _span(self, index: int) -> tuple[int, int]:
-        """Where the members of a sample begin, and how many bytes lie up to the end of the last."""
-        places, sizes = self._places[:, index], self._sizes[:, index]
-        there = places >= 0
-        if not there.any():
-            return 0, 0
-        start = int(places[there].min())
-        return start, int((places + sizes)[there].max()) - start
+    def _pieces(self, index: int) -> tuple[list[int], list[int]]:
+        """Where the pieces that hold the members of a sample begin and end: what nobody declared
+        may lie between them, and be large. FieldError where a member is too large to be read."""
+        sizes = self._sizes[:, index]
+        for at in np.flatnonzero(sizes > MAX_MEMBER).tolist():
+            raise FieldError(
+                f"a member too large: {self.name(index)}.{[*self._endings, _META][at]} holds "
+                f"{int(sizes[at]):,} bytes, and at most {MAX_MEMBER:,} are read; make it smaller, "
+                "or raise --max-rejects to leave such samples out"
+            )
+        return extents(self._places[:, index], sizes)
 
     def _file(self, tar: int) -> RandomFile:
         if tar not in self._open:
@@ -225,10 +237,10 @@ class TarSource:
 
     def prefetch(self, index: int) -> None:
         """Begins to read the members of a sample that is loaded soon, without waiting for them."""
-        start, count = self._span(index)
         try:
-            self._file(int(self._tars[index])).prefetch(start, count)
-        except OSError:  # found again, and rejected with its reason, at load
+            for start, stop in zip(*self._pieces(index), strict=True):
+                self._file(int(self._tars[index])).prefetch(start, stop - start)
+        except (OSError, FieldError):  # found again, and rejected with its reason, at load
             return
 
     def signal(self, index: int) -> int:
@@ -317,8 +329,10 @@ def member_families(text: str, most: int) -> dict[str, list[tuple[bytes, str]]]:
         split = split_name(member.name)
         if split is None or split[1].rpartition(".")[2] not in ENDINGS:
             continue
+        if split[1] not in found and len(found) == _MOST_FAMILIES:
+            break  # numbers that stand behind a dot: no endings, and each member would be kept
         kept = found.setdefault(split[1], [])
-        if len(kept) < most:
+        if len(kept) < most and member.size <= MAX_MEMBER:
             kept.append((b"".join(tar.payload()), member.name))
         elif all(len(each) == most for each in found.values()):
             break

@@ -8,6 +8,7 @@ The surprise: damage is found by sample, not by block; of a damaged block the ot
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
@@ -17,9 +18,11 @@ from typing import Any, Final
 import numpy as np
 
 from wdtrain.disk.failures import DamagedBlock, DamagedSample, StoreError
-from wdtrain.fields import Field, FieldError, Value
+from wdtrain.fields import Field, FieldError, Value, pictures
 from wdtrain.fields.errors import decoding
+from wdtrain.fields.npy import is_npy
 from wdtrain.fields.resize import Size
+from wdtrain.remote.extents import MAX_BLOCK, extents
 from wdtrain.store.buffers import Recycled
 from wdtrain.store.foreign_index import members_checksum, sample_checksum
 from wdtrain.store.limits import KEY
@@ -27,8 +30,9 @@ from wdtrain.store.manifest import Manifest, Shard
 from wdtrain.store.shards import Closable, ShardReader
 from wdtrain.store.tar import MAX_NAME
 
-_GAP: Final = 64 << 10
-"""Bytes that are read along where they lie between members: another read costs more."""
+_NPY_HEAD: Final = 256
+_NPY_SHAPE: Final = re.compile(rb"'shape': \((\d{1,9}), (\d{1,9})(?:, [134])?,?\)")
+"""Of a `.npy` array that is a picture, in its head."""
 _COUNT: Final = struct.Struct("<Q")
 _CHANGED: Final = "its XXH64 is not the index's, so the tar or the index was changed"
 
@@ -80,6 +84,13 @@ class ForeignShardReader(ShardReader):
             initial=0
         ) > self.shard.num_bytes or sizes.sum() > bounds.block_bytes:
             raise DamagedBlock(self.shard.name, index, "the index names places beyond its end")
+        begins, ends = _extents(records)
+        if (read := sum(ends) - sum(begins)) > MAX_BLOCK:
+            raise DamagedBlock(
+                self.shard.name,
+                index,
+                f"the index makes a block of {read:,} bytes of it, and {MAX_BLOCK:,} is the most",
+            )
         return records
 
 
@@ -99,14 +110,7 @@ def open_shard(
 
 def _extents(records: np.ndarray) -> tuple[list[int], list[int]]:
     """Starts and ends of the pieces that hold all members of records, in order."""
-    is_there = records["sizes"] > 0
-    starts = records["starts"][is_there].astype(np.int64)
-    order = np.argsort(starts, kind="stable")
-    starts = starts[order]
-    ends = np.maximum.accumulate(starts + records["sizes"][is_there].astype(np.int64)[order])
-    is_first = np.concatenate([[True], starts[1:] - ends[:-1] > _GAP])[: len(starts)]
-    is_last = np.concatenate([is_first[1:], [True]])[: len(starts)]
-    return starts[is_first].tolist(), ends[is_last].tolist()
+    return extents(records["starts"], records["sizes"])
 
 
 @dataclass(frozen=True)
@@ -213,7 +217,10 @@ def _decode(
             continue
         file = f"{each.name} of {key}"
         with decoding(file):
-            values[each.name] = each.load(bytes(data), file=file)
+            whole = bytes(data)
+            if (told := size_in_head(whole, file)) is not None:
+                _check_within(told, manifest)  # before room is made for its pixels
+            values[each.name] = each.load(whole, file=file)
             found[each.name] = each.size_of(values[each.name])
     shown = _one_size(found, manifest)
     for each in absent:
@@ -228,17 +235,36 @@ def _decode(
 
 def _one_size(found: dict[str, Size], manifest: Manifest) -> Size:
     """The size of a sample's members, which must be one, and within what the manifest says."""
-    index = manifest.index
-    assert index is not None, "only an index has foreign samples"
-    sizes = set(found.values()) or {index.largest}
+    assert manifest.index is not None, "only an index has foreign samples"
+    sizes = set(found.values()) or {manifest.index.largest}
     if len(sizes) > 1:
         each = ", ".join(f"{name} {height} x {width}" for name, (height, width) in found.items())
         raise FieldError(f"members of different sizes: {each}")
-    (height, width) = shown = sizes.pop()
+    shown = sizes.pop()
+    _check_within(shown, manifest)
+    return shown
+
+
+def _check_within(shown: Size, manifest: Manifest) -> None:
+    """FieldError for a size (height, width) that no picture has, says the manifest."""
+    index = manifest.index
+    assert index is not None, "only an index has foreign samples"
+    height, width = shown
     low, high = index.smallest, index.largest
     if not (low[0] <= height <= high[0] and low[1] <= width <= high[1]):
         raise FieldError(f"it is {height} x {width}, the manifest says {high[0]} x {high[1]}")
-    return shown
+
+
+def size_in_head(data: bytes, file: str) -> Size | None:
+    """(height, width) of a person's file as it is shown, from its head; None of a kind whose head
+    nobody reads (EXR, PFM)."""
+    if is_npy(data):
+        shape = _NPY_SHAPE.search(data, 0, _NPY_HEAD)
+        return None if shape is None else (int(shape[1]), int(shape[2]))
+    try:
+        return pictures.read_picture_header(data, name=file).shown
+    except FieldError:
+        return None
 
 
 def foreign_pixels(field: Field, value: Value, size: Size | None = None) -> np.ndarray:

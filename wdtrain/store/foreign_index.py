@@ -20,6 +20,7 @@ import xxhash
 from wdtrain.disk.failures import StoreError
 from wdtrain.fields import Field
 from wdtrain.fields.resize import Size
+from wdtrain.remote.extents import MAX_BLOCK
 from wdtrain.remote.urls import is_url, protocol_of
 from wdtrain.store import schema, tar
 from wdtrain.store.schema import SchemaError
@@ -27,9 +28,6 @@ from wdtrain.store.schema import SchemaError
 INDEX_MAGIC: Final = b"wdtrain-index-1\n"
 """What the file begins with; the records follow."""
 SUFFIX: Final = ".index"
-MAX_MEMBER: Final = 256 << 20
-"""Bytes of a member that is indexed."""
-_MOST_BLOCK: Final = 1 << 40
 _AFAR: Final = ("http", "https", "s3", "gs", "gcs", "az", "abfs", "abfss", "hf", "oci", "oss")
 _PLAIN: Final = re.compile(r"[^\x00-\x1f\x7f]{1,4096}")
 
@@ -49,7 +47,7 @@ class _Entry(schema.Part):
     bytes: schema.Whole
     sha256: Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{64}$")]
     key_bytes: Annotated[int, pydantic.Field(ge=1, le=tar.MAX_NAME - 1)]
-    block_bytes: Annotated[int, pydantic.Field(ge=1, le=_MOST_BLOCK)]
+    block_bytes: Annotated[int, pydantic.Field(ge=1, le=MAX_BLOCK)]
     sizes: _Sizes
     splits: dict[str, _Rows]
 
