@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,6 +41,60 @@ def test_a_path_that_a_pattern_makes_it_also_reads(
     assert pattern.path(found.values, found.variant) == path
     name = join_name(pattern.slots, found.values)
     assert values_of(pattern.slots, name) == found.values
+
+
+MANY = [
+    "{a}-{b}-{c}-{d}-{key}.jpg",
+    "{a}{b}_{key}*.jpg|png",
+    "{a}-{b}/{c}-x/{d}--{key}",
+    "**/{a}-{b}-{key}.jpg",
+    "{a}-{b}/**/{c}-{d}-{key}.jpg",
+    "{a}-{b}-{x,y}{c}-{key}_{left,right}.jpg|png",
+    "x-{a}-x-{b}-*-{key}-x",
+    "*-*-{key}.jpg|jpeg",
+    "{a}-{x,xx}-{b}-{key}.jpg",
+]
+
+
+@given(st.sampled_from(MANY), st.data())
+def test_many_slots_tell_what_one_after_the_other_tells(text: str, data: st.DataObject) -> None:
+    pattern = Pattern(text)
+    pieces = [
+        "-",
+        "-",
+        "_",
+        "/",
+        "x",
+        "y",
+        "xx",
+        ".",
+        ".jpg",
+        ".JPG",
+        "_left",
+        "_right",
+        "x-",
+        "-x",
+    ]
+    drawn = data.draw(st.lists(st.sampled_from(pieces), min_size=1, max_size=14))
+    path = "".join([*drawn, data.draw(st.sampled_from(["", ".jpg", "-x", "_left.png"]))]).encode()
+    plain = pattern._regex.fullmatch(path)
+    found = pattern.match(path)
+    assert (found is None) == (plain is None)
+    if found is not None and plain is not None:
+        groups = {"**": "_folders"}
+        told = {slot: plain[groups.get(slot, slot)] for slot in pattern.slots}
+        assert found.values == {**told, **({"**": told["**"].rstrip(b"/")} if "**" in told else {})}
+        assert pattern.path(found.values, found.variant) == path
+
+
+@pytest.mark.parametrize("text", [*MANY[:-1], "{a}-{b}-{c}-{d}-{e}-{f}-{g}-{key}.png"])
+def test_a_name_that_fits_no_pattern_costs_no_time(text: str) -> None:
+    pattern = Pattern(text)
+    assert pattern.match(b"x") is None
+    begun = time.process_time()
+    assert pattern.match(b"a-" * 200 + b".gif") is None
+    assert pattern.match(b"x-" * 200 + b"_middle.gif") is None
+    assert time.process_time() - begun < 0.05
 
 
 def test_endings_may_be_in_upper_case_and_several() -> None:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise, permutations
 from typing import Final, NamedTuple
 
 from wdtrain.fields import FieldError
@@ -21,6 +22,8 @@ _TOKEN: Final = re.compile(
     r"\{(?P<slot>[A-Za-z]\w*)\}|\{(?P<choice>[^{}]*,[^{}]*)\}|(?P<folders>\*\*/)|(?P<star>\*)"
     r"|(?P<text>[^{}*]+)"
 )
+_MANY: Final = 3
+"""So many slots, and a regular expression that tries each place again takes long."""
 _ENDING: Final = re.compile(r"(.*\.)([^./{}*]+)", re.DOTALL)
 
 
@@ -37,6 +40,11 @@ class _Part(NamedTuple):
     literal: bytes = b""
     slot: str = ""
     choices: tuple[bytes, ...] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it may be any text."""
+        return not self.literal and self.choices is None
 
 
 @dataclass(frozen=True)
@@ -116,12 +124,58 @@ class Pattern:
                 parts.append(b"((%b%b))" % (ignoring, b"|".join(map(re.escape, part.choices))))
         return re.compile(b"".join(parts), re.DOTALL)
 
+    @cached_property
+    def _backward(self) -> re.Pattern[bytes] | None:
+        """Of a pattern with many slots, what matches its paths from their end, in time that grows
+        with their length only; None where `_regex` does.
+
+        The first slot takes as much as it can. So what stands behind each lies as far to the right
+        as it can, and from the end the first place that fits is the one: none is tried again.
+        """
+        if not self._is_read_backward():
+            return None
+        parts, pieces = self._parts[::-1], []
+        opens = [at for at, part in enumerate(parts) if part.is_open]
+        for at, part in enumerate(parts):
+            if part.literal:
+                pieces.append(re.escape(part.literal[::-1]))
+            elif part.choices is not None:
+                texts = b"|".join(re.escape(text[::-1]) for text in part.choices)
+                pieces.append(b"((%b%b))" % (b"?i:" if at == 0 else b"?:", texts))
+            elif part.slot == FOLDERS:
+                pieces.append(rb"((?:/[^/]+)*)")
+            else:
+                pieces.append(rb"([^/]+?)" if part.slot else rb"([^/]*?)")
+        for first, after in pairwise(opens):
+            if FOLDERS not in (parts[first].slot, parts[after].slot):
+                pieces[first] = b"(?>" + pieces[first]
+                pieces[after - 1] += b")"
+        return re.compile(b"".join(pieces), re.DOTALL)
+
+    def _is_read_backward(self) -> bool:
+        """Whether there are many slots, and what stands between them can be in one place only."""
+        slots = [part.slot for part in self._parts if part.slot]
+        opens = [at for at, part in enumerate(self._parts) if part.is_open]
+        if len(opens) < _MANY or len(set(slots)) < len(slots):
+            return False
+        for at, part in enumerate(self._parts):
+            before = self._parts[at - 1].literal if at else b"/"
+            if part.slot == FOLDERS and not before.endswith(b"/"):
+                return False
+            if part.choices and not _is_told_apart(part.choices, is_last=at > opens[-1]):
+                return False
+        return True
+
     def match(self, path: bytes) -> Found | None:
         """What a path below the folder tells; None where it is of another pattern."""
-        found = self._regex.fullmatch(path)
+        if self._backward is None:
+            found = self._regex.fullmatch(path)
+            texts = () if found is None else found.groups()
+        else:
+            found = self._backward.fullmatch(path[::-1])
+            texts = () if found is None else tuple(text[::-1] for text in found.groups()[::-1])
         if found is None:
             return None
-        texts = found.groups()
         places, free = self._places
         values = {slot: texts[at] for slot, at in places}
         if FOLDERS in values:
@@ -159,6 +213,16 @@ class Pattern:
             else:
                 parts.append(values[part.slot] if part.slot else next(rest))
         return b"".join(parts)
+
+
+def _is_told_apart(choices: Sequence[bytes], *, is_last: bool) -> bool:
+    """Whether no more than one of these texts can stand where one ends."""
+    if any(b"/" in text for text in choices):
+        return False
+    small = [text.lower() for text in choices]
+    if not is_last:
+        return len({len(text) for text in small}) == 1
+    return not any(one.endswith(other) for one, other in permutations(small, 2))
 
 
 def _part(found: re.Match[str]) -> _Part:
