@@ -16,10 +16,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.learn.cases import make_rows, make_view
+from tests.learn.cases import built, make_rows, make_view
 from tests.memory.allocator import cpu_peak_bytes
 from wdtrain.learn.step import LocalPass
-from wdtrain.learn.task import Task, TaskSet, build_task
+from wdtrain.learn.task import Task, TaskSet
 from wdtrain.memory.estimate import Footprint, explain_footprint, footprint, largest_micro_batches
 from wdtrain.networks import build
 from wdtrain.ranks.devices import KNOWN_DEVICES, parse_device
@@ -29,15 +29,9 @@ CASES = (("mask", "seed-mask", "bce+dice"), ("depth", "seed-unet", "smooth-l1"))
 
 def make_task(case: tuple[str, str, str], precision: str, norm_group: int) -> Task:
     target, network, loss = case
-    return build_task(
-        target,
-        "mask" if target == "mask" else "depth",
-        build(network),
-        loss=loss,
-        optimizer={"name": "adamw", "lr": 1e-3},
-        precision=precision,
-        norm_group=norm_group,
-    )
+    optimizer = {"name": "adamw", "lr": 1e-3}
+    how = {"loss": loss, "optimizer": optimizer, "precision": precision, "norm_group": norm_group}
+    return built(target, target, build(network), **how)
 
 
 def measured(task: Task, samples: int, size: int, precision: str) -> int:

@@ -54,10 +54,9 @@ from wdtrain.packing.pack import pack  # noqa: E402
 from wdtrain.ranks.devices import indexed  # noqa: E402
 from wdtrain.ranks.heap import keep_freed_memory  # noqa: E402
 from wdtrain.scenes.playground import Playground  # noqa: E402
-from wdtrain.targets.truth import TargetName  # noqa: E402
 
 SIDE, DIFFICULTY, NUM_BATCHES = 64, 0.3, 8
-TASKS: dict[str, tuple[TargetName, ...]] = {
+TASKS: dict[str, tuple[str, ...]] = {
     "mask": ("mask",),
     "depth": ("depth",),
     "both": ("mask", "depth"),

@@ -17,9 +17,9 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from steps.turn import Turn
-from steps.work import Learner, Work
+from steps.work import IMAGE, Learner, Work, arrive
+from wdtrain.learn.inputs import TrainingInput
 from wdtrain.learn.rows import Rows
-from wdtrain.targets.truth import TrainingInput
 
 PRECISIONS = {"bf16": "bf16-mixed", "fp32": "32-true"}
 
@@ -47,9 +47,8 @@ class Module(LightningModule):
         ]
 
     def _prepared(self, learner: Learner, part: Rows) -> TrainingInput:
-        overlay = part.overlay.to(self.device, non_blocking=True)
-        stored = getattr(part, learner.target).to(self.device, non_blocking=True)
-        return self.work.view.prepare(overlay, stored, learner.target, part)
+        arrived = arrive(part, learner.target, self.device)
+        return self.work.view.prepare(IMAGE, learner.target, arrived, part)
 
     def training_step(self, batch: list[list[TrainingInput]], index: int) -> None:
         optimizers: Any = self.optimizers()
@@ -60,7 +59,7 @@ class Module(LightningModule):
                 output = learner.network(part.picture).float()
                 loss = learner.loss(output, part.target, part.valid).mean() / len(parts)
                 self.manual_backward(loss)
-                self.losses[learner.target] = loss.detach() * len(parts)
+                self.losses[learner.target.name] = loss.detach() * len(parts)
             optimizer.step()
             optimizer.zero_grad()
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from steps.turn import Turn
-from steps.work import LEARNED, SEED, Work
+from steps.work import LEARNED, Work
 from wdtrain import learn, ranks
 from wdtrain.learn.rows import Rows
 from wdtrain.learn.step import StepResult
 from wdtrain.record.run import RunRecord
-from wdtrain.record.run_plan import plan_run
+from wdtrain.record.run_plan import RunPlan, plan_tasks
 
 PLAIN_SECONDS = 10.0
 
@@ -28,14 +28,13 @@ class Ours:
 
     def __init__(self, work: Work, *, compiled: bool = False) -> None:
         settings = work.settings
+        recipe, fields = work.recipe(compiled=compiled), work.manifest.fields
         self.tasks = learn.build_tasks(
-            work.declared(),
-            seed=SEED,
+            recipe,
+            learn.learned_by(recipe, fields),
+            total_steps=1,
             device=settings.device,
-            precision=settings.precision,
-            micro_batch=settings.micro_batch,
-            norm_group=settings.norm_group,
-            compiled=compiled,
+            size=(work.manifest.height, work.manifest.width),
         )
         self.work, self.collective = work, ranks.open_collective()
         self.losses: dict[str, float] = {}
@@ -92,17 +91,19 @@ class OursWithRecord(Ours):
             )
         self.record = record.__enter__()
         settings = work.settings
-        facts = {
-            "title": "step",
-            "batch_size": settings.batch,
-            "networks": {target: LEARNED[target][0] for target in settings.targets},
-            "device": str(settings.device),
-            "ranks": 1,
-            "samples": work.manifest.splits["train"].samples,
-            "steps": 10**9,
-        }
-        self.record.start(0, work.manifest.source, "{}\n")
-        self.record.show(plan_run(self.tasks, facts))
+        networks = {target: LEARNED[target][0] for target in settings.targets}
+        plan = RunPlan(
+            title="step",
+            device=str(settings.device),
+            batch_size=settings.batch,
+            ranks=1,
+            steps=10**9,
+            samples=work.manifest.splits["train"].samples,
+            tasks=plan_tasks(self.tasks, networks),
+            first_step=0,
+        )
+        self.record.start(0, work.manifest.source, "{}\n", self.tasks.idle)
+        self.record.show(plan)
 
     def take(self, turn: Turn) -> None:
         for rows in turn:

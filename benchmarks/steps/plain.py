@@ -15,12 +15,13 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from steps.turn import Turn, wait_for
-from steps.work import Learner, Work
+from steps.work import IMAGE, Learner, Work, arrive
+from wdtrain.learn.inputs import TrainingInput
 from wdtrain.learn.rows import Rows
 from wdtrain.learn.view import autocast
-from wdtrain.targets.truth import TargetName, TrainingInput, depth_target, mask_target
+from wdtrain.targets import Target
 
-Prepare = Callable[[Tensor, Tensor, TargetName, Rows], TrainingInput]
+Prepare = Callable[[str, Target, tuple[Tensor, Tensor], Rows], TrainingInput]
 
 
 def nothing(part: str) -> None:
@@ -50,10 +51,9 @@ class Bare:
         for learner in self.learners:
             total = torch.zeros((), device=self.device)
             for part in self.work.cut(rows):
-                overlay = part.overlay.to(self.device, non_blocking=True)
-                stored = getattr(part, learner.target).to(self.device, non_blocking=True)
+                arrived = arrive(part, learner.target, self.device)
                 mark("copy")
-                prepared = self.prepare(overlay, stored, learner.target, part)
+                prepared = self.prepare(IMAGE, learner.target, arrived, part)
                 mark("augment")
                 with autocast(self.device, self.work.settings.precision):
                     output = learner.network(prepared.picture).float()
@@ -64,7 +64,7 @@ class Bare:
                 mark("backward")
             learner.optimizer.step()
             learner.optimizer.zero_grad(set_to_none=True)
-            self.losses[learner.target] = total
+            self.losses[learner.target.name] = total
             mark("optimizer")
 
 
@@ -89,16 +89,15 @@ class BareByPart(Bare):
 
 def unaugmented(work: Work) -> Prepare:
     """Float and normalised in three operations, as one writes it by hand."""
-    device, normalisation = work.settings.device, work.view.normalisation
+    device, normalisation = work.settings.device, work.view.normalisations[IMAGE]
     mean = 255.0 * torch.tensor(normalisation.mean, device=device)[:, None, None]
     scale = 1.0 / (255.0 * torch.tensor(normalisation.std, device=device)[:, None, None])
 
-    def prepare(overlay: Tensor, stored: Tensor, target: TargetName, rows: Rows) -> TrainingInput:
-        picture = overlay.float().sub_(mean).mul_(scale)
-        if target == "mask":
-            truth = mask_target(stored)
-            return TrainingInput(picture, truth, torch.ones_like(truth))
-        return TrainingInput(picture, *depth_target(stored, work.view.depth_format))
+    def prepare(
+        image: str, target: Target, arrived: tuple[Tensor, Tensor], rows: Rows
+    ) -> TrainingInput:
+        stored, learned = arrived
+        return TrainingInput.of(stored.float().sub_(mean).mul_(scale), target.truth(learned))
 
     return prepare
 
@@ -127,12 +126,11 @@ class Accelerated:
                         self._micro_step(learner, part)
 
     def _micro_step(self, learner: Learner, part: Rows) -> None:
-        overlay = part.overlay.to(self.device, non_blocking=True)
-        stored = getattr(part, learner.target).to(self.device, non_blocking=True)
-        prepared = self.work.view.prepare(overlay, stored, learner.target, part)
+        arrived = arrive(part, learner.target, self.device)
+        prepared = self.work.view.prepare(IMAGE, learner.target, arrived, part)
         output = learner.network(prepared.picture)
         loss = learner.loss(output, prepared.target, prepared.valid).mean()
         self.accelerator.backward(loss)
         learner.optimizer.step()
         learner.optimizer.zero_grad()
-        self.losses[learner.target] = loss.detach()
+        self.losses[learner.target.name] = loss.detach()

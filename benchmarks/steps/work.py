@@ -13,20 +13,21 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from wdtrain import learn
+from wdtrain.config import Recipe
 from wdtrain.learn.groups import plan_micro_batches
 from wdtrain.learn.rows import Rows, StoredBatch
 from wdtrain.networks import build, domain_of
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.version1 import depth_of
 from wdtrain.stream import open_stream
-from wdtrain.targets.losses import Loss, build_loss
-from wdtrain.targets.truth import TargetName
+from wdtrain.targets import Target, target_of
+from wdtrain.targets.choice import Loss, build_loss
 
 SEED, LEARNING_RATE, CHUNK = 0, 1e-3, 32
-LEARNED: dict[TargetName, tuple[str, str]] = {
+IMAGE = "overlay"
+LEARNED: dict[str, tuple[str, str]] = {
     "mask": ("seed-mask", "bce+dice"),
     "depth": ("seed-unet", "smooth-l1"),
 }
@@ -37,7 +38,7 @@ LEARNED: dict[TargetName, tuple[str, str]] = {
 class Settings:
     """What is compared. targets: the tasks of a step; precision: fp32 or bf16."""
 
-    targets: tuple[TargetName, ...]
+    targets: tuple[str, ...]
     batch: int
     micro_batch: int
     norm_group: int
@@ -62,7 +63,7 @@ class Settings:
 class Learner:
     """One network of a plain loop, on the device, in training mode."""
 
-    target: TargetName
+    target: Target
     network: nn.Module
     loss: Loss
     optimizer: torch.optim.Optimizer
@@ -80,35 +81,50 @@ class Work:
     def learners(self, *, compiled: bool = False) -> list[Learner]:
         """New networks with plain BatchNorm and Dropout, each with a fused AdamW."""
         learners = []
-        for target in self.settings.targets:
-            name, loss = LEARNED[target]
+        for field in self.settings.targets:
+            name, loss = LEARNED[field]
+            target = target_of(self.manifest.fields[field])
             network = build(name, init_seed=SEED).to(self.settings.device)
             network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             if compiled:
                 network.compile()
             optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, fused=True)
-            chosen = build_loss(loss, domain_of(network))
+            chosen = build_loss(loss, domain_of(network), target)
             learners.append(Learner(target, network.train(), chosen, optimizer))
         return learners
 
-    def declared(self) -> dict[str, dict[str, Any]]:
-        """The same tasks, as `learn.build_tasks` and a recipe declare them."""
-        optimizer = {"name": "adamw", "lr": LEARNING_RATE}
-        return {
-            target: {
-                "network": LEARNED[target][0],
-                "options": {},
-                "target": target,
-                "loss": LEARNED[target][1],
-                "optimizer": optimizer,
-            }
-            for target in self.settings.targets
+    def recipe(self, *, compiled: bool = False) -> Recipe:
+        """The same tasks, as a recipe declares them."""
+        settings, optimizer = self.settings, {"name": "adamw", "lr": LEARNING_RATE}
+        sections: dict[str, Any] = {
+            "data": {"url": self.manifest.url, "chunk": settings.chunk},
+            "run": {"folder": "nowhere", "seed": SEED},
+            "train": {"batch_size": settings.batch, "steps": 1},
+            "step": {"micro_batch": settings.micro_batch, "norm_group": settings.norm_group},
+            "tasks": {
+                field: {
+                    "network": LEARNED[field][0],
+                    "loss": LEARNED[field][1],
+                    "optimizer": optimizer,
+                    "schedule": {"name": "constant"},
+                }
+                for field in settings.targets
+            },
+            "precision": settings.precision,
+            "compile": compiled,
         }
+        return Recipe.model_validate(sections)
 
     def cut(self, rows: Rows) -> Iterator[Rows]:
         """The micro-batches of a batch."""
         for first, last in plan_micro_batches(rows.groups, self.settings.micro_batch):
             yield rows.part(first, last)
+
+
+def arrive(part: Rows, target: Target, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The image and what is learned of it, as stored, on the device."""
+    image, stored = (part[name].to(device, non_blocking=True) for name in (IMAGE, target.name))
+    return image, stored
 
 
 def open_work(url: str, settings: Settings, num_batches: int) -> Work:
@@ -125,6 +141,5 @@ def open_work(url: str, settings: Settings, num_batches: int) -> Work:
     )
     with closing(cast(Generator[StoredBatch, None, None], iter(stream))) as reading:
         batches = [learn.rows_of(next(reading), settings.norm_group) for _ in range(num_batches)]
-    mean, std = manifest.mean_and_std(manifest.image)
-    view = learn.plain_view(mean, std, depth_of(manifest.fields), settings.precision)
+    view = learn.plain_view(manifest, [IMAGE], settings.precision)
     return Work(settings, manifest, batches, view.augmented(learn.Augmentation(seed=SEED)))

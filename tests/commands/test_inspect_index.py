@@ -88,16 +88,13 @@ def test_what_cannot_be_is_one_line(
     assert not (tmp_path / "index").exists()
 
 
-PLAIN = ("--field", "image=image:jpg", *DECLARED[2:])
-
-
 def test_the_way_to_pack_a_compressed_tar_is_a_command_that_does(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (url,) = make_tars(tmp_path, 5)
     packed = tmp_path / "packed here.tar.gz"
     packed.write_bytes(gzip.compress(Path(url).read_bytes()))
-    assert run("index", packed, "--out", tmp_path / "index", *PLAIN) == 2
+    assert run("index", packed, "--out", tmp_path / "index", *DECLARED) == 2
     unpack, _, pack = (
         capsys.readouterr().err.strip().rpartition("for example ")[2].partition(" && ")
     )
@@ -112,10 +109,10 @@ def test_the_way_to_pack_a_compressed_tar_is_a_command_that_does(
 def test_by_index_come_the_pixels_that_come_by_repacking(tmp_path: Path) -> None:
     """Of the same keys, also at another size."""
     urls = make_tars(tmp_path, 40, 20, members=lambda number: members_of(number, (48, 64)))
-    assert run("index", *urls, "--out", tmp_path / "index", *PLAIN) == 0
+    assert run("index", *urls, "--out", tmp_path / "index", *DECLARED) == 0
     how = ("--processes", "1", "--holdout-samples", "0")
     pattern = str(tmp_path / "data-{000..001}.tar")
-    assert pack_shards.main([pattern, str(tmp_path / "packed"), *PLAIN, *how]) == 0
+    assert pack_shards.main([pattern, str(tmp_path / "packed"), *DECLARED, *how]) == 0
     for size in (None, 24, (20, 36)):
         found = [
             {

@@ -46,14 +46,23 @@ class Runs:
         (self.folder / "tiny_network.py").write_text(NETWORK)
 
     def command(
-        self, name: str, *overrides: str, processes: int = 0, script: Path = TRAIN
+        self,
+        name: str,
+        *overrides: str,
+        processes: int = 0,
+        script: Path = TRAIN,
+        recipe: str | None = None,
     ) -> list[str]:
+        """recipe: of the repository, by its path there, on data that the overrides name."""
         launcher = [sys.executable]
         if processes:
             launcher += ["-m", "accelerate.commands.launch", "--multi_gpu", "--main_process_port"]
             launcher += ["0", "--num_processes", str(processes)]
-        given = [f"data.url={self.data}", f"run.folder={name}", *overrides]
-        return [*launcher, str(script), "--config", str(RECIPE), *given]
+        given = [f"run.folder={name}", *overrides]
+        if recipe is None:
+            given.insert(0, f"data.url={self.data}")
+        config = RECIPE if recipe is None else ROOT / recipe
+        return [*launcher, str(script), "--config", str(config), *given]
 
     def start(self, name: str, *overrides: str, **how: Any) -> subprocess.Popen[str]:
         """how: as `command` takes it."""
@@ -68,14 +77,14 @@ class Runs:
         self.started.append(process)
         return process
 
-    def run(self, name: str, *overrides: str, processes: int = 0) -> tuple[int, str]:
-        """(exit code, output) of a run to its end."""
-        process = self.start(name, *overrides, processes=processes)
+    def run(self, name: str, *overrides: str, **how: Any) -> tuple[int, str]:
+        """(exit code, output) of a run to its end; how: as `command` takes it."""
+        process = self.start(name, *overrides, **how)
         output, _ = process.communicate(timeout=280)
         return process.returncode, output
 
-    def finish(self, name: str, *overrides: str, processes: int = 0) -> str:
-        code, output = self.run(name, *overrides, processes=processes)
+    def finish(self, name: str, *overrides: str, **how: Any) -> str:
+        code, output = self.run(name, *overrides, **how)
         assert code == 0, output
         assert self.status(name)["state"] == "finished"
         return output

@@ -73,7 +73,7 @@ def millimetres(number: int) -> np.ndarray:
 
 
 COLOURS = np.array([[0, 0, 0], [128, 0, 0], [0, 128, 0]], np.uint8)
-OVERLAY, MASK = "overlay=image:{key}.overlay.jpg", "mask=mask:{key}.mask.png"
+OVERLAY, MASK = "image=image:{key}.overlay.jpg", "mask=mask:{key}.mask.png"
 DEPTH = "depth=depth:{key}.depth.png,unit=relative"
 CASES: dict[str, tuple[Make, list[str]]] = {
     "palette masks": (

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from wdtrain.fields import DepthField
 from wdtrain.packing.verify import verify, walk_blocks
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.samples import decode_row
-from wdtrain.store.version1 import depth_of
 
 FOLDER = Path(__file__).parent / "version1"
 EXPECTED: dict[str, Any] = json.loads((FOLDER / "expected.json").read_text())
@@ -44,7 +44,9 @@ def test_the_manifest_says_what_it_said(form: str) -> None:
     assert manifest.digest == facts["digest"]
     assert {name: split.samples for name, split in manifest.splits.items()} == facts["splits"]
     assert list(manifest.fields) == ["overlay", "mask", "depth"]
-    assert depth_of(manifest.fields).as_dict() == facts["depth"]
+    depth = manifest.fields["depth"]
+    assert isinstance(depth, DepthField)
+    assert depth.format.as_dict() == facts["depth"]
     assert manifest.image == "overlay"
     assert list(map(list, manifest.mean_and_std("overlay"))) == [facts["mean"], facts["std"]]
     assert verify(manifest, lambda done, total: None) == []

@@ -147,8 +147,10 @@ def test_our_own_loop_copies_by_way_of_the_batch(
 
     monkeypatch.setattr(Batch, "copy", copy)
     rows = rows_of(batch, 2)
-    fed = list(Prefetcher(torch.device("cpu")).micro_batches(rows, [(0, 1), (1, 2)], "mask"))
-    assert copied == [(part.data_ptr(), 2) for one in fed for part in (one.overlay, one.stored)]
+    names = ["overlay", "mask"]
+    fed = list(Prefetcher(torch.device("cpu")).micro_batches(rows, [(0, 1), (1, 2)], names))
+    assert copied == [(part.data_ptr(), 2) for one in fed for part in one.arrived]
+    assert len(copied) == 4
 
 
 def test_the_event_behind_a_copy_is_recorded_on_the_stream_that_is_current(

@@ -40,6 +40,7 @@ examples:
   pack-shards photos/ shards/small --size 64 --encoding raw
   pack-shards photos/ shards/square --size 256x256 --fit crop
   pack-shards playground:count=20000,size=64,difficulty=0.5 shards/playground --processes 2
+  pack-shards playground:count=20000,size=64,labels=true shards/playground-labels   # eight classes
   pack-shards triples/ shards/plain --compression none        # plain .tar shards
   pack-shards triples/ shared/mine --part 2/4                 # one of four machines
   pack-shards triples/ shared/mine --engine ray               # tasks of a Ray cluster

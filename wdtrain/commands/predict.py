@@ -33,6 +33,7 @@ from wdtrain.commands.predict_inputs import (
 )
 from wdtrain.commands.trust import add_trust, load_run_recipe
 from wdtrain.config import Recipe
+from wdtrain.fields import register_all
 from wdtrain.fields.resize import STRIDE, size_for
 from wdtrain.learn.build import Learned, learned_from, load_state
 from wdtrain.learn.evaluate import predict
@@ -174,6 +175,7 @@ def load_trained(folder: Path, which: str, side: int | None, *, trust: bool = Fa
     """The networks of the run in `folder`, at its last or best checkpoint."""
     recipe = load_run_recipe(folder, trust=trust)
     sys.path.append(str(Path.cwd()))  # networks of the user's own, as in training
+    register_all(recipe.data.kinds)
     found = _checkpoint(folder, which)
     exact_float32()
     device = default_device()

@@ -41,6 +41,7 @@ __all__ = [
     "from_dict",
     "kind_of",
     "register",
+    "register_all",
     "triple_of",
 ]
 
@@ -86,6 +87,12 @@ def register(name: str, path: str) -> type[Field]:
         raise FieldError(f"kind {name} is already {KINDS[name].__qualname__}; choose another name")
     KINDS[name] = kind
     return kind
+
+
+def register_all(paths: Mapping[str, str]) -> None:
+    """The kinds of a recipe (`data.kinds`): import paths by name."""
+    for name, path in paths.items():
+        register(name, path)
 
 
 def from_dict(name: str, values: Mapping[str, Any]) -> Field:

@@ -45,7 +45,7 @@ class Parts(Protocol):
 def key_room(fields: Sequence[Field]) -> int:
     """How long a key of a sample with these fields may be."""
     members = [field.member(form) for field in fields for form in ("image", "raw")]
-    return LONGEST_NAME - max(len(f".{member}") for member in [*members, "overlay.jpeg"])
+    return LONGEST_NAME - max(len(f".{member}") for member in members)
 
 
 class PatternSource:

@@ -231,10 +231,9 @@ def _is_seen(data: bytes | np.ndarray) -> bool:
 
 def _name_of(word: str, kind: str) -> str:
     """What a field is called: the word of its files, where that is of its kind."""
-    if kind == "image":
-        return "overlay" if word == "overlay" else "image"
     word = word.removesuffix("s") if word in ("masks", "depths") else word
-    return word if KIND_OF.get(word) == kind else {"classes": "labels"}.get(kind, kind)
+    is_of_kind = KIND_OF.get(word) == kind and kind != "image"
+    return word if is_of_kind else {"classes": "labels"}.get(kind, kind)
 
 
 def _contents(folder: Path, paths: Sequence[str], most: int = FILES_READ) -> Contents:
@@ -321,7 +320,7 @@ def _settled(
         name = each.name if each.is_named else _name_of(each.name, kind)
         while name in taken:
             name += "2"
-        options = _classes_of(each.contents) if kind == "classes" else {}
+        options = _FIRST_OPTIONS[kind](each.contents) if kind in _FIRST_OPTIONS else {}
         if not each.is_complete and kind != "image":
             options["optional"] = ""
         yield from _answered(FieldOption(name, kind, each.pattern, options), each, meanings, wrong)
@@ -340,7 +339,7 @@ def _kinds_by_look(contents: Contents) -> list[str]:
 
 def _told_apart(kind: str, each: _Candidate) -> str:
     """`gt`, `seg` and their like are masks where there are two values, else classes."""
-    if kind not in ("classes", "mask") or each.kind == "mask":
+    if kind not in ("classes", "mask") or each.kind not in ("classes", ""):
         return kind
     values: set[int] = set()
     for data, _ in each.contents:
@@ -376,6 +375,10 @@ def _classes_of(contents: Contents) -> dict[str, str]:
     codes = sorted(value >> 32 << 16 | (value >> 16 & 255) << 8 | value & 255 for value in ids)
     named = "|".join(f"{labels.colour_of(code)}:{at}" for at, code in enumerate(codes))
     return {"colours": named} if len(codes) <= _PLENTY else {"classes": "1"}
+
+
+_FIRST_OPTIONS: Final = {"classes": _classes_of}
+"""By kind: what has to be declared before anything is read."""
 
 
 def _answered(

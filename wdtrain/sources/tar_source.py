@@ -1,9 +1,9 @@
 """Somebody else's tars as a source: the members of WebDataset shards, packed anew as they are
 declared.
 
-A field's pattern is what its member's name ends in (`jpg`, `seg.png`). Samples come in the order in
-which they lie in the tars, one after the other, keyed by what stands before the first dot. One pass
-over the tars finds the place of every member; from then on any sample is one read.
+A field's pattern is what its member's name ends in (`jpg|jpeg`, `seg.png`). Samples come in the
+order in which they lie in the tars, one after the other, keyed by what stands before the first dot.
+One pass over the tars finds the place of every member; from then on any sample is one read.
 The surprise: where two tars use the same names (each counts from 0), the tar's name goes before.
 """
 
@@ -66,6 +66,7 @@ class _Index:
     passed_over: PassedOver = field(default_factory=PassedOver)
 
     def __post_init__(self) -> None:
+        self.columns = {one: at for at, each in enumerate(self.endings) for one in each.split("|")}
         self.places = [array("q") for _ in self.endings]
         self.sizes = [array("q") for _ in self.endings]
 
@@ -84,10 +85,10 @@ class _Index:
             self.digest.update(
                 f"{member.name} {member.size} {member.start}\n".encode("utf-8", "surrogateescape")
             )
-            if ending not in self.endings:
+            at = self.columns.get(ending)
+            if at is None:
                 self.others[ending] += 1
                 continue
-            at = self.endings.index(ending)
             if self.places[at][-1] == _NONE:
                 self.places[at][-1], self.sizes[at][-1] = member.start, member.size
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
-from wdtrain.fields import DepthField, DepthFormat, Field, FieldError, triple_of
+from wdtrain.fields import DepthFormat, FieldError, triple_of
 from wdtrain.store.schema import (
     Declared,
     Head,
@@ -70,10 +70,3 @@ def fields_of(document: Mapping[str, Any], head: Head) -> Declared:
         check_facts(f"fields.{field.name}", field, facts, head.encoding, size)
     check_sums("overlay", found.overlay)
     return Declared({field.name: field for field in fields}, {"overlay": found.overlay})
-
-
-def depth_of(fields: Mapping[str, Field]) -> DepthFormat:
-    """What the codes of the depth of a dataset with these three fields mean."""
-    field = fields["depth"]
-    assert isinstance(field, DepthField)
-    return field.format

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from wdtrain.config import DataSettings
-from wdtrain.fields import register
+from wdtrain.fields import register_all
 from wdtrain.remote.remote_files import RemoteAccess
 from wdtrain.settings import parse_bytes
 from wdtrain.store.manifest import Manifest
@@ -17,8 +17,7 @@ from wdtrain.stream.reader import Stream, open_stream
 def load_dataset(data: DataSettings, *, url: str | None = None) -> Manifest:
     """The dataset of a recipe, reached and kept as it says; url: where it is now, if not there.
     Kinds of fields that the recipe names are known from here on."""
-    for name, path in data.kinds.items():
-        register(name, path)
+    register_all(data.kinds)
     return Manifest.load(url or data.url, access=access_of(data))
 
 
