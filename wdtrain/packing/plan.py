@@ -222,9 +222,9 @@ def own_split(source: Source, splits: str) -> Kept | None:
         )
     if division.outside and not division.folders:
         raise StoreError(
-            f"{{split}} is a folder named train, val (valid, validation, dev) or test, and here are "
-            f"{', '.join(division.first)}; write another word, such as {{scene}}, for folders that "
-            "are no split"
+            f"{{split}} is a folder named train, val (valid, validation, dev) or test, and here "
+            f"are {', '.join(division.first)}; write another word, such as {{scene}}, for folders "
+            "that are no split"
         )
     if division.outside:
         raise StoreError(

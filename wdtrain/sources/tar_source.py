@@ -287,8 +287,12 @@ def _how_to_unpack(error: CompressedTar, text: str) -> str:
     return f"{error}; unpack it, and pack from there: {unpack} > {shlex.quote(plain)}"
 
 
-def how_to_unpack_all(folder: Path) -> str | None:
-    """The command that unpacks the compressed tars of a folder; None where it has none."""
+def how_to_unpack_all(source: Path) -> str | None:
+    """The command that unpacks the compressed tars in a folder, or beside such a tar; None where
+    there are none."""
+    folder = source if source.is_dir() else source.parent
+    if not folder.is_dir():
+        return None
     for ending, program in _PROGRAMS.items():
         if any(path.name.lower().endswith(ending) for path in folder.iterdir()):
             inside = shlex.quote(f"{folder}/")
