@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from wdtrain.config import Recipe, RecipeError, fields_of, help_text, load_recipe
+from wdtrain.config import Recipe, RecipeError, help_text, load_recipe, recipe_keys
 from wdtrain.settings import parse_bytes
 from wdtrain.stream.shares import balance
 
@@ -145,7 +145,7 @@ def test_a_recipe_cannot_be_changed() -> None:
 
 
 def test_every_field_says_what_it_is() -> None:
-    for key, _, description in fields_of(Recipe):
+    for key, _, description in recipe_keys(Recipe):
         assert len(description) > 5, key
         assert key in help_text()
 
@@ -156,6 +156,8 @@ def test_a_plan_is_for_the_networks_of_all_tasks_whatever_their_names():
     keys = recipe.planned_by()
     assert keys["tasks.mask-a.network"] == "seed-mask"
     assert keys["tasks.depth.network"] == "seed-unet"
+    own = load_recipe(PLAYGROUND, ["targets.mask=mine:Mask"]).planned_by()
+    assert own["targets.mask"] == "mine:Mask"
     assert not any("lr" in key for key in keys)
 
 

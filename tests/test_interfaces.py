@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from wdtrain import networks
-from wdtrain.config import Recipe, fields_of
+from wdtrain.config import Recipe, recipe_keys
 from wdtrain.packing.pack import pack
 from wdtrain.store.manifest import Manifest
 from wdtrain.stream import Batch, Cursor, open_stream
@@ -63,7 +63,7 @@ def test_networks_losses_and_metrics_keep_their_names() -> None:
 
 
 def test_recipes_keep_their_keys() -> None:
-    assert set(KEYS.split()) <= {key for key, _, _ in fields_of(Recipe)}
+    assert set(KEYS.split()) <= {key for key, _, _ in recipe_keys(Recipe)}
 
 
 def test_the_readme_names_what_there_is() -> None:

@@ -184,3 +184,58 @@ def test_no_file_beside_fields_targets_and_scenes_asks_which_kind_a_field_is() -
     for path in MODULES:
         if room_of(path) not in ("fields", "targets", "scenes", "sources"):
             assert not asking.search(path.read_text()), path
+
+
+def public_names(path: Path) -> Iterator[str]:
+    """The classes, functions and constants that a module defines for others."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            yield node.name
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (target.id for target in targets if isinstance(target, ast.Name))
+
+
+def test_one_public_name_stands_for_one_thing_in_the_whole_package() -> None:
+    found: dict[str, list[str]] = {}
+    for path in MODULES:
+        for name in {name for name in public_names(path) if not name.startswith("_")} - {"main"}:
+            found.setdefault(name, []).append(str(path.relative_to(PACKAGE)))
+    assert not {name: places for name, places in found.items() if len(places) > 1}
+
+
+REPEATED_LINES = 6
+
+
+def code_lines(path: Path) -> list[tuple[int, str]]:
+    """(number, text) of a module's lines of code: without comments, docstrings, imports, the heads
+    of functions and lines of punctuation alone, in single spaces."""
+    text = path.read_text()
+    left_out: set[int] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            left_out.update(range(node.lineno, (node.end_lineno or 0) + 1))
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            left_out.update(range(node.lineno, node.body[0].lineno))
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            left_out.update(range(node.lineno, (node.end_lineno or 0) + 1))
+    lines = ((number, " ".join(line.split())) for number, line in enumerate(text.splitlines(), 1))
+    return [
+        (number, line)
+        for number, line in lines
+        if number not in left_out and any(map(str.isalnum, line)) and not line.startswith("#")
+    ]
+
+
+def test_no_place_of_six_lines_stands_twice() -> None:
+    first: dict[tuple[str, ...], str] = {}
+    repeated: list[str] = []
+    for path in MODULES:
+        lines = code_lines(path)
+        for at in range(len(lines) - REPEATED_LINES + 1):
+            place = f"{path.relative_to(PACKAGE)}:{lines[at][0]}"
+            run = tuple(line for _, line in lines[at : at + REPEATED_LINES])
+            if run in first:
+                repeated.append(f"{place} repeats {first[run]}")
+            first.setdefault(run, place)
+    assert not repeated, "\n".join(repeated)

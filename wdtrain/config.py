@@ -31,7 +31,7 @@ from wdtrain.settings import (
     parse_memory,
 )
 from wdtrain.settings import RecipeError as RecipeError
-from wdtrain.settings import fields_of as fields_of
+from wdtrain.settings import recipe_keys as recipe_keys
 
 _FREE_KEYS = (
     "run.folder", "run.resume", "run.timeout_seconds", "log.", "checkpoint.", "cpu_threads",
@@ -322,7 +322,7 @@ class Recipe(Section):
     def planned_by(self) -> dict[str, Any]:
         """The keys that a micro-batch depends on, beside the device, flat, with their values."""
         wanted = r"(tasks\.[^.]+\.(input|target|network|options|loss|optimizer\.name)|augment|step|"
-        wanted += r"compile|precision|channels_last|data\.chunk)\b"
+        wanted += r"targets|compile|precision|channels_last|data\.chunk)\b"
         return {key: value for key, value in self.numeric_keys().items() if re.match(wanted, key)}
 
     def numeric_keys(self) -> dict[str, Any]:
@@ -398,7 +398,7 @@ def load_recipe(
 def _problem(detail: ErrorDetails) -> str:
     key = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
-        known = [name for name, _, _ in fields_of(Recipe)]
+        known = [name for name, _, _ in recipe_keys(Recipe)]
         wanted = re.sub(r"^tasks\.[^.]+", "tasks.NAME", key)
         near = difflib.get_close_matches(wanted, known, 1, 0.4)
         hint = f"; did you mean {near[0]}?" if near else "; --help lists the fields"
@@ -411,4 +411,6 @@ def _problem(detail: ErrorDetails) -> str:
 
 def help_text() -> str:
     """Every field of a recipe, a line each: key, default, what it is."""
-    return "\n".join(f"  {key:<38} {text} [{default}]" for key, default, text in fields_of(Recipe))
+    return "\n".join(
+        f"  {key:<38} {text} [{default}]" for key, default, text in recipe_keys(Recipe)
+    )

@@ -28,7 +28,7 @@ from wdtrain.stream import (
     Batch,
     Cursor,
     Order,
-    advice,
+    balance_advice,
     fullest_share,
     load_dataset,
     order_of,
@@ -111,7 +111,7 @@ class Run:
         epochs: int | None = 1,
         shuffle_bytes: int | None = None,
         fields: Sequence[str] | None = None,
-    ) -> ranks.StopTogether[Batch]:
+    ) -> ranks.StopOnAllRanks[Batch]:
         """This rank's batches of a split, as the recipe reads it, until a rank is asked to stop."""
         stream = stream_of(
             self.recipe.data,
@@ -129,9 +129,9 @@ class Run:
             give_up=self.stop.asked,
             fields=self.fields_of() if fields is None else fields,
         )
-        return ranks.StopTogether(stream, self.collective, self.stop.asked)
+        return ranks.StopOnAllRanks(stream, self.collective, self.stop.asked)
 
-    def evaluation_stream(self, split: str) -> ranks.StopTogether[Batch]:
+    def evaluation_stream(self, split: str) -> ranks.StopOnAllRanks[Batch]:
         """This rank's batches of a split, for an evaluation: hardly shuffled, so that little is
         held beside what training holds, and the first few read no more than they need."""
         least = EVALUATION_BLOCKS * self.order.least_bytes
@@ -167,7 +167,7 @@ class Run:
     def advice(self) -> str:
         """What would give every rank work in every step; "" where that is so."""
         recipe, world = self.recipe, self.collective.world
-        return advice(
+        return balance_advice(
             recipe.train.batch_size,
             world,
             norm_group=recipe.step.norm_group,
@@ -204,8 +204,7 @@ class Run:
             return
         fitting, gauge = self.fitting, memory.CudaGauge(self.accelerator.device)
         facts = {**self.recipe.planned_by(), **device_facts(fitting.device)}
-        facts |= {"share": fitting.share, "size": [fitting.height, fitting.width]}
-        kept = KeptPlan({**facts, "budget": gauge.budget_bytes // 2**26})
+        kept = KeptPlan({**facts, **fitting.facts, "budget": gauge.budget_bytes // 2**26})
         known = {name: Choice.from_dict(one) for name, one in (kept.load() or {}).items()}
         # One rank's on all, since they are kept in checkpoints; what was chosen is agreed already.
         self.choices = self.collective.gather(fitting.fit(gauge, known))[0]

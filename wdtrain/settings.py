@@ -102,7 +102,7 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def fields_of(section: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str]]:
+def recipe_keys(section: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str]]:
     """(key, default, description) of every field, tasks as `tasks.NAME`."""
     rows = []
     for name, field in section.model_fields.items():
@@ -111,7 +111,7 @@ def fields_of(section: type[BaseModel], prefix: str = "") -> list[tuple[str, str
         if get_origin(inner) is dict and _is_section(get_args(inner)[1]):
             key, inner = f"{key}.NAME", get_args(inner)[1]
         if _is_section(inner):
-            rows += fields_of(inner, key + ".")
+            rows += recipe_keys(inner, key + ".")
             continue
         default = "needed" if field.is_required() else json.dumps(field.default)
         rows.append((key, default, field.description or ""))

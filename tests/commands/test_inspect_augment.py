@@ -22,7 +22,7 @@ from wdtrain.commands.augment_picture import (
     NONE,
     SOME,
     VALID,
-    Place,
+    PlaceInBatch,
     ShownSample,
     augmentation_words,
     see,
@@ -120,7 +120,7 @@ def test_it_is_made_from_what_a_training_step_gets_bit_for_bit(manifest, tmp_pat
     assert len(given) == 2 * 3 * 24
     for (target, key, epoch), parts in given.items():
         sample = find_sample(manifest, "train", key, size=recipe.data.size)
-        shown = see(sample, Place.alone(epoch), view, targets_of(manifest))
+        shown = see(sample, PlaceInBatch.alone(epoch), view, targets_of(manifest))
         truth = shown.truths[target]
         found = (shown.images["overlay"], truth.wanted, truth.valid)
         for mine, its in zip(found, parts, strict=True):
@@ -146,7 +146,7 @@ def test_a_run_is_shown_by_its_own_seed_and_amounts(manifest, run_folder, tmp_pa
     view = view_of_training(manifest, load_recipe(run_folder / "config.yaml", []))
     sample = find_sample(manifest, "train", "n000017")
     targets = targets_of(manifest)
-    sights = [see(sample, Place.alone(epoch), view, targets) for epoch in (0, 2)]
+    sights = [see(sample, PlaceInBatch.alone(epoch), view, targets) for epoch in (0, 2)]
     for line, sight in zip(lines, sights, strict=True):
         assert (
             line
@@ -156,7 +156,7 @@ def test_a_run_is_shown_by_its_own_seed_and_amounts(manifest, run_folder, tmp_pa
     stored = stored_tiles(sample, view, targets)
     assert list(stored) == ["overlay", "mask", "depth", VALID]
     assert all(held(picture, tile) for name, tile in stored.items() if name != "overlay")
-    other = seen_tiles(see(sample, Place.alone(1), view, targets), view, targets)
+    other = seen_tiles(see(sample, PlaceInBatch.alone(1), view, targets), view, targets)
     assert not held(picture, other["overlay"])
 
 
@@ -180,7 +180,7 @@ def test_with_every_amount_off_what_was_seen_is_what_is_stored(manifest):
     view = plain_view(manifest, ["overlay"], "fp32").augmented(plain)
     sample, targets = find_sample(manifest, "train", "n000024"), targets_of(manifest)
     assert (sample.fields["depth"] == 0).any(), "unknown depth must be shown too"
-    seen = seen_tiles(see(sample, Place.alone(5), view, targets), view, targets)
+    seen = seen_tiles(see(sample, PlaceInBatch.alone(5), view, targets), view, targets)
     stored = stored_tiles(sample, view, targets)
     assert seen.keys() == stored.keys()
     for name, tile in stored.items():
@@ -194,7 +194,7 @@ def test_tells_what_is_trained_on_by_all_by_some_and_by_none(manifest, run_folde
     half_known = sample._replace(fields={**sample.fields, "depth": half})
     found = set()
     for epoch in range(4):
-        seen: ShownSample = see(half_known, Place.alone(epoch), view, targets)
+        seen: ShownSample = see(half_known, PlaceInBatch.alone(epoch), view, targets)
         shown = seen_tiles(seen, view, targets)[VALID]
         mask, depth = (seen.truths[name].known[0, 0].numpy() for name in ("mask", "depth"))
         for where, colour in ((mask & depth, ALL), (mask & ~depth, SOME), (~mask, NONE)):
@@ -215,7 +215,7 @@ def test_a_recipe_is_tried_with_other_amounts(manifest, run_folder, tmp_path, ca
         assert inspect_shards.main(asked) == 0
         lines[seed] = capsys.readouterr().out.splitlines()[0]
     view = view_of_training(manifest, load_recipe(run_folder / "config.yaml", []))
-    drawn = see(find_sample(manifest, "train", "n000024"), Place.alone(3), view, {}).drawn
+    drawn = see(find_sample(manifest, "train", "n000024"), PlaceInBatch.alone(3), view, {}).drawn
     assert lines["11"] == f"epoch 3: {', '.join(augmentation_words(drawn, (SIDE, SIDE)))}"
     assert lines["12"] != lines["11"]
 

@@ -57,6 +57,26 @@ def test_a_group_is_held_out_by_a_tenth_unless_told_otherwise(tmp_path: Path) ->
     assert Manifest.load(str(tmp_path / "b")).split("val").samples == 35
 
 
+def test_groups_that_no_name_has_are_refused_and_nothing_is_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_tars(tmp_path, 5)
+    tar, folder = tmp_path / "data-000.tar", tmp_path / "index"
+    assert run("index", tar, "--out", folder, "--group", r"(patient\d+)", *DECLARED) == 2
+    assert "finds no group in any name (the first is scene0/00000)" in capsys.readouterr().err
+    assert not folder.exists()
+
+
+def test_a_manifest_does_not_tell_where_a_table_of_groups_lies(tmp_path: Path) -> None:
+    make_tars(tmp_path, 20)
+    table = tmp_path / "patients.csv"
+    rows = [f"{name_of(number)},{number // 4}" for number in range(20)]
+    table.write_text("\n".join(["name,patient", *rows]))
+    tar, folder = tmp_path / "data-000.tar", tmp_path / "index"
+    assert run("index", tar, "--out", folder, "--group", f"{table}:patient", *DECLARED) == 0
+    assert Manifest.load(str(folder)).settings["group"] == "patients.csv:patient"
+
+
 def test_a_name_becomes_the_key_that_packing_makes_of_it(tmp_path: Path) -> None:
     from wdtrain.sources.names import name_of as name_of_key
 

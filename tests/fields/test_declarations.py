@@ -214,6 +214,7 @@ def test_options_declare_what_they_say(
         ("classes", {"classes": "3", "map": "1:9"}, "id 9 is declared; ids are 0 to 2, and 255"),
         ("classes", {"classes": "3", "map": "1-5:0"}, "id 4 is declared"),
         ("classes", {"map": "1-5:0|3:1"}, "map is .*a value stands twice"),
+        ("classes", {"map": "-5-0:0|0:7"}, "map is .*a value stands twice"),
         ("classes", {"map": "5-1:0"}, "map is"),
         ("classes", {"map": "*:0|*:1"}, r"\* stands twice"),
         ("classes", {"map": "1=0"}, "map=1=0: '1=0' is none of VALUE:ID"),

@@ -220,6 +220,8 @@ def test_depth_beyond_its_limits_is_refused_with_what_was_found() -> None:
         (npz_of(False, a=METRES, b=METRES), r"holds 2 arrays \(a, b\)"),
         (encode_npy(METRES)[:-8], "it is cut off or damaged"),
         (encode_npy(METRES)[:60], "cannot be decoded"),
+        (encode_npy(METRES).replace(b"<f8", b"<f3"), "is an array of <f3; numbers are needed"),
+        (encode_npy(METRES).replace(b"<f8", b"<i5"), "is an array of <i5; numbers are needed"),
         (npz_of(True, a=METRES)[:-30], "cannot be decoded"),
         (b"\x93NUMPY\x09\x00", "cannot be decoded"),
         (b"nothing", "cannot be decoded"),

@@ -122,10 +122,10 @@ def test_a_jpeg_of_the_right_size_is_stored_as_it_lies() -> None:
     value = field.load(data, file="x")
     assert value == data
     assert field.size_of(value) == (40, 56)
-    assert field.as_it_lies(value, (40, 56)) == data
-    assert field.as_it_lies(value, (20, 28)) is None
-    assert field.as_it_lies(making.soft(), (40, 56)) is None
-    assert ImageField("photo", lossless=True).as_it_lies(value, (40, 56)) is None
+    assert field.reusable_bytes(value, (40, 56)) == data
+    assert field.reusable_bytes(value, (20, 28)) is None
+    assert field.reusable_bytes(making.soft(), (40, 56)) is None
+    assert ImageField("photo", lossless=True).reusable_bytes(value, (40, 56)) is None
     np.testing.assert_array_equal(field.pixels_of(value)[0], field.read(data, file="x"))
 
 
@@ -135,10 +135,10 @@ def test_a_jpeg_that_is_turned_or_grey_or_of_inks_is_not() -> None:
     exif[274] = 6
     turned = making.saved(making.soft(), "JPEG", exif=exif)
     assert field.size_of(field.load(turned, file="x")) == (56, 40)
-    assert field.as_it_lies(turned, (56, 40)) is None
+    assert field.reusable_bytes(turned, (56, 40)) is None
     assert field.pixels_of(turned, (28, 20))[0].shape == (56, 40, 3)
     grey = making.saved(making.soft()[..., 0], "JPEG")
-    assert field.as_it_lies(grey, (40, 56)) is None
+    assert field.reusable_bytes(grey, (40, 56)) is None
     assert field.pixels_of(grey, (10, 14))[0].shape == (10, 14, 3)
     inks = making.saved(making.Image.fromarray(making.soft()).convert("CMYK"), "JPEG")
     assert isinstance(field.load(inks, file="x"), np.ndarray)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.learn.cases import DEPTH, NORMALISATION, target
 from wdtrain.fields import DepthField, DepthFormat
-from wdtrain.learn.augment import Augmentation, Drawn, Warp, affine
+from wdtrain.learn.augment import Augmentation, Drawn, GridWarp, affine
 from wdtrain.learn.inputs import Normalisation, TrainingInput, unit_picture
 from wdtrain.targets.depth import DepthTarget, zoomed
 
@@ -131,7 +131,7 @@ def test_with_everything_off_it_is_the_plain_path():
 
 def test_an_affine_that_moves_nothing_returns_the_picture():
     overlay, mask, depth = pictures(1, 23, 37)
-    warp = Warp(drawn(), (23, 37), CPU)
+    warp = GridWarp(drawn(), (23, 37), CPU)
     torch.testing.assert_close(warp.bilinear(unit_picture(overlay)), unit_picture(overlay))
     truth, valid = mask_of(warp, mask)
     assert torch.equal(truth, mask_target(mask))
@@ -154,13 +154,13 @@ def test_directions_turn_as_the_picture_does(zoom, angle, flipped, size):
     back = affine(values, *size)[0, :, :2]  # of normalised coordinates, from seen to stored
     half = torch.tensor([size[1] / 2, size[0] / 2], dtype=torch.float64)
     in_pixels = half[:, None] * back / half
-    turn = Warp(values, size, CPU).turn[0].double()
+    turn = GridWarp(values, size, CPU).turn[0].double()
     torch.testing.assert_close(turn, torch.linalg.inv(in_pixels) / zoom, atol=1e-6, rtol=0)
 
 
 def test_a_flip_mirrors_overlay_mask_and_depth_together():
     overlay, mask, depth = pictures(1)
-    warp = Warp(drawn(flipped=[True]), overlay.shape[2:], CPU)
+    warp = GridWarp(drawn(flipped=[True]), overlay.shape[2:], CPU)
     torch.testing.assert_close(
         warp.bilinear(unit_picture(overlay)), unit_picture(overlay.flip(3)), atol=1e-5, rtol=0
     )
@@ -175,7 +175,7 @@ def test_overlay_and_mask_are_those_of_kornias_container(seed):
     names, height, width = list("abcd"), *overlay.shape[2:]
     augmentation = Augmentation(seed=seed, rotation_deg=30)
     values = augmentation.draw(names, [0] * 4)
-    warp = Warp(values, (height, width), CPU)
+    warp = GridWarp(values, (height, width), CPU)
     room = (values.zoom - 1)[:, None] * np.array([width / 2, height / 2])
     mirror = np.where(values.flipped, -1.0, 1.0)
     parameters = {
@@ -199,7 +199,7 @@ def test_overlay_and_mask_are_those_of_kornias_container(seed):
 
 def test_corners_from_outside_the_picture_are_not_trained_on():
     overlay, mask, depth = pictures(1, 32, 32)
-    warp = Warp(drawn(angle_deg=[5.0]), (32, 32), CPU)
+    warp = GridWarp(drawn(angle_deg=[5.0]), (32, 32), CPU)
     outside = warp.inside[0, 0] == 0
     assert outside[0, 0] or outside[0, -1]
     assert 0.01 < outside.float().mean() < 0.08
@@ -211,14 +211,14 @@ def test_corners_from_outside_the_picture_are_not_trained_on():
     assert (reached[warp.inside == 0] < 1).all()
 
 
-def F_read_zero_padded(warp: Warp, ones: torch.Tensor) -> torch.Tensor:
+def F_read_zero_padded(warp: GridWarp, ones: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.grid_sample(ones, warp.grid, align_corners=False)
 
 
 @settings(deadline=None, max_examples=25)
 @given(zoom=st.floats(1, 1.5), x=st.floats(-1, 1), y=st.floats(-1, 1))
 def test_a_crop_without_rotation_lies_inside_the_magnified_picture(zoom, x, y):
-    warp = Warp(drawn(zoom=[zoom], shift=[[x, y]]), (20, 28), CPU)
+    warp = GridWarp(drawn(zoom=[zoom], shift=[[x, y]]), (20, 28), CPU)
     assert warp.grid.abs().max() <= 1 + 1e-5
 
 
@@ -226,7 +226,7 @@ def test_a_mask_stays_hard():
     _, mask, _ = pictures(8)
     augmentation = Augmentation(seed=3)
     values = augmentation.draw(list("abcdefgh"), [0] * 8)
-    truth, _ = mask_of(Warp(values, mask.shape[2:], CPU), mask)
+    truth, _ = mask_of(GridWarp(values, mask.shape[2:], CPU), mask)
     assert set(truth.unique().tolist()) == {0.0, 1.0}
 
 
@@ -235,7 +235,7 @@ def test_unknown_depth_is_not_trained_on():
     depth[..., ::3] = 0
     values = drawn(zoom=[1.3], shift=[[0.3, 0.7]], angle_deg=[3.0])
     fmt = DepthFormat(kind="relative")
-    warp = Warp(values, (8, 8), CPU)
+    warp = GridWarp(values, (8, 8), CPU)
     unit, valid = depth_of(warp, depth, fmt)
     assert 0 < valid.mean() < 1
     torch.testing.assert_close(unit[valid == 1], torch.full_like(unit[valid == 1], 99 / 254))
@@ -264,7 +264,7 @@ def test_depth_is_that_of_one_of_two_surfaces_and_its_outline_is_the_masks(
     mask = torch.from_numpy(figure * np.uint8(255))[None, None].repeat(4, 1, 1, 1)
     augmentation, names = Augmentation(seed=seed, rotation_deg=20.0), list("abcd")
     values = augmentation.draw(names, [0] * 4)
-    warp = Warp(values, sizes, CPU)
+    warp = GridWarp(values, sizes, CPU)
     unit, valid = depth_of(warp, depth, fmt)
     is_figure, inside = mask_of(warp, mask)
     assert torch.equal(valid, inside)

@@ -72,6 +72,14 @@ def test_every_task_gets_what_fits_under_the_budget():
     assert one_step(tasks, make_rows(64)).recoveries == ()
 
 
+def test_a_choice_is_kept_for_as_many_outputs_as_it_was_made_for():
+    tasks = small_tasks()
+    facts = fitting(tasks).facts
+    assert facts["outputs"] == {task.name: 1 for task in tasks}
+    tasks[0].target.channels = 40
+    assert fitting(tasks).facts != facts
+
+
 def test_a_probe_moves_no_weight_no_state_and_draws_no_chance():
     tasks = small_tasks()
     before, states = weights(tasks), [copy.deepcopy(t.optimizer.state_dict()) for t in tasks]

@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 
 from wdtrain.ranks.collective import Distributed
-from wdtrain.ranks.liveness import Beat, LostRanks, RankLost, Waited, judge
+from wdtrain.ranks.liveness import Beat, FailedWait, LostRanks, RankLost, judge
 
 WORLD = 3
 SETTLED_SECONDS = 1.5
@@ -180,8 +180,8 @@ def beats(*numbers_and_calls: tuple[int, int]) -> list[Beat]:
     return [Beat(number, calls, "process 1 on a host") for number, calls in numbers_and_calls]
 
 
-ENDED = Waited("an agreement", 2.0, False, "Connection closed by peer\nand more")
-TIMED_OUT = Waited("an agreement", 600.0, True, "Timed out")
+ENDED = FailedWait("an agreement", 2.0, False, "Connection closed by peer\nand more")
+TIMED_OUT = FailedWait("an agreement", 600.0, True, "Timed out")
 
 
 def test_those_who_fell_silent_are_lost_and_those_behind_only_when_the_time_is_over() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.learn.cases import run_ranks
 from wdtrain.ranks.collective import Alone
-from wdtrain.ranks.stopping import RunStopped, StopTogether, check_stop, no_sudden_collection
+from wdtrain.ranks.stopping import RunStopped, StopOnAllRanks, check_stop, no_sudden_collection
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Numbers:
 
 def test_all_batches_come_and_then_the_end_for_everyone():
     def work(collective):
-        stream = StopTogether(Numbers(3), collective, lambda: False)
+        stream = StopOnAllRanks(Numbers(3), collective, lambda: False)
         return list(stream), stream.size
 
     assert run_ranks(2, work) == [([0, 1, 2], (16, 16))] * 2
@@ -37,7 +37,7 @@ def test_asked_on_one_rank_all_stop_after_the_same_batch():
         seen: list[int] = []
         with pytest.raises(RunStopped):
             seen.extend(
-                StopTogether(
+                StopOnAllRanks(
                     Numbers(9), collective, lambda: collective.rank == 1 and len(seen) == 4
                 )
             )
@@ -52,7 +52,7 @@ def test_a_stream_that_gives_up_waiting_on_one_rank_stops_all():
         seen: list[int] = []
         stream = Numbers(2 if gave_up else 9)
         with pytest.raises(RunStopped):
-            seen.extend(StopTogether(stream, collective, lambda: gave_up and len(seen) == 2))
+            seen.extend(StopOnAllRanks(stream, collective, lambda: gave_up and len(seen) == 2))
         return seen
 
     assert run_ranks(2, work) == [[0, 1]] * 2

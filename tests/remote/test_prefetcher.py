@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wdtrain.remote.prefetcher import Key, Prefetcher
+from wdtrain.remote.prefetcher import BoundedPrefetcher, Key
 
 pytestmark = pytest.mark.timeout(60)
 
 
-def taken(ahead: Prefetcher[Any], key: Key) -> Any:
+def taken(ahead: BoundedPrefetcher[Any], key: Key) -> Any:
     loaded = ahead.take(key)
     return None if loaded is None else loaded.result(10)
 
@@ -29,21 +29,21 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def test_what_is_held_or_in_flight_never_exceeds_the_bound() -> None:
-    ahead = Prefetcher(max_threads=4, max_bytes=100)
+    ahead = BoundedPrefetcher(max_threads=4, max_bytes=100)
     loaded: list[int] = []
     for number in range(20):
         ahead.hint(
             ("file", number, 30), 30, lambda number=number: loaded.append(number) or bytes(30)
         )  # type: ignore[misc]
-        assert ahead.held_bytes <= 100
+        assert ahead._held_bytes <= 100
     until(lambda: len(loaded) == 3)
     for number in range(20):
         taken(ahead, ("file", number, 30))
-        assert ahead.held_bytes <= 100
+        assert ahead._held_bytes <= 100
 
 
 def test_taken_ranges_make_room_for_those_that_wait() -> None:
-    ahead = Prefetcher(max_threads=2, max_bytes=50)
+    ahead = BoundedPrefetcher(max_threads=2, max_bytes=50)
     for number in range(30):
         ahead.hint(("file", number, 25), 25, lambda number=number: bytes([number] * 25))  # type: ignore[misc]
     for number in range(28):
@@ -52,7 +52,7 @@ def test_taken_ranges_make_room_for_those_that_wait() -> None:
 
 
 def test_at_most_so_many_are_loaded_at_once() -> None:
-    ahead = Prefetcher(max_threads=3, max_bytes=1000)
+    ahead = BoundedPrefetcher(max_threads=3, max_bytes=1000)
     lock, most, now = threading.Lock(), 0, 0
 
     def load() -> bytes:
@@ -72,7 +72,7 @@ def test_at_most_so_many_are_loaded_at_once() -> None:
 
 
 def test_what_is_never_taken_goes_when_it_is_passed_by() -> None:
-    ahead = Prefetcher(max_threads=2, max_bytes=40)
+    ahead = BoundedPrefetcher(max_threads=2, max_bytes=40)
     for number in range(10):
         ahead.hint(("file", number, 20), 20, lambda: bytes(20))
     until(lambda: all(hint.loaded.done() for hint in ahead._held.values()))
@@ -83,7 +83,7 @@ def test_what_is_never_taken_goes_when_it_is_passed_by() -> None:
 
 
 def test_what_cannot_be_loaded_is_left_to_the_read() -> None:
-    ahead = Prefetcher(max_threads=1, max_bytes=40)
+    ahead = BoundedPrefetcher(max_threads=1, max_bytes=40)
     ahead.hint(("file", 0, 20), 20, lambda: None)
     assert taken(ahead, ("file", 0, 20)) is None
     assert taken(ahead, ("file", 1, 20)) is None
@@ -92,7 +92,7 @@ def test_what_cannot_be_loaded_is_left_to_the_read() -> None:
 
 
 def test_an_error_in_loading_reaches_whoever_takes_it_and_the_next_is_loaded() -> None:
-    ahead: Prefetcher[bytes] = Prefetcher(max_threads=1, max_bytes=40)
+    ahead: BoundedPrefetcher[bytes] = BoundedPrefetcher(max_threads=1, max_bytes=40)
     begun = threading.Event()
 
     def fail() -> bytes:
@@ -110,7 +110,7 @@ def test_an_error_in_loading_reaches_whoever_takes_it_and_the_next_is_loaded() -
 
 
 def test_a_hint_that_waits_for_a_thread_alone_drops_nothing_when_it_is_taken() -> None:
-    ahead: Prefetcher[bytes] = Prefetcher(max_threads=1, max_bytes=None)
+    ahead: BoundedPrefetcher[bytes] = BoundedPrefetcher(max_threads=1, max_bytes=None)
     held_up = threading.Event()
     ahead.hint(("file", 0, 20), 20, lambda: bytes(20))
     until(lambda: ahead._held["file", 0, 20].loaded.done() and not ahead._threads)
@@ -123,7 +123,7 @@ def test_a_hint_that_waits_for_a_thread_alone_drops_nothing_when_it_is_taken() -
 
 
 def test_a_join_waits_for_what_is_in_flight() -> None:
-    ahead: Prefetcher[bytes] = Prefetcher(max_threads=2, max_bytes=100)
+    ahead: BoundedPrefetcher[bytes] = BoundedPrefetcher(max_threads=2, max_bytes=100)
     done: list[int] = []
 
     def load(number: int) -> bytes:
@@ -139,19 +139,19 @@ def test_a_join_waits_for_what_is_in_flight() -> None:
 
 
 def test_dropping_an_owner_leaves_the_others() -> None:
-    ahead = Prefetcher(max_threads=2, max_bytes=60)
+    ahead = BoundedPrefetcher(max_threads=2, max_bytes=60)
     for owner in ("a", "b"):
         for number in range(3):
             ahead.hint((owner, number, 20), 20, lambda: bytes(20))
     ahead.drop("a")
     assert {key[0] for key in (*ahead._held, *ahead._waiting)} == {"b"}
-    until(lambda: ahead.held_bytes == 60)
+    until(lambda: ahead._held_bytes == 60)
     ahead.drop("b")
-    assert ahead.held_bytes == 0
+    assert ahead._held_bytes == 0
 
 
 def test_what_an_abandoned_owner_held_goes_with_the_next_hint() -> None:
-    ahead = Prefetcher(max_threads=1, max_bytes=20)
+    ahead = BoundedPrefetcher(max_threads=1, max_bytes=20)
     ahead.hint(("a", 0, 20), 20, lambda: bytes(20))
     until(ahead._held["a", 0, 20].loaded.done)
     with ahead._lock:  # as in a finalizer that runs while the lock is held
@@ -159,7 +159,7 @@ def test_what_an_abandoned_owner_held_goes_with_the_next_hint() -> None:
     ahead.hint(("b", 0, 20), 20, lambda: b"x" * 20)
     until(lambda: ("b", 0, 20) in ahead._held)
     assert taken(ahead, ("b", 0, 20)) == b"x" * 20
-    assert ahead.held_bytes == 0
+    assert ahead._held_bytes == 0
 
 
 @given(
@@ -170,13 +170,13 @@ def test_what_an_abandoned_owner_held_goes_with_the_next_hint() -> None:
 def test_any_hints_and_takes_give_the_right_bytes_within_the_bound(
     acts: list[tuple[bool, int, int]], threads: int, bound: int
 ) -> None:
-    ahead = Prefetcher(max_threads=threads, max_bytes=bound)
+    ahead = BoundedPrefetcher(max_threads=threads, max_bytes=bound)
     for is_hint, offset, count in acts:
         expected = bytes([offset]) * count
         if is_hint:
             ahead.hint(("file", offset, count), count, lambda expected=expected: expected)  # type: ignore[misc]
         else:
             assert taken(ahead, ("file", offset, count)) in (expected, None)
-        assert 0 <= ahead.held_bytes <= bound
+        assert 0 <= ahead._held_bytes <= bound
     ahead.drop("file")
-    assert ahead.held_bytes == 0
+    assert ahead._held_bytes == 0

@@ -10,7 +10,6 @@ from wdtrain.scenes import parse_source
 from wdtrain.scenes.compose import Composition
 from wdtrain.scenes.playground import Playground
 from wdtrain.scenes.scene_classes import LABELS
-from wdtrain.scenes.spec import parse_playground
 
 
 def test_a_playground_is_what_its_text_says() -> None:
@@ -61,9 +60,3 @@ def test_a_path_is_no_specification(text: str) -> None:
 def test_a_mistake_is_named(text: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         parse_source(text)
-
-
-def test_parse_playground_refuses_other_sources() -> None:
-    assert len(parse_playground("playground:count=5")) == 5
-    with pytest.raises(ValueError, match="is no playground"):
-        parse_playground("folder")

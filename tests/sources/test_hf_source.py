@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from PIL import Image
 from tests.sources.people import classes, metres, photo
 from wdtrain.disk.failures import StoreError
 from wdtrain.fields import FieldError
+from wdtrain.sources import hf_source
 from wdtrain.sources.field_options import parse_field
 from wdtrain.sources.hf_source import HuggingFaceSource
 
@@ -105,3 +107,9 @@ def test_what_is_not_there_is_refused_with_what_is(saved: Path, tmp_path: Path) 
         source_of(saved, "image=image:picture")
     with pytest.raises(StoreError, match=r"save it with dataset\.save_to_disk"):
         source_of(tmp_path, "image=image:photo")
+
+
+def test_a_picture_that_is_a_pipe_is_a_reject_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")  # the library itself would wait for it, so none can be saved
+    with pytest.raises(FieldError, match="names a file that cannot be read"):
+        hf_source._picture({"bytes": None, "path": str(tmp_path / "pipe.jpg")}, "photo of row/0")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wdtrain.sources.names import key_of, name_of, shown
+from wdtrain.sources.names import key_of, name_of, printable
 
 TRICKY = st.text(st.sampled_from("ab-_/. x2fé\x00"), min_size=1, max_size=12)
 ANY = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
@@ -26,7 +26,7 @@ def test_a_key_turns_back_into_its_name(name: str) -> None:
 @given(st.binary(min_size=1, max_size=30))
 def test_names_that_are_no_text_have_keys_too(name: bytes) -> None:
     assert name_of(key_of(name, 1000)) == name.decode("utf-8", "surrogateescape")
-    shown(name).encode()
+    printable(name).encode()
 
 
 @given(TRICKY, TRICKY)

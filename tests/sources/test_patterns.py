@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from wdtrain.fields import FieldError
 from wdtrain.sources.field_options import parse_field
-from wdtrain.sources.patterns import Pattern, join_name, split_name
+from wdtrain.sources.patterns import Pattern, join_name, values_of
 
 NAME = st.binary(min_size=1, max_size=8).filter(lambda name: b"/" not in name)
 SHAPES = [
@@ -38,7 +38,7 @@ def test_a_path_that_a_pattern_makes_it_also_reads(
     assert found is not None
     assert pattern.path(found.values, found.variant) == path
     name = join_name(pattern.slots, found.values)
-    assert split_name(pattern.slots, name) == found.values
+    assert values_of(pattern.slots, name) == found.values
 
 
 def test_endings_may_be_in_upper_case_and_several() -> None:

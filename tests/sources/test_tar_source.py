@@ -171,3 +171,24 @@ def test_all_compressed_tars_of_a_folder_are_unpacked_by_one_command(
         (folder / "1.tar").unlink()
     assert how_to_unpack_all(tars) is None
     assert how_to_unpack_all(tmp_path / "nothing" / "there") is None
+
+
+def test_one_of_several_endings_is_a_fields(tmp_path: Path) -> None:
+    ends = ["jpg", "jpeg", "JPG"]
+    members = [(f"{n}.{end}", coded(photo(n), "JPEG")) for n, end in enumerate(ends)]
+    write_tar(tmp_path / "d.tar", members)
+    source = source_of(tmp_path / "d.tar", "image=image:jpg|jpeg")
+    for number in range(3):
+        assert source.load(number).arrays["image"] == coded(photo(number), "JPEG")
+
+
+def test_a_sample_with_two_members_of_a_field_is_a_reject(tmp_path: Path) -> None:
+    one, other = (coded(photo(number), "JPEG") for number in range(2))
+    write_tar(tmp_path / "d.tar", [("a.jpg", one), ("a.jpeg", other), ("b.jpg", one)])
+    source = source_of(tmp_path / "d.tar", "image=image:jpg|jpeg")
+    with pytest.raises(FieldError, match=r"^more than one image: its tar has several a"):
+        source.load(0)
+    assert source.load(1).arrays["image"] == one
+    write_tar(tmp_path / "e.tar", [("a.jpg", one), ("a.jpg", other), ("b.jpg", one)])
+    with pytest.raises(FieldError, match=r"^more than one image"):
+        source_of(tmp_path / "e.tar", IMAGE).load(0)

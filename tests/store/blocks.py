@@ -88,3 +88,8 @@ class Written:
         path.write_bytes(b"".join(self.frames) + frames.write_seek_table(self.entries))
         count = self.samples * (len(self.frames) - 1)
         return ShardReader(str(path), Shard(path.name, count, path.stat().st_size, ""), manifest)
+
+
+def raw_arrays(block: BlockIndex) -> list[np.ndarray]:
+    """Of a raw block, the array of each field."""
+    return [block.raw_array(column) for column in range(len(block.manifest.fields))]

@@ -19,7 +19,7 @@ from wdtrain.disk.failures import StoreError
 from wdtrain.store import manifest as manifests
 from wdtrain.store.foreign import _extents
 from wdtrain.store.foreign_index import (
-    MAGIC,
+    INDEX_MAGIC,
     members_checksum,
     record_layout,
     sample_checksum,
@@ -56,7 +56,7 @@ def test_a_billion_samples_open_in_a_second(document: dict[str, Any], tmp_path: 
         }
         for number in range(-(-samples // per_shard))
     ]
-    num_bytes = len(MAGIC) + samples * record_layout(index["key_bytes"], 3).itemsize
+    num_bytes = len(INDEX_MAGIC) + samples * record_layout(index["key_bytes"], 3).itemsize
     entry = {
         **index,
         "bytes": num_bytes,

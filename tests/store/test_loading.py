@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.disks import FORMS
-from tests.store.blocks import readers, same
+from tests.store.blocks import raw_arrays, readers, same
 from wdtrain.store import native
 from wdtrain.store.buffers import Recycled
 from wdtrain.store.loading import BlockLoader
@@ -45,7 +45,7 @@ def test_a_block_that_is_held_keeps_its_bytes_while_others_are_loaded(packed: Pa
     loader = BlockLoader(manifest, Recycled())
     with readers(manifest) as (shard, *_):
         (held,) = loader.load([(shard, 0)]).blocks
-        arrays = held.raw_arrays().values()
+        arrays = raw_arrays(held)
         before = [array.copy() for array in arrays]
         del held
         for number in range(shard.num_blocks):

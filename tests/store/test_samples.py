@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.disks import FORMS, Disks
+from tests.store.blocks import raw_arrays
 from wdtrain.disk.failures import DamagedSample, StoreError
 from wdtrain.fields.jpeg import decode_jpeg, encode_jpeg
 from wdtrain.fields.png import encode_png
@@ -49,7 +50,7 @@ def test_every_sample_comes_back_as_it_was(packed: Packed, encoding: str, compre
 @pytest.mark.parametrize("compression", ["zstd:3", "none"])
 def test_a_raw_block_is_arrays_of_one_stride(packed: Packed, compression: str) -> None:
     block = first_block(packed("raw", compression))
-    arrays = block.raw_arrays().values()
+    arrays = raw_arrays(block)
     for row in range(block.num_samples):
         for array, one in zip(arrays, decode_row(block, row).values(), strict=True):
             np.testing.assert_array_equal(array[row], one)
@@ -158,7 +159,7 @@ def test_a_raw_block_whose_headers_another_program_wrote_is_read(packed: Packed)
     data[at : at + 11] = bytes(data[at : at + 11]).lstrip(b"0").rjust(11)  # a size without zeros
     block = parse_block(bytes(data), raw)
     assert block.keys == ["j", "k"]
-    for array in block.raw_arrays().values():
+    for array in raw_arrays(block):
         np.testing.assert_array_equal(array[0], array[1])
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.stream.test_order import order_of
-from wdtrain.stream.shares import EVEN, advice, balance, fullest_share
+from wdtrain.stream.shares import EVEN, balance, balance_advice, fullest_share
 
 
 def parts(order, start: int, batch_size: int, world: int) -> list[int]:
@@ -55,18 +55,18 @@ def test_five_ranks_at_256():
 )  # fmt: skip
 def test_what_is_said_to_do_does(batch_size, world, lanes, chunk, group):
     assert balance(batch_size // chunk, lanes, world) < EVEN
-    text = advice(batch_size, world, lanes=lanes, chunk=chunk, norm_group=group)
+    text = balance_advice(batch_size, world, lanes=lanes, chunk=chunk, norm_group=group)
     better = re.findall(r"train.batch_size=(\d+)", text)
     smaller = re.findall(r"data.chunk=(\d+)", text)
     assert better or smaller
     for size in map(int, better):
-        assert advice(size, world, lanes=lanes, chunk=chunk, norm_group=group) == ""
+        assert balance_advice(size, world, lanes=lanes, chunk=chunk, norm_group=group) == ""
     for size in map(int, smaller):
-        assert advice(batch_size, world, lanes=lanes, chunk=size, norm_group=group) == ""
+        assert balance_advice(batch_size, world, lanes=lanes, chunk=size, norm_group=group) == ""
         assert size % (group or 1) == 0
     assert f"{world} ranks" in text
 
 
 @pytest.mark.parametrize(("batch_size", "world"), [(64, 1), (64, 2), (256, 8), (2048, 3)])
 def test_nothing_is_said_of_an_even_batch(batch_size, world):
-    assert advice(batch_size, world, lanes=32, chunk=32, norm_group=None) == ""
+    assert balance_advice(batch_size, world, lanes=32, chunk=32, norm_group=None) == ""

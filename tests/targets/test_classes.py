@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wdtrain.fields import ClassesField
-from wdtrain.learn.augment import Augmentation, Warp
+from wdtrain.learn.augment import Augmentation, GridWarp
 from wdtrain.targets import Truth, classes, target_of
 from wdtrain.targets.classes import ClassCounts, ClassesSums, ClassesTarget
 
@@ -120,7 +120,7 @@ def test_classes_stay_aligned_with_the_picture_through_a_warp(size):
         shares, ids = picture_and_ids(*size, seed)
         keys = [f"k{seed}-{number}" for number in range(warps)]
         drawn = Augmentation(seed=seed, rotation_deg=8.0).draw(keys, [0] * warps)
-        warp = Warp(drawn, size, torch.device("cpu"))
+        warp = GridWarp(drawn, size, torch.device("cpu"))
         truth = target.warped(ids.expand(warps, 1, *size), warp)
         assert set(truth.wanted.unique().tolist()) <= set(ids.unique().tolist())
         left = warp.bilinear(shares.expand(warps, 5, *size)).cumsum(1)[:, :4]
@@ -138,7 +138,7 @@ def test_classes_stay_aligned_with_the_picture_through_a_warp(size):
 def test_what_comes_from_outside_the_picture_is_not_valid():
     target = target_of(ClassesField("labels", classes=5))
     drawn = Augmentation(seed=3, zoom=0.0, rotation_deg=40.0).draw(["a"], [0])
-    warp = Warp(drawn, (24, 24), torch.device("cpu"))
+    warp = GridWarp(drawn, (24, 24), torch.device("cpu"))
     truth = target.warped(torch.ones((1, 1, 24, 24), dtype=torch.uint8), warp)
     assert torch.equal(truth.valid, warp.inside)
     assert 0 < truth.valid.mean() < 1

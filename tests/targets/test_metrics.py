@@ -9,7 +9,7 @@ import torch
 
 from wdtrain.fields.depth_format import DepthFormat
 from wdtrain.targets.metrics import (
-    LABELS,
+    METRIC_LABELS,
     ClassesSums,
     DepthSums,
     MaskSums,
@@ -31,7 +31,7 @@ def test_every_metric_has_a_label_and_a_direction():
     classes.update(ONES.int(), ONES.int())
     results = (masks.result(), depths.result(), classes.result())
     names = {name for result in results for name in result if not name.startswith("iou/")}
-    assert {name.rsplit("/", 1)[-1] for name in names} - {"images"} <= set(LABELS)
+    assert {name.rsplit("/", 1)[-1] for name in names} - {"images"} <= set(METRIC_LABELS)
     assert [is_higher_better(n) for n in ("iou", "aligned/delta1", "rmse_log")] == [1, 1, 0]
     assert label("aligned/foreground/rmse_log") == "RMSE log (aligned, foreground)"
     assert label("iou/mae") == "IoU (mae)"

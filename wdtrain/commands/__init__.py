@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
 import select
@@ -22,6 +23,16 @@ class Output(Console):
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
+def tool_parser(name: str, description: str, examples: str) -> argparse.ArgumentParser:
+    """Of a tool's command line; `examples` end its help, as they are written."""
+    return argparse.ArgumentParser(
+        prog=name,
+        description=description,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def run_command(main: Callable[[], int | None]) -> int:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # these rooms bring torch along, which the other actions do w
     from wdtrain.targets import Target, Truth
 
 
-class Sample(NamedTuple):
+class StoredSample(NamedTuple):
     """As read: each field as it is stored, [h, w] or [h, w, 3]; place: shard, block and row."""
 
     key: str
@@ -34,7 +34,7 @@ class Sample(NamedTuple):
         return height, width
 
 
-class Place(NamedTuple):
+class PlaceInBatch(NamedTuple):
     """Where a sample stands in an epoch: which row of a norm group of so many, that begins at the
     position `group_id`."""
 
@@ -44,7 +44,7 @@ class Place(NamedTuple):
     group_id: int
 
     @classmethod
-    def alone(cls, epoch: int) -> Place:
+    def alone(cls, epoch: int) -> PlaceInBatch:
         """Where nothing is drawn by group."""
         return cls(epoch, 0, 1, 0)
 
@@ -63,7 +63,9 @@ class ShownSample:
 # ---------------------------------------------------------------------------- what is seen
 
 
-def see(sample: Sample, place: Place, view: View, targets: Mapping[str, Target]) -> ShownSample:
+def see(
+    sample: StoredSample, place: PlaceInBatch, view: View, targets: Mapping[str, Target]
+) -> ShownSample:
     """What training makes of the sample in an epoch, on the CPU. Its group is filled with itself:
     what is drawn for a group goes by rows."""
     from wdtrain.learn.intensity import GroupRows
@@ -89,7 +91,7 @@ def see(sample: Sample, place: Place, view: View, targets: Mapping[str, Target])
     return ShownSample(place.epoch, drawn, images, truths)
 
 
-def _stored(sample: Sample) -> dict[str, Tensor]:
+def _stored(sample: StoredSample) -> dict[str, Tensor]:
     """As a batch of one has it: [1, channels, h, w]."""
     import torch
 
@@ -134,7 +136,7 @@ _PAPER, _INK, _FAINT = (255, 255, 255), (30, 30, 34), (120, 120, 128)
 _OUTLINES: Final = ((232, 60, 60), (40, 120, 240), (30, 170, 80), (240, 150, 20), (160, 70, 210))
 
 
-class Column(NamedTuple):
+class PictureColumn(NamedTuple):
     """A column of the picture: uint8 [h, w, 3] tiles by the names of rows, and what it says."""
 
     title: str
@@ -144,7 +146,7 @@ class Column(NamedTuple):
 
 
 def stored_tiles(
-    sample: Sample, view: View, targets: Mapping[str, Target]
+    sample: StoredSample, view: View, targets: Mapping[str, Target]
 ) -> dict[str, np.ndarray]:
     """The tiles of a sample as it is stored; what is not known of it is grey."""
     images, stored = {name: sample.fields[name] for name in view.normalisations}, _stored(sample)
@@ -175,8 +177,8 @@ def _tiles(
     return tiles
 
 
-def sheet(
-    sample: Sample, sights: list[ShownSample], view: View, targets: Mapping[str, Target]
+def augmentation_picture(
+    sample: StoredSample, sights: list[ShownSample], view: View, targets: Mapping[str, Target]
 ) -> np.ndarray:
     """uint8 [height, width, 3]: a column as stored and one for each epoch, under what was drawn.
 
@@ -185,12 +187,14 @@ def sheet(
     """
     height, width = sample.size
     factor = max(1, -(-_TILE_PX // width))
-    columns = [Column("as stored", [f"{height} x {width}"], stored_tiles(sample, view, targets))]
+    columns = [
+        PictureColumn("as stored", [f"{height} x {width}"], stored_tiles(sample, view, targets))
+    ]
     for index, one in enumerate(sights):
         lines = augmentation_words(one.drawn, (height, width))
         tiles = seen_tiles(one, view, targets)
         columns.append(
-            Column(f"epoch {one.epoch}", lines, tiles, _OUTLINES[index % len(_OUTLINES)])
+            PictureColumn(f"epoch {one.epoch}", lines, tiles, _OUTLINES[index % len(_OUTLINES)])
         )
     rows = list(columns[0].tiles)
     step_x, step_y = width * factor + _GAP_PX, height * factor + _GAP_PX
@@ -213,7 +217,9 @@ def sheet(
     return np.asarray(canvas)
 
 
-def _draw_outlines(picture: Image.Image, columns: list[Column], sights: list[ShownSample]) -> None:
+def _draw_outlines(
+    picture: Image.Image, columns: list[PictureColumn], sights: list[ShownSample]
+) -> None:
     draw = ImageDraw.Draw(picture)
     for column, one in zip(columns, sights, strict=True):
         corners = _corners(one.drawn, picture.height, picture.width)
@@ -229,7 +235,7 @@ def _corners(drawn: Drawn, height: int, width: int) -> np.ndarray:
     return (where + 1) / 2 * (width, height)
 
 
-def _write_head(draw: ImageDraw.ImageDraw, column: Column, left: int, top: int) -> None:
+def _write_head(draw: ImageDraw.ImageDraw, column: PictureColumn, left: int, top: int) -> None:
     draw.text((left, top), column.title, column.colour, _font(15))
     for number, line in enumerate(column.lines, 1):
         draw.text((left, top + 4 + number * _LINE_PX), line, _FAINT, _font(12))

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from wdtrain.commands import Output, run_command
+from wdtrain.commands import Output, run_command, tool_parser
 from wdtrain.disk.machine import usable_cores
 from wdtrain.settings import parse_bytes
 from wdtrain.store import native
@@ -34,7 +34,7 @@ from wdtrain.stream import Batch, Stream, open_stream
 from wdtrain.stream.batches import HostMemory
 from wdtrain.stream.stages import WORK
 
-EXAMPLES: Final = """\
+_EXAMPLES: Final = """\
 examples:
   bench-stream shards/mine
   bench-stream shards/mine --threads 1,4,8 --batch-size 1024
@@ -64,11 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bench-stream",
-        description="Measures how fast a packed dataset streams on this machine.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = tool_parser(
+        "bench-stream", "Measures how fast a packed dataset streams on this machine.", _EXAMPLES
     )
     threads = sorted({1, usable_cores()})
     add = parser.add_argument

@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from wdtrain.commands.augment_picture import Place, Sample, augmentation_words, see, sheet
+from wdtrain.commands.augment_picture import (
+    PlaceInBatch,
+    StoredSample,
+    augmentation_picture,
+    augmentation_words,
+    see,
+)
 from wdtrain.commands.inspect_order import check_cursor, manifest_of
 from wdtrain.commands.pack_shards import long_work
 from wdtrain.commands.trust import add_trust, load_run_recipe
@@ -36,7 +42,7 @@ if TYPE_CHECKING:  # these rooms bring torch along, which the other actions do w
     from wdtrain.stream import Order
     from wdtrain.targets import Target
 
-EXAMPLES: Final = """\
+_EXAMPLES: Final = """\
 examples:
   inspect-shards augment --run runs/mine playground-000000017 --epoch 3
   inspect-shards augment --run runs/mine playground-000000017 --epoch 0,1,2,3 --out seen.png
@@ -70,7 +76,7 @@ def add_augment(actions: Any) -> None:
         usage="inspect-shards augment [TARGET] KEY --epoch N[,N...] [options]",
         help=text,
         description=f"{text[0].upper()}{text[1:]}, by the code of training.",
-        epilog=EXAMPLES,
+        epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = action.add_argument
@@ -120,12 +126,12 @@ def show_augment(options: argparse.Namespace) -> int:
     view = plain_view(manifest, images, "fp32").augmented(_augmentation(options, recipe))
     targets = _targets(manifest, recipe)
     sample = find_sample(manifest, split, options.key, size=data.size)
-    places = [Place.alone(epoch) for epoch in epochs]
+    places = [PlaceInBatch.alone(epoch) for epoch in epochs]
     if recipe is not None and recipe.augment.image:
         order = order_of(data, manifest, split)
         places = [find_place(order, epoch, sample, recipe) for epoch in epochs]
     sights = [see(sample, place, view, targets) for place in places]
-    picture = sheet(sample, sights, view, targets)
+    picture = augmentation_picture(sample, sights, view, targets)
     out.write(options.out.name, png_of(picture))
     for sight in sights:
         print(f"epoch {sight.epoch}: {', '.join(augmentation_words(sight.drawn, sample.size))}")
@@ -202,7 +208,7 @@ def _augmentation(options: argparse.Namespace, recipe: Recipe | None) -> Augment
 
 def find_sample(
     manifest: Manifest, split: str, key: str, *, size: int | tuple[int, int] | None = None
-) -> Sample:
+) -> StoredSample:
     """The sample of this key as a stream reads it at `size`, or as stored.
 
     StoreError with the most similar keys where the split holds none of it. Costs reading the split
@@ -216,7 +222,7 @@ def find_sample(
         for at, block in _blocks(manifest, split, damaged):
             if key in block.keys:
                 row = block.keys.index(key)
-                return Sample(key, decode_row(block, row, size=read_at), (*at, row))
+                return StoredSample(key, decode_row(block, row, size=read_at), (*at, row))
             near = heapq.nlargest(_NEAR_KEYS, [*near, *block.keys], lambda one: _likeness(one, key))
             progress(done := done + block.num_samples, total)
     others = [name for name in manifest.splits if name != split]
@@ -228,7 +234,7 @@ def find_sample(
     )
 
 
-def find_place(order: Order, epoch: int, sample: Sample, recipe: Recipe) -> Place:
+def find_place(order: Order, epoch: int, sample: StoredSample, recipe: Recipe) -> PlaceInBatch:
     """Where a sample stands in an epoch: found by going through it. Where damaged samples were left
     out, those after them in a chunk stood further ahead."""
     begin = epoch * order.samples
@@ -244,7 +250,7 @@ def find_place(order: Order, epoch: int, sample: Sample, recipe: Recipe) -> Plac
     raise AssertionError("an epoch holds every sample")
 
 
-def _place_of(order: Order, position: int, recipe: Recipe) -> Place:
+def _place_of(order: Order, position: int, recipe: Recipe) -> PlaceInBatch:
     """The epoch and norm group of a position, and which of the group's rows it is: what of a chunk
     is in one batch is cut into groups."""
     epoch, batch_size = position // order.samples, recipe.train.batch_size
@@ -256,7 +262,7 @@ def _place_of(order: Order, position: int, recipe: Recipe) -> Place:
     )
     row = (position - piece.position) % recipe.norm_group
     rows = min(recipe.norm_group, piece.position + piece.rows - (position - row))
-    return Place(epoch=epoch, row=row, rows=rows, group_id=position - row)
+    return PlaceInBatch(epoch=epoch, row=row, rows=rows, group_id=position - row)
 
 
 def _blocks(

@@ -15,14 +15,14 @@ from wdtrain.packing.foreign_scan import ForeignField
 from wdtrain.packing.indexing import IndexOptions, Naming, write_index
 from wdtrain.remote.remote_files import Remote
 from wdtrain.sources.field_options import parse_field
-from wdtrain.sources.grouping import parse_group
+from wdtrain.sources.grouping import parse_group, told_group
 from wdtrain.sources.names import key_of
 from wdtrain.sources.pattern_source import key_room
 from wdtrain.sources.tar_source import named_tars
 from wdtrain.store.foreign_index import ForeignIndex
 from wdtrain.store.manifest import Manifest
 
-EXAMPLES: Final = """\
+_EXAMPLES: Final = """\
 examples:
   inspect-shards index 'photos-{0000..0099}.tar' --out shards/photos \\
       --field image=image:jpg --field mask=mask:seg.png,foreground=1
@@ -46,7 +46,7 @@ def add_index(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "index",
         help=text,
         description=text,
-        epilog=EXAMPLES,
+        epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
@@ -91,7 +91,7 @@ def index(options: argparse.Namespace) -> int:
     share = options.holdout_samples
     asked = IndexOptions(
         holdout=(0.1 if options.group else 0.0) if share is None else share,
-        group=options.group,
+        group=None if options.group is None else told_group(options.group),
         seed=options.seed,
         max_rejects=options.max_rejects,
     )
@@ -128,7 +128,7 @@ def _report(manifest: Manifest, folder: Path, tars: int, seconds: float) -> None
         f"{splits}"
     )
     print(
-        f"{told_index(found)}; {manifest.rejects['count']:,} rejected; digest "
+        f"{index_summary(found)}; {manifest.rejects['count']:,} rejected; digest "
         f"{manifest.digest[:12]}; train with data.url={folder}"
     )
     if manifest.splits.keys() == {"train"}:
@@ -138,7 +138,7 @@ def _report(manifest: Manifest, folder: Path, tars: int, seconds: float) -> None
         )
 
 
-def told_index(found: ForeignIndex) -> str:
+def index_summary(found: ForeignIndex) -> str:
     """The sizes of pictures, and what an index is, in words."""
     low, high = (f"{height} x {width}" for height, width in (found.smallest, found.largest))
     size = f"{low} to {high} (data.size is needed: height and width)" if found.is_mixed else high

@@ -31,7 +31,7 @@ from wdtrain.store.samples import parse_block
 if TYPE_CHECKING:  # importing the stream brings torch along, which the other actions do without
     from wdtrain.stream.order import Order
 
-EXAMPLES: Final = """\
+_EXAMPLES: Final = """\
 examples:
   inspect-shards order shards/mine --position 1000 --count 32
   inspect-shards order shards/mine --seed 7 --batch-size 512 --step 1200
@@ -96,7 +96,7 @@ def add_order(actions: Any) -> None:
         "order",
         help=text,
         description=f"{text[0].upper()}{text[1:]}, without decoding a picture.",
-        epilog=EXAMPLES,
+        epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = action.add_argument
@@ -163,9 +163,10 @@ def _question(options: argparse.Namespace) -> Question:
         order.check_batch(batch_size, options.world or 1)
         last = None if recipe is None else recipe.total_steps(order.samples)
         start, stop = _positions_of_step(options, batch_size, last)
-    told = ", ".join(f"{name} {getattr(order, name)}" for name in _DEFAULTS if name != "batch_size")
+    names = [name for name in _DEFAULTS if name != "batch_size"]
+    settings = ", ".join(f"{name} {getattr(order, name)}" for name in names)
     what = "" if options.step is None else f"step {options.step} of batches of {batch_size}: "
-    title = f"{what}positions {start} to {stop - 1} of order {order.digest} ({told})"
+    title = f"{what}positions {start} to {stop - 1} of order {order.digest} ({settings})"
     rank, world = options.rank, options.world
     return Question(title, manifest, order, start, stop, rank, world, not options.places)
 

@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from wdtrain.commands import Output, run_command
+from wdtrain.commands import Output, run_command, tool_parser
 from wdtrain.commands.contact_sheet import contact_sheet
 from wdtrain.commands.inspect_augment import add_augment
-from wdtrain.commands.inspect_index import add_index, told_index
+from wdtrain.commands.inspect_index import add_index, index_summary
 from wdtrain.commands.inspect_order import add_order
 from wdtrain.commands.pack_shards import long_work
 from wdtrain.commands.read_elsewhere import programs
@@ -31,7 +31,7 @@ from wdtrain.record.picture_grid import png_of
 from wdtrain.remote.urls import redacted
 from wdtrain.store.manifest import Manifest
 
-EXAMPLES: Final = """\
+_EXAMPLES: Final = """\
 examples:
   inspect-shards show shards/mine
   inspect-shards verify shards/mine          # reads every byte, decodes every sample
@@ -64,12 +64,7 @@ def _act(options: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="inspect-shards",
-        description="Looks into a packed dataset.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = tool_parser("inspect-shards", "Looks into a packed dataset.", _EXAMPLES)
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     for name, act, text in (
         ("show", show, "what the manifest says: fields, splits, sizes, rejects"),
@@ -128,7 +123,7 @@ def show(manifest: Manifest, options: argparse.Namespace) -> int:
 
 def _form(manifest: Manifest) -> str:
     if manifest.index is not None:
-        return told_index(manifest.index)
+        return index_summary(manifest.index)
     return f"{manifest.height} x {manifest.width}, {manifest.encoding}, {manifest.compression}"
 
 
@@ -145,14 +140,14 @@ def _fields_table(manifest: Manifest) -> Table:
 
 def _declared(field: Field) -> str:
     """What of a declaration is not as it would be without one; what codes mean, always."""
-    told: dict[str, Any] = {}
+    attributes: dict[str, Any] = {}
     for one in dataclasses.fields(field):
         value = getattr(field, one.name)
         if hasattr(value, "as_dict"):
-            told |= value.as_dict()
+            attributes |= value.as_dict()
         elif one.name != "name" and value != one.default:
-            told[one.name] = value
-    return " ".join(f"{name}={value}" for name, value in told.items())
+            attributes[one.name] = value
+    return " ".join(f"{name}={value}" for name, value in attributes.items())
 
 
 def _splits_table(manifest: Manifest) -> Table:
@@ -237,7 +232,7 @@ def write_grid(manifest: Manifest, options: argparse.Namespace) -> int:
     out = Outputs.for_file(
         options.out, "inspect-shards grid", overwrite=options.overwrite, ending=".png"
     )
-    sheet = contact_sheet(manifest, split=options.split, count=options.count)
-    out.write(options.out.name, png_of(sheet))
-    print(f"wrote {options.out} ({sheet.shape[1]} x {sheet.shape[0]})")
+    picture = contact_sheet(manifest, split=options.split, count=options.count)
+    out.write(options.out.name, png_of(picture))
+    print(f"wrote {options.out} ({picture.shape[1]} x {picture.shape[0]})")
     return 0

@@ -17,13 +17,13 @@ from typing import Any
 
 from rich.progress import track
 
-from wdtrain.commands import Output, run_command
+from wdtrain.commands import Output, run_command, tool_parser
 from wdtrain.disk.sourcefiles import is_clutter
 from wdtrain.fields import DepthField, Field, FieldError, Sample
 from wdtrain.fields.sample import encode_meta
 from wdtrain.fields.source import Source
 from wdtrain.packing.contents import FromFiles, all_contents
-from wdtrain.record.outputs import ASIDE_PREFIX, write_new
+from wdtrain.record.outputs import TEMPORARY_PREFIX, write_new
 from wdtrain.scenes.compose import Composition
 from wdtrain.scenes.lift import lifts_json
 from wdtrain.scenes.playground import Playground
@@ -155,11 +155,11 @@ def _read_index(path: Path) -> dict[str, Any]:
 
 
 def _is_ours_or_nobodys(name: str) -> bool:
-    return name.startswith(ASIDE_PREFIX) or is_clutter(name)
+    return name.startswith(TEMPORARY_PREFIX) or is_clutter(name)
 
 
 def _remove_leftovers(out: Path) -> None:
-    for path in out.glob(f"{ASIDE_PREFIX}*.partial"):
+    for path in out.glob(f"{TEMPORARY_PREFIX}*.partial"):
         path.unlink()
 
 
@@ -238,11 +238,8 @@ _HELP = {
 
 def _parser() -> argparse.ArgumentParser:
     examples = "examples:\n  " + "\n  ".join(example for _, _, example in _HELP.values())
-    parser = argparse.ArgumentParser(
-        prog="make-triples",
-        description="Make triples (overlay, mask, depth) as a folder of files.",
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = tool_parser(
+        "make-triples", "Make triples (overlay, mask, depth) as a folder of files.", examples
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     subparsers = {}

@@ -14,9 +14,9 @@ from typing import Final
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from wdtrain.commands import Output, run_command
-from wdtrain.commands.pack_sources import EXAMPLES as FIELD_EXAMPLES
+from wdtrain.commands import Output, run_command, tool_parser
 from wdtrain.commands.pack_sources import (
+    FIELD_EXAMPLES,
     SOURCE_HELP,
     add_source_options,
     advice_on,
@@ -34,7 +34,7 @@ from wdtrain.sources.folder import declaration
 from wdtrain.store import manifest as manifests
 from wdtrain.store.manifest import Manifest
 
-EXAMPLES: Final = """\
+_EXAMPLES: Final = """\
 examples:
   pack-shards triples/ shards/mine
   pack-shards photos/ shards/small --size 64 --encoding raw
@@ -109,11 +109,10 @@ def _pack_or_advise(given: Sequence[str], lines: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="pack-shards",
-        description="Packs pictures, masks, classes, depths into shards that stream exactly.",
-        epilog=f"{FIELD_EXAMPLES}\n{layouts_help()}\n{EXAMPLES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = tool_parser(
+        "pack-shards",
+        "Packs pictures, masks, classes, depths into shards that stream exactly.",
+        f"{FIELD_EXAMPLES}\n{layouts_help()}\n{_EXAMPLES}",
     )
     add = parser.add_argument
     add("source", metavar="SOURCE", help=SOURCE_HELP)

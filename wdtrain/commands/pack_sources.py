@@ -43,7 +43,7 @@ GROUP_HELP: Final = (
 )
 KIND_HELP: Final = "a kind of field of your own: the class in a module that can be imported"
 UNPACK: Final = "This command unpacks its tars; pack from there, as *.tar:"
-EXAMPLES: Final = """\
+FIELD_EXAMPLES: Final = """\
 anybody's data (docs/your-data.md has more):
   pack-shards FOLDER set --field image=image:'images/{key}.jpg' \\
       --field depth=depth:'depth/{key}.npy',unit=m --group '(scene[0-9]+)_'
@@ -71,10 +71,10 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
 
 def layouts_help() -> str:
     """What each layout is, a line each."""
-    told = {"triples": "KEY.overlay.jpg, KEY.mask.png, KEY.depth.png, triples.json (the default)"}
-    told |= {name: layout.what for name, layout in LAYOUTS.items()}
-    told["hf"] = "what the Hugging Face datasets library saved (save_to_disk)"
-    return "layouts:\n" + "".join(f"  {name:<12}{what}\n" for name, what in told.items())
+    texts = {"triples": "KEY.overlay.jpg, KEY.mask.png, KEY.depth.png, triples.json (the default)"}
+    texts |= {name: layout.what for name, layout in LAYOUTS.items()}
+    texts["hf"] = "what the Hugging Face datasets library saved (save_to_disk)"
+    return "layouts:\n" + "".join(f"  {name:<12}{what}\n" for name, what in texts.items())
 
 
 def source_of(options: argparse.Namespace) -> Source | Callable[[], Source]:

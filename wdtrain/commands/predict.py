@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 import torch
 
-from wdtrain.commands import run_command
+from wdtrain.commands import run_command, tool_parser
 from wdtrain.commands.pack_shards import long_work
 from wdtrain.commands.predict_inputs import (
     Named,
@@ -271,7 +271,7 @@ class Work:
         self.outputs.write(name + endings["preview"], png_of(preview))
         self.done += 1
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """A line that counts."""
         pictures = f"{self.done:,} picture{'s' * (self.done != 1)}"
         skipped = f"; {self.skipped:,} skipped, named above" if self.skipped else ""
@@ -301,11 +301,11 @@ def _predict(options: argparse.Namespace) -> int:
     try:
         work.do(pictures)
     except KeyboardInterrupt:
-        print(work.told())
+        print(work.summary())
         raise
     if not work.done:
         raise ValueError("none of the pictures could be predicted; the reasons stand above")
-    print(work.told())
+    print(work.summary())
     return 1 if work.skipped else 0
 
 
@@ -342,11 +342,10 @@ def _url(text: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="predict",
-        description="Predict mask, classes and depth of pictures with the networks of a run.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = tool_parser(
+        "predict",
+        "Predict mask, classes and depth of pictures with the networks of a run.",
+        _EXAMPLES,
     )
     add = parser.add_argument
     add("run", type=_path, metavar="RUN", help="the folder of a run")

@@ -22,8 +22,8 @@ from torch import Tensor
 from wdtrain.commands.inspect_order import KeysOfBlocks
 from wdtrain.config import Recipe
 from wdtrain.fields.levels import read_rgb
-from wdtrain.record.outputs import ASIDE_PREFIX, RECORD_NAME, read_record, safe_name
-from wdtrain.scenes.kit_pictures import ENDINGS
+from wdtrain.record.outputs import RECORD_NAME, TEMPORARY_PREFIX, read_record, safe_name
+from wdtrain.scenes.kit_pictures import PICTURE_ENDINGS
 from wdtrain.stream import Stream, load_dataset, open_stream
 
 Skip = Callable[[str], None]
@@ -57,13 +57,13 @@ class InputListing:
 
     def remarks(self) -> list[str]:
         """What was passed over, in sentences."""
-        said = []
+        notes = []
         if self.num_others:
-            what = ", ".join(ENDINGS)
-            said.append(f"passed over {self.num_others:,} other files: pictures end in {what}")
+            what = ", ".join(PICTURE_ENDINGS)
+            notes.append(f"passed over {self.num_others:,} other files: pictures end in {what}")
         if self.num_made:
-            said.append(f"passed over {self.num_made:,} files that wdtrain's own tools made")
-        return said
+            notes.append(f"passed over {self.num_made:,} files that wdtrain's own tools made")
+        return notes
 
 
 def list_inputs(paths: Iterable[Path]) -> InputListing:
@@ -81,7 +81,9 @@ def list_inputs(paths: Iterable[Path]) -> InputListing:
             walked.learn(above)
         _walk(path, path, found, walked)
         if len(found.pictures) == before:
-            raise ValueError(f"folder {path} holds no picture ({', '.join(ENDINGS)}); name another")
+            raise ValueError(
+                f"folder {path} holds no picture ({', '.join(PICTURE_ENDINGS)}); name another"
+            )
     by_place: dict[str, Picture] = {}
     for picture in found.pictures:
         by_place.setdefault(os.path.abspath(picture.path), picture)
@@ -109,13 +111,13 @@ def _walk(top: Path, folder: Path, found: InputListing, walked: _Walked) -> None
     walked.learn(folder)
     for path in sorted(folder.iterdir()):
         is_hidden = path.name.startswith(".")
-        if path.name == RECORD_NAME or path.name.startswith(ASIDE_PREFIX):
+        if path.name == RECORD_NAME or path.name.startswith(TEMPORARY_PREFIX):
             continue
         if path.is_dir() and not is_hidden:
             _walk(top, path, found, walked)
         elif os.path.abspath(path) in walked.made:
             found.num_made += 1
-        elif path.suffix.lower() in ENDINGS and path.is_file() and not is_hidden:
+        elif path.suffix.lower() in PICTURE_ENDINGS and path.is_file() and not is_hidden:
             found.pictures.append(Picture(path, path.relative_to(top)))
         else:
             found.num_others += 1
@@ -179,8 +181,8 @@ def pictures_of_files(
 
 
 def _reason(path: Path, error: Exception) -> str:
-    said = getattr(error, "strerror", None) or str(error) or "it does not fit into memory"
-    return said if str(path) in said else f"{path}: {said}"
+    reason = getattr(error, "strerror", None) or str(error) or "it does not fit into memory"
+    return reason if str(path) in reason else f"{path}: {reason}"
 
 
 def read_picture(path: Path) -> np.ndarray:
@@ -216,12 +218,12 @@ def pictures_of_split(
     """The first pictures of a stream, as many as names, as stored. Damage that lies before the last
     of them is skipped, and all there is in a split of less than `count`: what was read ahead of
     them tells nothing."""
-    rows, done, told = _rows(stream), 0, set[str]()
+    rows, done, reported = _rows(stream), 0, set[str]()
 
     def tell(stop: int) -> None:
         for where in [one for at in range(done, stop) for one in _damage_at(stream, at)]:
-            if where not in told:
-                told.add(where)
+            if where not in reported:
+                reported.add(where)
                 skip(f"{where}: {stream.damaged[where]}")
 
     for name, (position, picture) in zip(names, rows, strict=False):

@@ -1,4 +1,4 @@
-"""Files that survive a kill: written aside, synced, renamed.
+"""Files that survive a kill: written beside the final name, synced, renamed.
 
 Owns the few file operations that the run log and the checkpoints are built from, and how it is said
 that a disk refuses.
@@ -40,9 +40,9 @@ def writing(path: Path) -> Iterator[None]:
 
 def _number(message: str, path: Path) -> int:
     """The errno behind another library's error: what it says, or what the disk looks like."""
-    said = re.search(r"(?:os error|code:) (\d+)", message)
-    if said:
-        return int(said[1])
+    code = re.search(r"(?:os error|code:) (\d+)", message)
+    if code:
+        return int(code[1])
     disk = os.statvfs(path if path.exists() else path.parent)
     return errno.ENOSPC if disk.f_bavail * disk.f_frsize < _LEAST_FREE_BYTES else errno.EIO
 
@@ -92,26 +92,28 @@ def rename_synced(source: Path, target: Path) -> None:
     sync_folder(target.parent)
 
 
-def write_whole(path: Path, data: bytes, *, aside: Path | None = None, synced: bool = True) -> None:
+def write_whole(
+    path: Path, data: bytes, *, temporary: Path | None = None, synced: bool = True
+) -> None:
     """`path` holds all of `data`, or what it held before: never a part, whatever is killed.
 
-    aside: where it is written first, beside `path`, where several processes may write `path`;
+    temporary: where it is written first, beside `path`, where several processes may write `path`;
     synced: also after a power cut, which costs milliseconds.
     """
-    write_parts(path, [data], aside=aside, synced=synced)
+    write_parts(path, [data], temporary=temporary, synced=synced)
 
 
 def write_parts(
-    path: Path, parts: Iterable[bytes], *, aside: Path | None = None, synced: bool = True
+    path: Path, parts: Iterable[bytes], *, temporary: Path | None = None, synced: bool = True
 ) -> None:
     """As `write_whole`, for data that comes in parts and need not fit into memory."""
-    aside = aside or path.with_name(f".{path.name}.partial")
+    temporary = temporary or path.with_name(f".{path.name}.partial")
     try:
         with writing(path):
-            write_synced(aside, parts, synced=synced)
-        os.replace(aside, path)
+            write_synced(temporary, parts, synced=synced)
+        os.replace(temporary, path)
     except BaseException:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     if synced:
         sync_folder(path.parent)

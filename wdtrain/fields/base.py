@@ -168,7 +168,7 @@ class Field(ABC):
         assert isinstance(value, np.ndarray), f"{self.kind} fields are handed on as arrays"
         return value, None
 
-    def as_it_lies(self, value: Value, size: Size) -> bytes | None:
+    def reusable_bytes(self, value: Value, size: Size) -> bytes | None:
         """The bytes of a member, where those of a person's file may be stored as they are."""
         return None
 

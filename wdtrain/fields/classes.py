@@ -141,7 +141,9 @@ class ClassesField(Field):
         sources = [colour for colour, _ in self.colours]
         if len(set(sources)) < len(sources):
             self._refuse("colours", "a colour stands twice")
-        spans = sorted((first, last or first) for first, last, _ in self.map if first is not None)
+        spans = sorted(
+            (first, last) for first, last, _ in self.map if first is not None and last is not None
+        )
         if any(start <= last for (_, last), (start, _) in itertools.pairwise(spans)):
             self._refuse("map", "a value stands twice")
         if sum(first is None for first, _, _ in self.map) > 1:

@@ -26,11 +26,11 @@ class AmbiguousError(FieldError):
 
     def __init__(self, found: str, choices: Mapping[str, str], *, name: str, kind: str) -> None:
         self.found, self.choices, self.name, self.kind = found, dict(choices), name, kind
-        told = "; ".join(
+        declarations = "; ".join(
             f"--field '{name}={kind}:PATTERN,{options}' ({meaning})"
             for options, meaning in choices.items()
         )
-        super().__init__(f"{found}; declare which it is: {told}")
+        super().__init__(f"{found}; declare which it is: {declarations}")
 
     def __reduce__(self) -> tuple[object, ...]:
         return _again, (self.found, self.choices, self.name, self.kind)

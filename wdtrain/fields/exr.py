@@ -18,7 +18,7 @@ import numpy as np
 
 from wdtrain.fields.errors import FieldError, check_pixels, shown
 
-MAGIC: Final = b"v/1\x01"
+EXR_MAGIC: Final = b"v/1\x01"
 _TYPES: Final[dict[int, np.dtype]] = {0: np.dtype("<u4"), 1: np.dtype("<f2"), 2: np.dtype("<f4")}
 _NONE, _RLE, _ZIPS, _ZIP = 0, 1, 2, 3
 _LINES: Final = {_NONE: 1, _RLE: 1, _ZIPS: 1, _ZIP: 16}

@@ -103,7 +103,7 @@ class ImageField(Field):
         plain = pictures.plain_jpeg(value, name=self.name)
         return decode_jpeg_scaled(plain, size, name=self.name)
 
-    def as_it_lies(self, value: Value, size: Size) -> bytes | None:
+    def reusable_bytes(self, value: Value, size: Size) -> bytes | None:
         """A JPEG of this size that needs no turn, less its EXIF and what lies behind its end."""
         if not isinstance(value, bytes) or self.lossless:
             return None

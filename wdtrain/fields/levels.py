@@ -119,7 +119,7 @@ def read(data: bytes, *, file: str) -> Levels:
     """The numbers of a picture's bytes. FieldError, which names the file, for what is none."""
     if data[:2] in (b"Pf", b"PF"):
         return Levels(_read_pfm(data, file), 0)
-    if data.startswith(exr.MAGIC):
+    if data.startswith(exr.EXR_MAGIC):
         return Levels(exr.read_exr(data, file=file), 0)
     header = pictures.read_picture_header(data, name=file)
     if header.kind == "PNG":
@@ -150,7 +150,7 @@ def _read_png(data: bytes, file: str) -> Levels:
     bits, colour = data[24], data[25]
     if colour not in _CHANNELS or bits not in (1, 2, 4, 8, 16) or data[12:16] != b"IHDR":
         raise FieldError(f"{file} cannot be decoded: a PNG of {bits} bits, colour type {colour}")
-    chunks = dict(_told_chunks(data, file))
+    chunks = dict(_palette_chunks(data, file))
     values = _samples(data, file)
     full = (1 << bits) - 1
     if bits < 8:
@@ -175,7 +175,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         at += 12 + num_bytes
 
 
-def _told_chunks(data: bytes, file: str) -> Iterator[tuple[bytes, bytes]]:
+def _palette_chunks(data: bytes, file: str) -> Iterator[tuple[bytes, bytes]]:
     """The bodies of palette and transparency, their checksums compared."""
     for name, start, stop in _chunks(data):
         if name in (b"PLTE", b"tRNS"):

@@ -23,7 +23,7 @@ _STORED_START: Final = re.compile(
 """The head of the `.npy` arrays that are stored (format 1.0). numpy's own reader evaluates the
 text, which fails in many ways, and makes room for whatever shape it names."""
 _HEAD: Final = {
-    b"descr": rb"['\"]([<>=|]?[biuf]\d{1,2})['\"]",
+    b"descr": rb"['\"]([<>=|]?(?:b1|[iu][1248]|f(?:2|4|8|16)))['\"]",
     b"fortran_order": rb"(True|False)",
     b"shape": rb"\(([0-9, ]{0,80})\)",
 }
@@ -97,9 +97,9 @@ def _read_head(data: bytes, file: str) -> tuple[tuple[int, ...], np.dtype, bool,
     descr, order, shape = found.values()
     kind = re.search(rb"['\"]descr['\"]\s*:\s*(['\"][^'\"]*['\"]|\[.*\])", text)
     if kind is not None and descr is None:
-        told = kind[1].decode("latin-1").strip("'\"")[:40]
-        told = "object" if told == "|O" else told
-        raise FieldError(f"{file} is an array of {told}; numbers are needed")
+        dtype = kind[1].decode("latin-1").strip("'\"")[:40]
+        dtype = "object" if dtype == "|O" else dtype
+        raise FieldError(f"{file} is an array of {dtype}; numbers are needed")
     if descr is None or order is None or shape is None or len(data) < start:
         raise FieldError(f"{file} cannot be decoded (its head is no .npy header)")
     dtype = np.dtype(descr[1].decode())

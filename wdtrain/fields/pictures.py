@@ -14,11 +14,9 @@ import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-import cv2
 import numpy as np
-import simplejpeg
 
-from wdtrain.fields.errors import FieldError, check_pixels, decoding
+from wdtrain.fields.errors import FieldError, check_pixels
 from wdtrain.fields.png import png_holds_too_little
 
 PICTURE_KINDS: Final = ("JPEG", "PNG", "WebP", "TIFF", "BMP")
@@ -68,28 +66,9 @@ def read_picture_header(data: bytes, *, name: str) -> Header:
     raise FieldError(f"{name} cannot be decoded: it is none of {', '.join(PICTURE_KINDS)}")
 
 
-def read_grey(data: bytes, *, name: str) -> np.ndarray:
-    """uint8 [h, w] of a picture, grey or colour."""
-    header = read_picture_header(data, name=name)
-    if header.kind != "JPEG":
-        return _decoded(data, cv2.IMREAD_GRAYSCALE, header, name)
-    with decoding(name):
-        grey: np.ndarray = simplejpeg.decode_jpeg(data, "GRAY", strict=True)[..., 0]
-    return turned(grey, header.turn)
-
-
 def turned_like(data: bytes, pixels: np.ndarray, *, name: str) -> np.ndarray:
     """The decoded pixels of a PNG, turned as its EXIF says."""
     return turned(pixels, read_picture_header(data, name=name).turn) if b"eXIf" in data else pixels
-
-
-def _decoded(data: bytes, flags: int, header: Header, name: str) -> np.ndarray:
-    with decoding(name):
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
-    if pixels is None:
-        raise FieldError(f"{name} cannot be decoded: it is damaged or no picture")
-    # OpenCV turns a TIFF whatever it is told.
-    return turned(np.asarray(pixels), 1 if header.kind == "TIFF" else header.turn)
 
 
 def turned(pixels: np.ndarray, turn: int) -> np.ndarray:

@@ -104,7 +104,7 @@ class Augmentation:
         drawn = self.draw(keys, epochs)
         picture, warp = unit_picture(stored), None
         if self.warps:
-            warp = Warp(drawn, stored.shape[2:], stored.device)
+            warp = GridWarp(drawn, stored.shape[2:], stored.device)
             picture = warp.bilinear(picture)
         picture = self._colour(picture, drawn)
         if self.image and picture.device.type != "meta":  # an estimate leaves these out
@@ -137,7 +137,7 @@ class AugmentedBatch:
     """Samples as networks see them: the picture, and the warp that their targets go through."""
 
     picture: Tensor
-    warp: Warp | None
+    warp: GridWarp | None
 
     def truth(self, stored: Tensor, target: Target) -> Truth:
         """Of a stored field [n, channels, h, w]."""
@@ -154,7 +154,7 @@ def _uniform(seed: int, keys: Sequence[str], epochs: Sequence[int]) -> np.ndarra
     return (words >> np.uint64(11)) * 2.0**-53
 
 
-class Warp:
+class GridWarp:
     """One affine a sample, read through one grid: where each output pixel lies in the input."""
 
     def __init__(self, drawn: Drawn, size: Sequence[int], device: torch.device) -> None:

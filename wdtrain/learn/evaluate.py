@@ -19,7 +19,7 @@ from wdtrain.networks import domain_of
 from wdtrain.targets import Target
 
 
-class Position(Protocol):
+class _Position(Protocol):
     @property
     def position(self) -> int: ...
 
@@ -28,7 +28,7 @@ class StreamedBatch(StoredBatch, Protocol):
     """A batch that knows how far the whole job is after it."""
 
     @property
-    def cursor(self) -> Position: ...
+    def cursor(self) -> _Position: ...
 
 
 @contextmanager

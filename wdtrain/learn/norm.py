@@ -1,7 +1,7 @@
 """BatchNorm over fixed groups of samples, whatever the micro-batch and the number of ranks.
 
 `GroupedBatchNorm2d` is an `nn.BatchNorm2d`: same parameters, same state-dict names, same
-evaluation. In a step it normalises each group by its own statistics and puts them aside in
+evaluation. In a step it normalises each group by its own statistics and keeps them in
 `pending`; the step sums them over all groups of the whole batch and applies them once, at commit,
 so that the buffers are equal on all ranks at all times. The surprise: the running variance is the
 mean of the groups' unbiased variances, so it does not hold the spread of the means between groups
@@ -71,7 +71,7 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
             group, mean, var, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps
         )
         if mean is not None and var is not None:
-            self._put_aside(mean, var, len(group))
+            self._keep_statistics(mean, var, len(group))
         return y
 
     def _normalise_traced(self, x: Tensor, rows: tuple[int, ...]) -> Tensor:
@@ -101,14 +101,14 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
             )
         else:
             var, mean = torch.var_mean(wide, dim=(1, 3, 4), correction=0, keepdim=True)
-            self._put_aside_traced(mean, var * (values / max(values - 1, 1)), groups.shape[1])
+            self._keep_statistics_traced(mean, var * (values / max(values - 1, 1)), groups.shape[1])
         y = (wide - mean) * torch.rsqrt(var + self.eps)
         if self.weight is not None:
             y = y * self.weight.view(1, 1, -1, 1, 1) + self.bias.view(1, 1, -1, 1, 1)
         return y.to(groups.dtype)
 
     @torch.no_grad()
-    def _put_aside_traced(self, means: Tensor, variances: Tensor, rows: int) -> None:
+    def _keep_statistics_traced(self, means: Tensor, variances: Tensor, rows: int) -> None:
         if self.running_mean is None or self.pending is None:
             return
         count = torch.full((1,), float(rows * len(means)), device=means.device)
@@ -119,7 +119,7 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
         self.pending.add_(torch.cat((*sums, count.to(means.dtype))).to(self.pending.dtype))
 
     @torch.no_grad()
-    def _put_aside(self, mean: Tensor, var: Tensor, rows: int) -> None:
+    def _keep_statistics(self, mean: Tensor, var: Tensor, rows: int) -> None:
         pending, width = self.pending, self.num_features
         assert pending is not None
         pending[:width].add_(mean, alpha=rows)

@@ -36,10 +36,9 @@ _NOT = re.compile(r"NCCL|illegal memory access|device-side assert|misaligned add
 
 @dataclass(frozen=True)
 class OutOfMemory:
-    """Memory that was asked for and not there; bytes are 0 where the message names none."""
+    """Memory that was asked for and not there, in the allocator's words."""
 
     message: str
-    asked_bytes: int = 0
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
@@ -47,8 +46,8 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, torch.OutOfMemoryError | MemoryError):
             return True
-        said = str(error) if isinstance(error, RuntimeError) else ""
-        if _SIGNS.search(said) and not _NOT.search(said):
+        message = str(error) if isinstance(error, RuntimeError) else ""
+        if _SIGNS.search(message) and not _NOT.search(message):
             return True
         error = error.__cause__
     return False
@@ -81,12 +80,7 @@ def release(device: torch.device) -> None:
 
 def _described(error: BaseException) -> OutOfMemory:
     message = " ".join(str(error).split("\n", 1)[0].split())[:300]
-    gpu = re.search(r"[Tt]ried to allocate ([0-9.]+) (B|KiB|MiB|GiB)", message)
-    if gpu:
-        unit = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}[gpu[2]]
-        return OutOfMemory(message, int(float(gpu[1]) * unit))
-    cpu = re.search(r"you tried to allocate (\d+) bytes", message)
-    return OutOfMemory(message or type(error).__name__, int(cpu[1]) if cpu else 0)
+    return OutOfMemory(message or type(error).__name__)
 
 
 class DoesNotFit(ValueError):

@@ -63,13 +63,13 @@ class StepResult:
 
     def read(self) -> StepReading:
         finite, *numbers = self.scalars.read() if self.scalars else [1.0]
-        told = list(zip(self.learning_rates, *(numbers[n::3] for n in range(3)), strict=True))
+        each = list(zip(self.learning_rates, *(numbers[n::3] for n in range(3)), strict=True))
         return StepReading(
-            losses={name: loss for name, samples, loss, _ in told if samples},
-            grad_norms={name: norm for name, samples, _, norm in told if samples},
+            losses={name: loss for name, samples, loss, _ in each if samples},
+            grad_norms={name: norm for name, samples, _, norm in each if samples},
             seconds=self.stopwatch.read() if self.stopwatch else {},
             skipped=not finite,
-            idle=tuple(name for name, samples, _, _ in told if not samples),
+            idle=tuple(name for name, samples, _, _ in each if not samples),
         )
 
 
@@ -135,10 +135,10 @@ def _refusal(
     """Why this was the last try. It is made once more, so that a snapshot of memory tells of it."""
     record_history(local.device)
     again = local.attempt(task, gradients) or out_of_memory
-    said = again.message if again else "on another rank"
+    reason = again.message if again else "on another rank"
     return DoesNotFit(
         f"task {task.name!r} ran out of memory at its smallest micro-batch, one norm group of "
-        f"{task.norm_group} samples, which goes through the network whole: {said}",
+        f"{task.norm_group} samples, which goes through the network whole: {reason}",
         task.name,
     )
 

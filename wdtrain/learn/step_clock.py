@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-PARTS = ("copy", "augment", "forward_backward", "sync", "optimizer")
+TIMED_PARTS = ("copy", "augment", "forward_backward", "sync", "optimizer")
 
 
 class Stopwatch:
@@ -45,4 +45,4 @@ class Stopwatch:
             end.synchronize()
             self._seconds[name] += start.elapsed_time(end) / 1000.0
         self._events = []
-        return {name: self._seconds[name] for name in PARTS}
+        return {name: self._seconds[name] for name in TIMED_PARTS}

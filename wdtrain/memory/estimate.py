@@ -29,7 +29,7 @@ from wdtrain.learn.rows import Rows
 from wdtrain.learn.step import LocalPass
 from wdtrain.learn.task import Task, TaskSet
 from wdtrain.learn.view import View
-from wdtrain.memory.metering import META, Casts, Meter, allocated
+from wdtrain.memory.metering import META_DEVICE, Casts, Meter, allocated
 
 MARGIN = 0.1
 """Share of a budget that is left to what a GPU adds to the estimate."""
@@ -195,7 +195,7 @@ def _on_meta(task: Task, view: View) -> Task:
 
 
 def _shape_of(tensor: Tensor) -> Tensor:
-    empty = torch.empty_like(tensor, device=META)
+    empty = torch.empty_like(tensor, device=META_DEVICE)
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(empty, requires_grad=tensor.requires_grad)
     return empty
@@ -210,7 +210,7 @@ def _measured(tasks: TaskSet, view: View, samples: int, size: tuple[int, int]) -
     try:
         with meter:
             rows = _rows(samples, task, size)
-            LocalPass(rows=rows, device=META, view=view).run(task, tasks.gradients_of(task))
+            LocalPass(rows=rows, device=META_DEVICE, view=view).run(task, tasks.gradients_of(task))
     except (RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split("\n", 1)[0].split())[:200]
         raise ValueError(
@@ -226,12 +226,12 @@ def _rows(samples: int, task: Task, size: tuple[int, int]) -> Rows:
     count = min(_GROUPS, samples // task.norm_group)
     group = samples // count
     learned = task.target.noise(1, (1, 1), torch.Generator())
-    picture = torch.empty((samples, 3, *size), dtype=torch.uint8, device=META)
+    picture = torch.empty((samples, 3, *size), dtype=torch.uint8, device=META_DEVICE)
     shape = (samples, learned.shape[1], *size)
     return Rows(
         fields={
             task.input: picture.contiguous(memory_format=torch.channels_last),
-            task.target.name: torch.empty(shape, dtype=learned.dtype, device=META),
+            task.target.name: torch.empty(shape, dtype=learned.dtype, device=META_DEVICE),
         },
         keys=[str(index) for index in range(samples)],
         epochs=[0] * samples,

@@ -12,7 +12,7 @@ import resource
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import psutil
 import torch
@@ -101,6 +101,13 @@ class Fitting:
     device: torch.device
     collective: Collective
     asked: Callable[[], bool]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a choice depends on beside recipe and device, JSON-able; outputs: a pixel's, of
+        each task, which follow from the dataset (of classes, how many it has)."""
+        outputs = {task.name: task.target.channels for task in self.tasks}
+        return {"share": self.share, "size": [self.height, self.width], "outputs": outputs}
 
     def fit(self, gauge: Gauge, known: Mapping[str, Choice] | None = None) -> dict[str, Choice]:
         """Every task has the fastest micro-batch under the budget, the same on all ranks.

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map
 
-META = torch.device("meta")
+META_DEVICE = torch.device("meta")
 _ALLOCATOR_BYTES = 512
 
 
@@ -45,7 +45,7 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         made = func(*args, **(kwargs or {}))
         for tensor in tree_iter(made):
-            if isinstance(tensor, Tensor) and tensor.device.type == META.type:
+            if isinstance(tensor, Tensor) and tensor.device.type == META_DEVICE.type:
                 self._follow(tensor)
         return made
 

@@ -297,10 +297,10 @@ def _line(probes: Sequence[Probe]) -> tuple[float, float]:
 
 def explain_choices(choices: Mapping[str, Choice]) -> list[str]:
     """Lines for a person, a few for each task: its probes, what they say, what limited the size."""
-    return [line for name, choice in choices.items() for line in _explained(name, choice)]
+    return [line for name, choice in choices.items() for line in _choice_lines(name, choice)]
 
 
-def _explained(name: str, choice: Choice) -> list[str]:
+def _choice_lines(name: str, choice: Choice) -> list[str]:
     passes = -(-choice.share // choice.micro_batch)
     lines = [
         f"{name}: {passes} pass{'es' * (passes != 1)} over {choice.share:,} samples, "

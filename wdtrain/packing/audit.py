@@ -19,7 +19,8 @@ from wdtrain.fields.errors import FieldError
 from wdtrain.fields.jpeg import decode_jpeg
 from wdtrain.packing.duplicates import key_hash
 from wdtrain.packing.likeness import Prints, find_alike
-from wdtrain.packing.verify import PackingProgress, walk_blocks
+from wdtrain.packing.options import PackingProgress
+from wdtrain.packing.verify import walk_blocks
 from wdtrain.store.foreign import ForeignBlock
 from wdtrain.store.manifest import Manifest, canonical
 from wdtrain.store.samples import AnyBlock, decode_row

@@ -14,7 +14,7 @@ import numpy as np
 from wdtrain.disk.failures import StoreError
 from wdtrain.fields.source import SPLITS, Source
 from wdtrain.packing.duplicates import KEYS_A_PASS
-from wdtrain.packing.foreign_scan import name_hash
+from wdtrain.packing.foreign_scan import name_hash, shown_name
 from wdtrain.packing.splits import CHUNK, Holdout, make_splitter
 from wdtrain.store.permutation import Permutation
 
@@ -92,9 +92,17 @@ class ForeignRecords:
         order = np.lexsort((places, found))
         return found[order], places[order]
 
-    def divide(self, share: float, seed: int) -> None:
+    def divide(self, share: float, seed: int, group: str | None = None) -> None:
         """Each record's split, as packing divides: whole groups are held out by a keyed hash, and
-        samples that are in none. StoreError where nothing is left to train on."""
+        samples that are in none. StoreError where nothing is left to train on, or no sample is in
+        a group though it was said what one is (`group`, in words)."""
+        if group is not None and all((part["group"] < 0).all() for _, part in self.stretches()):
+            first = shown_name(self.name(0))
+            raise StoreError(
+                f"--group {group!r} finds no group in any name (the first is {first}), so what "
+                "belongs together would be torn; write a pattern of which one is found there, or a "
+                "table that lists these names"
+            )
         splitter = make_splitter(cast("Source", self), Holdout(samples=share), seed)
         num_trained = 0
         for start, part in self.stretches():

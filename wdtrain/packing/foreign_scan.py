@@ -217,16 +217,16 @@ class Scan:
             if self.rejected.count == _HOPELESS and not self.found:
                 raise StoreError(self._nothing(name)) from error
             return
-        columns, told = range(len(self._fields)), name_bytes(sample.name)
+        columns, stored = range(len(self._fields)), name_bytes(sample.name)
         starts = [sample.places[at].start if at in sample.places else 0 for at in columns]
         sizes = [sample.places[at].size if at in sample.places else 0 for at in columns]
         in_tar = sorted(sample.data, key=lambda at: sample.places[at].start)
         checksum = members_checksum(sample.data[at] for at in in_tar)
-        place = self._name_at, len(told), group_id(self._group_of(sample.name)), number
-        facts = (name_hash(told), checksum, *place, height, width, 0, starts, sizes)
+        place = self._name_at, len(stored), group_id(self._group_of(sample.name)), number
+        facts = (name_hash(stored), checksum, *place, height, width, 0, starts, sizes)
         self._held.append(facts)
-        self._names.write(told)
-        self._name_at += len(told)
+        self._names.write(stored)
+        self._name_at += len(stored)
         self.found += 1
         if len(self._held) >= _AT_ONCE:
             self._flush()
@@ -252,10 +252,10 @@ class Scan:
                     foreign_pixels(each.field, each.field.load(data, file=file))
                 sizes[name] = member_size(each.field, data, file)
         if len(set(sizes.values())) != 1:
-            told = ", ".join(
+            listed = ", ".join(
                 f"{name} {height} x {width}" for name, (height, width) in sizes.items()
             )
-            raise FieldError(f"members of different sizes: {told or 'none is there'}")
+            raise FieldError(f"members of different sizes: {listed or 'none is there'}")
         self._decoded += 1
         return next(iter(sizes.values()))
 
@@ -307,6 +307,6 @@ def member_size(of: Field, data: bytes, file: str) -> Size:
     return of.size_of(of.load(data, file=file))
 
 
-def told_kinds(rejected: Rejected) -> Iterable[str]:
+def counted_kinds(rejected: Rejected) -> Iterable[str]:
     """The reasons and their counts, the most common first."""
     return (f"{count:,} x {kind}" for kind, count in rejected.kinds.most_common(4))

@@ -32,9 +32,10 @@ from wdtrain.packing.foreign_scan import (
     Rejected,
     Scan,
     ScannedTar,
+    counted_kinds,
     shown_name,
-    told_kinds,
 )
+from wdtrain.packing.options import PackingProgress
 from wdtrain.packing.prepare import PixelSums
 from wdtrain.packing.splits import CHUNK, Holdout
 from wdtrain.remote.access import file_bytes, open_file
@@ -43,11 +44,11 @@ from wdtrain.remote.tar_stream import CompressedTar
 from wdtrain.remote.urls import has_secrets, is_url, redacted
 from wdtrain.store import manifest as manifests
 from wdtrain.store.foreign import foreign_pixels
-from wdtrain.store.foreign_index import MAGIC, SUFFIX, record_layout, sample_checksum
+from wdtrain.store.foreign_index import INDEX_MAGIC, SUFFIX, record_layout, sample_checksum
 from wdtrain.store.manifest import Manifest
 from wdtrain.store.permutation import permutation_key
 
-_ASIDE: Final = ".indexing"
+_TEMPORARY: Final = ".indexing"
 _BLOCK_BYTES: Final = 1 << 20
 _LEAST_SAMPLES: Final = 8  # of a block of a small dataset
 _WANTED_BLOCKS: Final = 64
@@ -56,13 +57,11 @@ _PICTURES: Final = 2048
 """Of train, whose pixels are summed: all of a small dataset, a keyed draw of a large one."""
 _TRAIN: Final = SPLITS.index("train")
 
-Progress = Callable[[int, int], None]
-
 
 @dataclass(frozen=True, kw_only=True)
 class IndexOptions:
     """What an index is made by. holdout: share 0..1 of groups, or of samples that have none, that
-    training never sees. group: how groups were told, in words. max_rejects: share of samples that
+    training never sees. group: how groups were found, in words. max_rejects: share of samples that
     may be left out."""
 
     holdout: float = 0.0
@@ -92,7 +91,7 @@ def write_index(
     naming: Naming,
     *,
     remote: Remote | None = None,
-    progress: Progress = lambda done, total: None,
+    progress: PackingProgress = lambda done, total: None,
 ) -> Manifest:
     """The dataset that these tars are: `folder` then holds its manifest and index, and nothing else
     of it. StoreError or FieldError where they cannot be used, and the folder is as before."""
@@ -101,8 +100,8 @@ def write_index(
     was_there = folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with writing(folder), _alone(folder) as aside:
-            work = _Indexing(aside, urls, names, fields, options, naming, remote)
+        with writing(folder), _alone(folder) as temporary:
+            work = _Indexing(temporary, urls, names, fields, options, naming, remote)
             work.scan(progress)
             work.divide()
             work.finish(folder)
@@ -115,7 +114,7 @@ def write_index(
 @contextmanager
 def _alone(folder: Path) -> Iterator[Path]:
     """An empty folder in the folder that no other process writes into; it is gone afterwards."""
-    aside, lock = folder / _ASIDE, folder / f"{_ASIDE}.lock"
+    temporary, lock = folder / _TEMPORARY, folder / f"{_TEMPORARY}.lock"
     busy = f"{folder} is being indexed by another process; wait for it, or give another --out"
     try:
         descriptor = take(lock, is_needed=False)
@@ -125,11 +124,11 @@ def _alone(folder: Path) -> Iterator[Path]:
         os.close(descriptor)
         raise StoreError(busy)
     try:
-        shutil.rmtree(aside, ignore_errors=True)  # of one that was killed
-        aside.mkdir()
-        yield aside
+        shutil.rmtree(temporary, ignore_errors=True)  # of one that was killed
+        temporary.mkdir()
+        yield temporary
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         lock.unlink(missing_ok=True)
         os.close(descriptor)
 
@@ -176,7 +175,7 @@ class _Indexing:
 
     def __init__(
         self,
-        aside: Path,
+        temporary: Path,
         urls: Sequence[str],
         names: Sequence[str],
         fields: Sequence[ForeignField],
@@ -184,21 +183,21 @@ class _Indexing:
         naming: Naming,
         remote: Remote | None,
     ) -> None:
-        self._aside, self._urls, self._names = aside, urls, names
+        self._temporary, self._urls, self._names = temporary, urls, names
         self._fields, self._options, self._remote = fields, options, remote
         self._naming = naming
-        self._index_path = aside / "index"
+        self._index_path = temporary / "index"
         self._tars: list[ScannedTar] = []
         self._rejected = Rejected()
 
     # ------------------------------------------------------------------ the tars, read once
 
-    def scan(self, progress: Progress) -> None:
+    def scan(self, progress: PackingProgress) -> None:
         """All records and names are on disk; StoreError, which names it, for a tar that cannot be
         read."""
         sizes = [self._size(url) for url in self._urls]
-        records, told = self._aside / "records", self._aside / "names"
-        scan = Scan(self._fields, records, told, self._naming.group_of)
+        records, names = self._temporary / "records", self._temporary / "names"
+        scan = Scan(self._fields, records, names, self._naming.group_of)
         try:
             for number, (url, name) in enumerate(zip(self._urls, self._names, strict=True)):
                 self._tars.append(scan.tar(number, url, redacted(name), self._remote))
@@ -209,8 +208,8 @@ class _Indexing:
             scan.close()
         self._rejected = scan.rejected
         if not scan.found:
-            raise StoreError(f"no sample can be used: {', '.join(told_kinds(scan.rejected))}")
-        self.records = ForeignRecords(records, told, scan.layout)
+            raise StoreError(f"no sample can be used: {', '.join(counted_kinds(scan.rejected))}")
+        self.records = ForeignRecords(records, names, scan.layout)
 
     def _size(self, url: str) -> int:
         try:
@@ -241,7 +240,7 @@ class _Indexing:
             shards = (self._names[int(self.records.table["shard"][at])] for at in (first, row))
             self._rejected.add(name, "duplicate name: {} has it, then {}".format(*shards))
         self._check_rejects()
-        self.records.divide(self._options.holdout, self._options.seed)
+        self.records.divide(self._options.holdout, self._options.seed, self._options.group)
 
     def _check_rejects(self) -> None:
         left = sum(int((part["split"] != OUT).sum()) for _, part in self.records.stretches())
@@ -250,7 +249,7 @@ class _Indexing:
             first = self._rejected.first[0]
             raise StoreError(
                 f"{self._rejected.count:,} of {total:,} samples cannot be used "
-                f"({', '.join(told_kinds(self._rejected))}; the first is {first['key']}: "
+                f"({', '.join(counted_kinds(self._rejected))}; the first is {first['key']}: "
                 f"{first['reason']}), more than --max-rejects {self._options.max_rejects:g} "
                 "allows; mend them, declare what they are, or allow more"
             )
@@ -269,7 +268,7 @@ class _Indexing:
             raise
 
     def _document(self) -> dict[str, Any]:
-        """The manifest, with its digest; the index is written aside."""
+        """The manifest, with its digest; the index is written in the temporary folder."""
         facts = self._facts()
         layout = record_layout(facts["key_bytes"], len(self._fields))
         samples = sum(facts["samples"].values())
@@ -341,11 +340,11 @@ class _Indexing:
         self, layout: np.dtype, block: int, facts: dict[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Writes the index, split after split and tar after tar; what the manifest says of both."""
-        digest, row, largest = hashlib.sha256(MAGIC), 0, 1
+        digest, row, largest = hashlib.sha256(INDEX_MAGIC), 0, 1
         splits: dict[str, Any] = {}
         places: dict[str, Any] = {}
         with self._index_path.open("wb") as file:
-            file.write(MAGIC)
+            file.write(INDEX_MAGIC)
             for name, samples in facts["samples"].items():
                 places[name] = {"first_row": row, "bytes": facts["bytes"][name]}
                 shards = []
@@ -375,7 +374,7 @@ class _Indexing:
         sha256 = digest.hexdigest()
         return splits, {
             "name": f"{sha256}{SUFFIX}",
-            "bytes": len(MAGIC) + row * layout.itemsize,
+            "bytes": len(INDEX_MAGIC) + row * layout.itemsize,
             "sha256": sha256,
             "block_bytes": largest,
             "splits": places,

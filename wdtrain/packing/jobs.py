@@ -82,7 +82,7 @@ class Rejects:
 
 @dataclass(frozen=True)
 class ShardRunner:
-    """Packs single shards of a plan into its workplace."""
+    """Packs single shards of a plan into its work folder."""
 
     plan: Plan
     work: Staging

@@ -181,10 +181,10 @@ def _already_packed(target: Path, plan: Plan) -> Manifest:
     """The dataset that is there, if it is the one that the plan would make."""
     manifest = Manifest.load(str(target))
     if identity_of(manifest, plan) != plan.identity():
-        told = " (or of an older wdtrain, which told folders in other words)"
+        older = " (or of an older wdtrain, which told folders in other words)"
         raise StoreError(
             f"{target} already holds a dataset of another source or other settings"
-            f"{told if _is_older(manifest) else ''}; it is left as it is; choose another target, "
+            f"{older if _is_older(manifest) else ''}; it is left as it is; choose another target, "
             "or remove it first"
         )
     _check_unchanged(target, plan, manifest)

@@ -23,7 +23,7 @@ from wdtrain.fields.resize import Size, size_for
 from wdtrain.fields.source import SPLITS, Grouped, Source
 from wdtrain.packing.fit import FITS, misfit
 from wdtrain.packing.options import PackingOptions
-from wdtrain.packing.probing import Probe, anywhere, check_probes, commonest, spread
+from wdtrain.packing.probing import SampleSize, anywhere, check_probes, commonest, spread
 from wdtrain.packing.splits import Deal, Holdout, Kept, different_parts, make_splitter
 from wdtrain.store.limits import max_key, most_free_bytes
 from wdtrain.store.manifest import canonical
@@ -293,7 +293,7 @@ def _check(source: Source, options: PackingOptions) -> None:
         raise StoreError(f"JPEG quality is {options.jpeg_quality}; it goes from 1 to 100")
 
 
-def _size(probes: list[Probe], size: int | tuple[int, int] | None) -> Size:
+def _size(probes: list[SampleSize], size: int | tuple[int, int] | None) -> Size:
     try:
         return size_for(commonest(probes), size)
     except ValueError as error:

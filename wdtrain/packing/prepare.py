@@ -99,7 +99,7 @@ def _fitted(plan: Plan, sample: Sample) -> Iterator[tuple[bytes, np.ndarray]]:
             value = field.cleared(value)
         data = kept.get(field.name)
         if data is None and stored == settings.size and settings.encoding == "image":
-            data = field.as_it_lies(value, settings.size)
+            data = field.reusable_bytes(value, settings.size)
         if data is None:
             yield _member(field, value, fit, settings)
         else:
@@ -116,7 +116,7 @@ def _kept_as_they_lie(
         return found
     for field in fields:
         if isinstance(value := values.get(field.name), bytes):
-            data = field.as_it_lies(value, settings.size)
+            data = field.reusable_bytes(value, settings.size)
             found.update({} if data is None else {field.name: data})
     return found
 

@@ -28,31 +28,31 @@ class MisfitsError(StoreError):
     """Samples are of several sizes, and nobody said what becomes of them."""
 
 
-class Probe(NamedTuple):
+class SampleSize(NamedTuple):
     """A sample and its size (height, width)."""
 
     key: str
     size: Size
 
 
-def spread(source: Source) -> list[Probe]:
+def spread(source: Source) -> list[SampleSize]:
     """Up to 9 samples spread over a source; StoreError where none of them can be used."""
     return _probes(source, np.linspace(0, len(source) - 1, _SPREAD))
 
 
-def anywhere(source: Source) -> list[Probe]:
+def anywhere(source: Source) -> list[SampleSize]:
     """As `spread`, of samples at places that follow no pattern: sources may be periodic."""
     rng = np.random.default_rng(len(source))
     return _probes(source, rng.integers(0, len(source), _ANYWHERE))
 
 
-def _probes(source: Source, places: np.ndarray) -> list[Probe]:
+def _probes(source: Source, places: np.ndarray) -> list[SampleSize]:
     found, reasons = [], []
     for index in dict.fromkeys(places.astype(int).tolist()):
         try:
             arrays = source.load(index).arrays
             field = measured([field for field in source.fields if field.name in arrays])
-            found.append(Probe(source.key(index), field.size_of(arrays[field.name])))
+            found.append(SampleSize(source.key(index), field.size_of(arrays[field.name])))
         except FieldError as error:
             reasons.append(f"{source.key(index)}: {error}")
     if not found:
@@ -62,13 +62,13 @@ def _probes(source: Source, places: np.ndarray) -> list[Probe]:
     return found
 
 
-def commonest(probes: list[Probe]) -> Size:
+def commonest(probes: list[SampleSize]) -> Size:
     """The size that most of them have."""
     return Counter(size for _, size in probes).most_common(1)[0][0]
 
 
 def check_probes(
-    probes: list[Probe],
+    probes: list[SampleSize],
     misfit_of: Callable[[Size], str | None],
     *,
     samples: int,

@@ -51,7 +51,7 @@ def _temporary_beside(path: Path) -> Path:
 
 
 def _write(path: Path, data: bytes, *, synced: bool = True) -> None:
-    write_whole(path, data, aside=_temporary_beside(path), synced=synced)
+    write_whole(path, data, temporary=_temporary_beside(path), synced=synced)
 
 
 @dataclass(frozen=True)
@@ -175,9 +175,9 @@ class Staging:
         sync_folder(self.target)
         lines = [canonical(name) + b": " + canonical(document[name]) for name in sorted(document)]
         data = b"{\n" + b",\n".join(lines) + b"\n}\n"
-        aside = self.temporary(manifests.MANIFEST_NAME)
-        write_synced(aside, [data])
-        rename_synced(aside, self.target / manifests.MANIFEST_NAME)
+        temporary = self.temporary(manifests.MANIFEST_NAME)
+        write_synced(temporary, [data])
+        rename_synced(temporary, self.target / manifests.MANIFEST_NAME)
         self.sweep()
 
     def _publish(self, shard: Finished) -> None:
@@ -267,7 +267,7 @@ def _remove_empty(folder: Path) -> None:
 
 @contextmanager
 def locked_staging(target: Path, *, shared: bool = False) -> Iterator[Staging]:
-    """The target's workplace, made if need be, held by this process alone, or by parts together.
+    """The target's work folder, made if need be, held by this process alone, or by parts together.
 
     StoreError if another process packs there that does not share it. The lock goes with the
     process, however it ends. A file system without locks is used without.
@@ -316,7 +316,7 @@ def _lock(work: Staging, *, shared: bool) -> int:
 
 
 def enter_plan(work: Staging, digest: str) -> None:
-    """The workplace is that of this plan; StoreError if it was begun with another."""
+    """The work folder is that of this plan; StoreError if it was begun with another."""
     path = work.folder / _PLAN
     if not path.exists():
         _write_once(path, canonical({"plan": digest}))

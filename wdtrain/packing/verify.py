@@ -7,20 +7,19 @@ thing. Whether the dataset was split without a leak is asked in `audit.py`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from wdtrain.disk.failures import DamagedBlock, DamagedSample, StoreError
 from wdtrain.fields import MaskField
 from wdtrain.fields.mask import FOREGROUND, UNKNOWN
 from wdtrain.packing.duplicates import key_hash
+from wdtrain.packing.options import PackingProgress
 from wdtrain.packing.prepare import PixelSums
 from wdtrain.store.foreign import open_shard
 from wdtrain.store.manifest import Manifest, Shard, Split
 from wdtrain.store.samples import AnyBlock, decode_row, parse_block
 from wdtrain.store.shards import ShardReader
-
-PackingProgress = Callable[[int, int], None]
 
 
 def walk_blocks(manifest: Manifest, split: Split) -> Iterator[tuple[Shard, int, AnyBlock]]:

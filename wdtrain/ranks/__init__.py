@@ -6,14 +6,14 @@ exchange), `liveness.py` (who still runs), `stopping.py` (all stop at one place)
 
 from wdtrain.ranks.collective import Alone, Collective, open_collective
 from wdtrain.ranks.launch import StopRequest, register_tasks, set_up, start_accelerator
-from wdtrain.ranks.stopping import RunStopped, StopTogether, check_stop, no_sudden_collection
+from wdtrain.ranks.stopping import RunStopped, StopOnAllRanks, check_stop, no_sudden_collection
 
 __all__ = [
     "Alone",
     "Collective",
     "RunStopped",
+    "StopOnAllRanks",
     "StopRequest",
-    "StopTogether",
     "check_stop",
     "no_sudden_collection",
     "open_collective",

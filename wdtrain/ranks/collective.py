@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from wdtrain.ranks.ending import give_up_groups
-from wdtrain.ranks.liveness import LivenessWatch, RankLost, Waited
+from wdtrain.ranks.liveness import FailedWait, LivenessWatch, RankLost
 
 DEFAULT_TIMEOUT_SECONDS = 600.0
 _SLICE = timedelta(seconds=0.5)
@@ -187,7 +187,7 @@ class Distributed:
             raise
         except RuntimeError as error:
             seconds = time.monotonic() - started
-            waited = Waited(what, seconds, seconds >= self._timeout_seconds, str(error))
+            waited = FailedWait(what, seconds, seconds >= self._timeout_seconds, str(error))
             lost = self._watch.roll_call(waited)
             give_up_groups(work)
             raise lost from error

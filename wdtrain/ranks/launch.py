@@ -39,7 +39,7 @@ GPU_THREADS = 2
 """Threads of arithmetic on the CPU beside a GPU: there are scores of a validation to add up."""
 
 
-class Trained(Protocol):
+class TrainedTask(Protocol):
     """What accelerate's checkpoints hold of a task."""
 
     @property
@@ -139,7 +139,7 @@ def default_threads(device: torch.device) -> int:
     return min(own_cores(), GPU_THREADS) if device.type == "cuda" else own_cores()
 
 
-def register_tasks(accelerator: Accelerator, tasks: Iterable[Trained]) -> None:
+def register_tasks(accelerator: Accelerator, tasks: Iterable[TrainedTask]) -> None:
     """accelerate's checkpoints hold these networks and optimizers; nothing is wrapped by it."""
     for task in tasks:
         accelerator.prepare_model(task.network, device_placement=False, evaluation_mode=True)

@@ -73,7 +73,7 @@ class Beat:
 
 
 @dataclass(frozen=True)
-class Waited:
+class FailedWait:
     """What this rank waited for in vain, how long, whether until the limit; what gloo said."""
 
     what: str
@@ -118,7 +118,7 @@ class LivenessWatch:
         if self._signs.verdict is not None:
             raise RankLost(self._signs.verdict, self._rank)
 
-    def roll_call(self, waited: Waited) -> RankLost:
+    def roll_call(self, waited: FailedWait) -> RankLost:
         """Who is missing, as the first rank that asked found it. Takes some four seconds."""
         try:
             verdict = self._signs.verdict or self._ask(waited)
@@ -126,7 +126,7 @@ class LivenessWatch:
             verdict = without_store(self._rank, waited, str(error))
         return RankLost(verdict, self._rank)
 
-    def _ask(self, waited: Waited) -> LostRanks:
+    def _ask(self, waited: FailedWait) -> LostRanks:
         time.sleep(_ENDING_SECONDS)  # a rank that closed its connections may still be ending
         before = self._beats()
         time.sleep(_LISTEN_SECONDS)
@@ -142,7 +142,9 @@ class LivenessWatch:
         return [_read(self._store.get(key)) if self._store.check([key]) else None for key in keys]
 
 
-def judge(before: Sequence[Beat | None], after: Sequence[Beat | None], waited: Waited) -> LostRanks:
+def judge(
+    before: Sequence[Beat | None], after: Sequence[Beat | None], waited: FailedWait
+) -> LostRanks:
     """Who is lost, by two readings of all ranks' beats, some seconds apart.
 
     A rank is silent if its beat did not move. If the time ran out, so are those that beat, but have
@@ -161,7 +163,7 @@ def judge(before: Sequence[Beat | None], after: Sequence[Beat | None], waited: W
     return LostRanks(lost, left[0] if left else 0, _missing(names, waited))
 
 
-def without_store(rank: int, waited: Waited, error: str) -> LostRanks:
+def without_store(rank: int, waited: FailedWait, error: str) -> LostRanks:
     """What can be said when the job's store is gone: who keeps it has ended."""
     text = (
         f"rank 0, or the launcher on its machine, has ended (waited {waited.seconds:.0f} s for "
@@ -174,7 +176,7 @@ def without_store(rank: int, waited: Waited, error: str) -> LostRanks:
 _AGAIN = "start the same command again, and the run goes on from its newest checkpoint"
 
 
-def _missing(names: list[str], waited: Waited) -> str:
+def _missing(names: list[str], waited: FailedWait) -> str:
     who = f"rank{'s' * (len(names) > 1)} {', '.join(names)}"
     have = "have" if len(names) > 1 else "has"
     why = "a collective needs every rank"
@@ -189,7 +191,7 @@ def _missing(names: list[str], waited: Waited) -> str:
     )
 
 
-def _broken(waited: Waited) -> str:
+def _broken(waited: FailedWait) -> str:
     return (
         f"{waited.what} broke after {waited.seconds:.0f} s although every rank still runs "
         f"({_line(waited.error)}): what the ranks hold may no longer agree; look at the network "

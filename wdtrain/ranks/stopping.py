@@ -25,7 +25,7 @@ class SizedStream(Protocol[B_co]):
     def __iter__(self) -> Iterator[B_co]: ...
 
 
-class StopTogether(Generic[B_co]):
+class StopOnAllRanks(Generic[B_co]):
     """The batches of a stream, until a rank is asked to stop: then Stopped, on all of them.
 
     A stream that ends early on a rank that was asked to stop (it waited for data) is as good as a

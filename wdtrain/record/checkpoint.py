@@ -1,9 +1,9 @@
 """Checkpoints: a folder a step, whole or not there.
 
-`begin` gives every rank the same folder aside to write into; `commit`, on rank 0 after a barrier,
-hashes and syncs what lies there, gives it its name and prunes older ones; `newest_of_all` finds the
-newest that is whole and the same for all ranks. `checkpoint.json` holds the files' SHA-256 and what
-the caller keeps beside them (cursor, recipe digest, schedules ...).
+`begin` gives every rank the same temporary folder; `commit`, on rank 0 after a barrier, hashes and
+syncs what lies there, gives it its name and prunes older ones; `newest_of_all` finds the newest
+that is whole and the same for all ranks. `checkpoint.json` holds the files' SHA-256 and what the
+caller keeps beside them (cursor, recipe digest, schedules ...).
 The surprise: the best one is recorded nowhere: each manifest holds its metric, and the best of what
 lies there is the best of the run, because it is never pruned. So no pointer can be wrong.
 """
@@ -27,9 +27,9 @@ from safetensors.torch import load_file, save_file
 
 from wdtrain.disk.durable import rename_synced, sync_tree, writing
 
-MANIFEST_NAME = "checkpoint.json"
+CHECKPOINT_MANIFEST = "checkpoint.json"
 FORMAT_VERSION = 1
-_ASIDE, _REPLACED, _PRUNED = ".saving-", ".replaced-", ".pruned-"
+_TEMPORARY, _REPLACED, _PRUNED = ".saving-", ".replaced-", ".pruned-"
 _STEP_NAME = re.compile(r"(?:\.replaced-)?step-(\d{8,})")
 _HASH_BYTES = 1 << 20
 
@@ -84,21 +84,21 @@ class Checkpoints:
             original = self.folder / path.name.removeprefix(_REPLACED)
             if path.name.startswith(_REPLACED) and not original.exists():
                 rename_synced(path, original)
-            elif path.name.startswith((_ASIDE, _REPLACED, _PRUNED)):
+            elif path.name.startswith((_TEMPORARY, _REPLACED, _PRUNED)):
                 shutil.rmtree(path)
                 leftovers.append(path.name)
         return leftovers
 
     def begin(self, step: int) -> Path:
-        """The folder aside for this step, there on return. Every rank calls it and gets the same.
+        """The temporary folder of this step, made. Every rank calls it and gets the same.
 
         Every call gives a fresh name, so that a save that failed leaves nothing to the next.
         """
         self._attempts += 1
-        aside = self._aside(step)
-        with writing(aside):
-            aside.mkdir(parents=True, exist_ok=True)
-        return aside
+        temporary = self._temporary(step)
+        with writing(temporary):
+            temporary.mkdir(parents=True, exist_ok=True)
+        return temporary
 
     def commit(
         self, step: int, extra: Mapping[str, Any] | None = None, *, metric: float | None = None
@@ -109,12 +109,12 @@ class Checkpoints:
         one. Then all but the newest `keep` and the best are removed, and those of later steps too:
         a run that went back to an earlier step has another future.
         """
-        aside = self._aside(step)
+        temporary = self._temporary(step)
         metric = metric if metric is not None and math.isfinite(metric) else None
-        with writing(aside):
-            digest = _write_manifest(aside, step, dict(extra or {}), metric)
-            sync_tree(aside)
-        self._give_name(aside, self.folder / f"step-{step:08d}")
+        with writing(temporary):
+            digest = _write_manifest(temporary, step, dict(extra or {}), metric)
+            sync_tree(temporary)
+        self._give_name(temporary, self.folder / f"step-{step:08d}")
         self._prune(newest=step)
         return SavedCheckpoint(
             self.folder / f"step-{step:08d}", step, dict(extra or {}), metric, digest
@@ -122,7 +122,7 @@ class Checkpoints:
 
     def abandon(self, step: int) -> None:
         """What was written since `begin(step)` is gone. Rank 0, where a save has failed."""
-        shutil.rmtree(self._aside(step), ignore_errors=True)
+        shutil.rmtree(self._temporary(step), ignore_errors=True)
 
     def latest(self) -> SavedCheckpoint | None:
         """The newest whole one, every byte verified, or None; `skipped` says what was damaged.
@@ -141,13 +141,13 @@ class Checkpoints:
         seen = gather(sorted(self._steps()), "the checkpoints that are there")
         for step in sorted(set().union(*seen), reverse=True):
             found = self._look(step)
-            said = gather(
+            answers = gather(
                 (found.digest, "") if isinstance(found, SavedCheckpoint) else ("", str(found)),
                 f"a look at the checkpoint of step {step}",
             )
-            if len({digest for digest, _ in said}) == 1 and isinstance(found, SavedCheckpoint):
+            if len({digest for digest, _ in answers}) == 1 and isinstance(found, SavedCheckpoint):
                 return found
-            self.skipped.append(self._why_not(step, said))
+            self.skipped.append(self._why_not(step, answers))
         return None
 
     def _look(self, step: int) -> SavedCheckpoint | CheckpointError:
@@ -157,13 +157,13 @@ class Checkpoints:
         except CheckpointError as error:
             return error
 
-    def _why_not(self, step: int, said: Sequence[tuple[str, str]]) -> str:
+    def _why_not(self, step: int, answers: Sequence[tuple[str, str]]) -> str:
         """In words, from the digest or the error of each rank."""
-        blind = {rank: why for rank, (_, why) in enumerate(said) if why}
+        blind = {rank: why for rank, (_, why) in enumerate(answers) if why}
         if not blind:
             return f"checkpoint of step {step}: the ranks see different ones ({self.folder})"
         rank, why = min(blind.items())
-        if len(blind) == len(said):
+        if len(blind) == len(answers):
             return why
         return f"{why} (so it is for rank {rank}; ranks go on from what all of them can read)"
 
@@ -172,17 +172,17 @@ class Checkpoints:
         path = self._best_path(self._steps())
         return None if path is None else verify_checkpoint(path)
 
-    def _aside(self, step: int) -> Path:
-        return self.folder / f"{_ASIDE}{step:08d}-{self._attempts}"
+    def _temporary(self, step: int) -> Path:
+        return self.folder / f"{_TEMPORARY}{step:08d}-{self._attempts}"
 
-    def _give_name(self, aside: Path, final: Path) -> None:
-        """`aside` is `final`; one of that name steps back first, and is found until it may go."""
+    def _give_name(self, temporary: Path, final: Path) -> None:
+        """`temporary` becomes `final`; what was of that name steps back, and is found till then."""
         replaced = self.folder / f"{_REPLACED}{final.name}"
         if final.exists():
             if replaced.exists():
                 shutil.rmtree(replaced)
             rename_synced(final, replaced)
-        rename_synced(aside, final)
+        rename_synced(temporary, final)
         if replaced.exists():
             shutil.rmtree(replaced)
 
@@ -276,18 +276,18 @@ def _write_manifest(folder: Path, step: int, extra: dict[str, Any], metric: floa
     }
     body = json.loads(json.dumps(body))  # keys that are numbers become text before the digest
     digest = _digest(body)
-    (folder / MANIFEST_NAME).write_text(json.dumps({**body, "digest": digest}, indent=1))
+    (folder / CHECKPOINT_MANIFEST).write_text(json.dumps({**body, "digest": digest}, indent=1))
     return digest
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
-        body = json.loads((folder / MANIFEST_NAME).read_bytes())
+        body = json.loads((folder / CHECKPOINT_MANIFEST).read_bytes())
         digest = body.pop("digest")
     except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise _damaged(folder, f"{MANIFEST_NAME} cannot be read ({error})") from error
+        raise _damaged(folder, f"{CHECKPOINT_MANIFEST} cannot be read ({error})") from error
     if digest != _digest(body):
-        raise _damaged(folder, f"{MANIFEST_NAME} is not what was saved")
+        raise _damaged(folder, f"{CHECKPOINT_MANIFEST} is not what was saved")
     if body["format"] > FORMAT_VERSION:
         raise CheckpointError(
             f"checkpoint {folder} has format {body['format']}, this version reads up to "

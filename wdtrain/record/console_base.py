@@ -9,7 +9,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Self
 
 from wdtrain.record.glyphs import number, size
@@ -18,7 +17,7 @@ from wdtrain.targets.metrics import label
 
 PARTS = ("data", "copy", "augment", "forward_backward", "sync", "optimizer")
 _MIN_SHOWN_SHARE = 0.005
-UNKNOWN = "not scored, for no sample of the split has a known pixel"
+NOT_SCORED = "not scored, for no sample of the split has a known pixel"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +89,7 @@ class Score:
     def sentence(self) -> str:
         """mask IoU 0.6120 (colour threshold 0.1430)"""
         if not self.is_known:
-            return f"{self.task}: {UNKNOWN}"
+            return f"{self.task}: {NOT_SCORED}"
         text = f"{self.task} {label(self.metric)} {number(self.value)}"
         if self.baseline is None:
             return text
@@ -127,12 +126,7 @@ class Console(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
 

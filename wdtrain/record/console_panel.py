@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from wdtrain.record.console_base import (
-    UNKNOWN,
+    NOT_SCORED,
     RunPlan,
     Score,
     Speedometer,
@@ -79,7 +79,7 @@ class Panel:
     def score(self, step: int, score: Score) -> list[RenderableType]:
         at = Text(f"   step {step:,}", _QUIET)
         if not score.is_known:
-            return [self._row("", label(score.metric), "-", Text(UNKNOWN, _QUIET))]
+            return [self._row("", label(score.metric), "-", Text(NOT_SCORED, _QUIET))]
         if score.baseline is None:
             return [self._row("", label(score.metric), number(score.value), at)]
         gain = score.value - score.baseline

@@ -17,7 +17,7 @@ from wdtrain.record.scores import SplitScores, Stored, TaskScores
 from wdtrain.targets import Truth
 from wdtrain.targets.metrics import label
 
-Predictions = Mapping[str, tuple[Tensor, Tensor]]
+_Predictions = Mapping[str, tuple[Tensor, Tensor]]
 """By task: settled predictions [n, k, h, w] and the loss of each sample [n]."""
 Ranked = dict[str, list[tuple[str, float]]]
 
@@ -44,13 +44,13 @@ class Gallery:
         groups = (group for ranked in self.ranked.values() for group in ranked.values())
         return {key for group in groups for key, _ in group}
 
-    def fill(self, answered: Iterable[tuple[Stored, Predictions]]) -> None:
+    def fill(self, answered: Iterable[tuple[Stored, _Predictions]]) -> None:
         """Takes this rank's batches with their answers; every rank has what all have found."""
         for batch, answers in answered:
             self.add(answers, batch)
         self._examples = dict(ChainMap(*self._gather(self._examples)))
 
-    def add(self, answers: Predictions, batch: Stored) -> None:
+    def add(self, answers: _Predictions, batch: Stored) -> None:
         """By task, the predictions [n, k, h, w] of a batch; those that are shown are kept."""
         for task, (prediction, _) in answers.items():
             one = self._tasks[task]

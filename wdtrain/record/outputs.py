@@ -22,7 +22,7 @@ from typing import NamedTuple, Self
 from wdtrain.disk.durable import sync_folder
 
 RECORD_NAME = ".wdtrain-made.jsonl"
-ASIDE_PREFIX = ".wdtrain-"
+TEMPORARY_PREFIX = ".wdtrain-"
 OVERWRITE_HELP = "replace what this tool wrote there before, and nothing else"
 
 _LONGEST_PART_BYTES = 150
@@ -164,39 +164,40 @@ def write_new(path: Path, data: bytes, *, synced: bool = True) -> None:
 
 
 def _write(path: Path, data: bytes, *, replaces: bool = False, synced: bool = True) -> None:
-    """Written aside, then named. Without `replaces` by a link, which never takes a name away."""
-    aside = path.with_name(f"{ASIDE_PREFIX}{secrets.token_hex(8)}.partial")
+    """Written under a temporary name, then named. Without `replaces` by a link, which never takes
+    a name away."""
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}.partial")
     with _naming(path):
         try:
-            with aside.open("xb") as file:
+            with temporary.open("xb") as file:
                 file.write(data)
                 if synced:
                     file.flush()
                     os.fsync(file.fileno())
             if replaces:
-                aside.replace(path)
+                temporary.replace(path)
             else:
-                _link(aside, path)
+                _link(temporary, path)
         finally:
-            aside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         if synced:
             sync_folder(path.parent)
 
 
-def _link(aside: Path, path: Path) -> None:
+def _link(temporary: Path, path: Path) -> None:
     try:
-        os.link(aside, path)
+        os.link(temporary, path)
     except OSError as error:
         if error.errno not in _NO_LINKS_HERE:
             raise
         if os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
-        aside.rename(path)
+        temporary.rename(path)
 
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """What the system refuses is said of `path`, not of the file aside."""
+    """What the system refuses is said of `path`, not of the temporary file."""
     try:
         yield
     except OSError as error:

@@ -15,7 +15,7 @@ from typing import Any
 from wdtrain.targets.metrics import rank_samples
 
 DRAWN = 4096
-Scored = tuple[str, float]
+SampleScore = tuple[str, float]
 """A sample's key and its score."""
 
 
@@ -25,11 +25,11 @@ class Ranking:
     def __init__(self, *, higher_is_better: bool, count: int = 4, drawn: int = DRAWN) -> None:
         self.count = 0
         self._higher, self._shown, self._most = higher_is_better, count, drawn
-        self._best: list[Scored] = []
-        self._worst: list[Scored] = []
-        self._drawn: list[tuple[bytes, Scored]] = []
+        self._best: list[SampleScore] = []
+        self._worst: list[SampleScore] = []
+        self._drawn: list[tuple[bytes, SampleScore]] = []
 
-    def add(self, samples: Iterable[Scored]) -> None:
+    def add(self, samples: Iterable[SampleScore]) -> None:
         samples = list(samples)
         self.count += len(samples)
         self._keep(samples, samples, [(_hash(key), (key, score)) for key, score in samples])
@@ -42,7 +42,7 @@ class Ranking:
             self.count += count
             self._keep(best, worst, drawn)
 
-    def result(self) -> dict[str, list[Scored]]:
+    def result(self) -> dict[str, list[SampleScore]]:
         """best, median and worst, as `rank_samples` gives them."""
         middle = self._rank([sample for _, sample in self._drawn])["median"]
         return {"best": self._best, "median": middle, "worst": self._worst}
@@ -53,13 +53,16 @@ class Ranking:
         return self.count <= self._most
 
     def _keep(
-        self, best: list[Scored], worst: list[Scored], drawn: list[tuple[bytes, Scored]]
+        self,
+        best: list[SampleScore],
+        worst: list[SampleScore],
+        drawn: list[tuple[bytes, SampleScore]],
     ) -> None:
         self._best = self._rank([*self._best, *best])["best"]
         self._worst = self._rank([*self._worst, *worst])["worst"]
         self._drawn = sorted([*self._drawn, *drawn])[: self._most]
 
-    def _rank(self, samples: list[Scored]) -> dict[str, list[Scored]]:
+    def _rank(self, samples: list[SampleScore]) -> dict[str, list[SampleScore]]:
         return rank_samples(samples, higher_is_better=self._higher, count=self._shown)
 
 

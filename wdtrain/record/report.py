@@ -17,8 +17,7 @@ import torch
 
 import wdtrain
 from wdtrain.disk.durable import write_whole
-from wdtrain.disk.failures import RunError
-from wdtrain.record.console_base import UNKNOWN
+from wdtrain.record.console_base import NOT_SCORED
 from wdtrain.record.curves import Series, collect, draw_curves
 from wdtrain.record.glyphs import number, part_name, rate, size
 from wdtrain.record.runlog import read_log
@@ -63,14 +62,6 @@ def write_report(folder: Path | str, results: Mapping[str, Any]) -> Path:
     return folder / "report.md"
 
 
-def read_results(folder: Path | str) -> dict[str, Any]:
-    """The results that a report was made from, to make it again."""
-    path = Path(folder) / PICTURES / RESULTS_NAME
-    if not path.exists():
-        raise RunError(f"{path} is not there: no report was written for this run yet; train it")
-    return dict(json.loads(path.read_bytes()))
-
-
 def versions() -> dict[str, str]:
     """Versions of what decides a run's numbers; packages that are not installed are left out."""
     found = {
@@ -93,7 +84,7 @@ def outcome(results: Mapping[str, Any]) -> str:
     for name, task in results["tasks"].items():
         value, baseline = _pair(results, split, name)
         if value is None:
-            parts += [f"{name}: {UNKNOWN}"] if _is_scored(results, split, name) else []
+            parts += [f"{name}: {NOT_SCORED}"] if _is_scored(results, split, name) else []
             continue
         text = f"{name} {label(task['metric'])} {number(value)}"
         if baseline is not None:
@@ -128,7 +119,7 @@ def _against_baselines(results: Mapping[str, Any]) -> str:
             value, baseline = _pair(results, split, name)
             if value is None and not _is_scored(results, split, name):
                 continue
-            found = UNKNOWN if value is None else f"**{number(value)}**"
+            found = NOT_SCORED if value is None else f"**{number(value)}**"
             cells = [name, split, label(task["metric"]), found]
             if value is not None and baseline is not None:
                 name_and_value = f"{number(baseline)} ({task.get('baseline_name', 'baseline')})"

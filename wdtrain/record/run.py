@@ -128,12 +128,13 @@ class RunRecord:
         time.sleep(_OTHERS_SECONDS)  # what ended those ranks may be about to be told
         status = read_status(self.folder) or {}
         if not getattr(error, "speaks", False) or status.get("state") != "running":
-            return  # another rank tells it, or it has been told
-        told = [rank for rank in lost if self._failed(rank).exists()]
-        if told:
-            said = RunError(f"rank {told[0]}: {self._failed(told[0]).read_text()}")
-            write_status(self.folder, "failed", str(said), **process_facts())
-            raise said from error
+            return  # another rank reports it, or has done so
+        reported = [rank for rank in lost if self._failed(rank).exists()]
+        if reported:
+            first = reported[0]
+            failure = RunError(f"rank {first}: {self._failed(first).read_text()}")
+            write_status(self.folder, "failed", str(failure), **process_facts())
+            raise failure from error
         write_status(self.folder, "failed", self._tell(error), **process_facts())
 
     def _failed(self, rank: int) -> Path:
@@ -385,7 +386,7 @@ class RunRecord:
                 raise
 
     def _part(self, step: int, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """This rank's files of a checkpoint are written, aside."""
+        """This rank's files of a checkpoint are written, in its temporary folder."""
         folder = self.checkpoints.begin(step)
         with writing(folder):
             self._accelerator.save_state(str(folder))
@@ -409,10 +410,10 @@ class RunRecord:
             act()
         except OSError as caught:
             error = caught
-        said = self._collective.gather("" if error is None else self._tell(error), what)
+        answers = self._collective.gather("" if error is None else self._tell(error), what)
         if error is not None:
             raise error
-        refused = [f"rank {rank}: {why}" for rank, why in enumerate(said) if why]
+        refused = [f"rank {rank}: {why}" for rank, why in enumerate(answers) if why]
         if refused:
             raise RunError(refused[0])
 

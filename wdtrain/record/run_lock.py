@@ -14,7 +14,6 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from wdtrain.disk import locks
@@ -22,7 +21,7 @@ from wdtrain.disk.failures import RunError
 
 LOCK_NAME = "lock"
 WRITTEN = ("config.yaml", "metrics.jsonl", "status.json", "report.md", "report", "checkpoints")
-"""What a run writes into its folder, the lock aside."""
+"""What a run writes into its folder, except the lock."""
 _POLL_SECONDS = 0.1
 
 
@@ -78,12 +77,7 @@ class RunLock:
         self.acquire()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.release()
 
     def _refusal(self) -> str:

@@ -53,7 +53,7 @@ class Scored(Protocol):
     def target(self) -> Target: ...
 
 
-class Position(Protocol):
+class _Position(Protocol):
     @property
     def position(self) -> int: ...
 
@@ -66,7 +66,7 @@ class Stored(Protocol):
     @property
     def keys(self) -> list[str]: ...
     @property
-    def cursor(self) -> Position: ...
+    def cursor(self) -> _Position: ...
 
 
 class StoredStream(Protocol):

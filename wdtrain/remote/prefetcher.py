@@ -21,19 +21,19 @@ MAX_WAITING: Final = 4096
 Key = tuple[Hashable, ...]
 """The owner, and then what tells the things apart that are loaded for it."""
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class _Hint(Generic[T]):
+class _Hint(Generic[_T]):
     """What is soon taken: how many bytes it has, how to load it, and what was loaded."""
 
     num_bytes: int
-    load: Callable[[], T]
-    loaded: Future[T] = field(default_factory=Future)
+    load: Callable[[], _T]
+    loaded: Future[_T] = field(default_factory=Future)
 
 
-class Prefetcher(Generic[T]):
+class BoundedPrefetcher(Generic[_T]):
     """What is loaded ahead. Thread-safe.
 
     At most `max_bytes` are held or in flight (None: as many as are hinted); further hints wait
@@ -45,13 +45,13 @@ class Prefetcher(Generic[T]):
     def __init__(self, *, max_threads: int, max_bytes: int | None) -> None:
         self._max_threads, self._max_bytes = max_threads, max_bytes
         self._lock = threading.Lock()
-        self._waiting: dict[Key, _Hint[T]] = {}
-        self._held: dict[Key, _Hint[T]] = {}
-        self._held_bytes = 0
+        self._waiting: dict[Key, _Hint[_T]] = {}
+        self._held: dict[Key, _Hint[_T]] = {}
+        self._held_bytes = 0  # also of what is in flight
         self._threads: set[threading.Thread] = set()
         self._abandoned: deque[Hashable] = deque()
 
-    def hint(self, key: Key, num_bytes: int, load: Callable[[], T]) -> None:
+    def hint(self, key: Key, num_bytes: int, load: Callable[[], _T]) -> None:
         """`key` is soon taken: `load` is called when there is room for its bytes."""
         with self._lock:
             self._drop_abandoned()
@@ -62,7 +62,7 @@ class Prefetcher(Generic[T]):
             self._waiting[key] = _Hint(num_bytes, load)
             self._start_threads()
 
-    def take(self, key: Key) -> Future[T] | None:
+    def take(self, key: Key) -> Future[_T] | None:
         """What was hinted, loaded or on its way, and forgotten here; whoever takes it gets the
         error that loading it raised.
 
@@ -103,11 +103,6 @@ class Prefetcher(Generic[T]):
         """How many are hinted and not taken."""
         return len(self._held) + len(self._waiting)
 
-    @property
-    def held_bytes(self) -> int:
-        """Bytes held or in flight that nobody has taken."""
-        return self._held_bytes
-
     # ------------------------------------------------------------------ under the lock
 
     def _exceeds(self, num_bytes: int) -> bool:
@@ -127,7 +122,7 @@ class Prefetcher(Generic[T]):
                 self._held_bytes -= self._held.pop(key).num_bytes
                 return
 
-    def _begin_next(self) -> _Hint[T] | None:
+    def _begin_next(self) -> _Hint[_T] | None:
         for key, hint in self._waiting.items():
             if self._exceeds(self._held_bytes + hint.num_bytes):
                 return None
@@ -149,8 +144,8 @@ class Prefetcher(Generic[T]):
 
     # ------------------------------------------------------------------ in the threads
 
-    def _work(self, hint: _Hint[T]) -> None:
-        following: _Hint[T] | None = hint
+    def _work(self, hint: _Hint[_T]) -> None:
+        following: _Hint[_T] | None = hint
         while following is not None:
             try:
                 following.loaded.set_result(following.load())

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from wdtrain.disk.failures import StoreError
-from wdtrain.remote.prefetcher import Prefetcher
+from wdtrain.remote.prefetcher import BoundedPrefetcher
 from wdtrain.remote.range_cache import RangeCache
 from wdtrain.remote.retries import Closed, Passing, Patience
 from wdtrain.remote.urls import protocol_of, redacted
@@ -55,7 +55,7 @@ class Remote:
     def __init__(self, access: RemoteAccess | None = None) -> None:
         self.access = access or RemoteAccess()
         self.patience = Patience(tries=self.access.tries, pause_seconds=self.access.pause_seconds)
-        self.prefetcher: Prefetcher[bytes | None] = Prefetcher(
+        self.prefetcher: BoundedPrefetcher[bytes | None] = BoundedPrefetcher(
             max_threads=self.access.connections, max_bytes=self.access.ahead_bytes
         )
         folder = self.access.cache_folder

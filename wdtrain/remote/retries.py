@@ -20,7 +20,7 @@ LONGEST_PAUSE_SECONDS: Final = 15.0
 LONGEST_ASKED_SECONDS: Final = 60.0
 """How far a server's own Retry-After is followed."""
 
-Answer = TypeVar("Answer")
+_Answer = TypeVar("_Answer")
 
 
 class Passing(Exception):
@@ -55,8 +55,8 @@ class Patience:
         return whole * (1 + share) / 2
 
     def until_answered(
-        self, what: str, ask: Callable[[], Answer], *, closed: threading.Event
-    ) -> Answer:
+        self, what: str, ask: Callable[[], _Answer], *, closed: threading.Event
+    ) -> _Answer:
         """What `ask` returns, asked again after each Passing.
 
         `what` names the request: "https://host/f, bytes 0 to 99". OSError after the last try, or

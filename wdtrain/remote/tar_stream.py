@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from wdtrain.disk.failures import StoreError
 
-BLOCK: Final = 512
+_BLOCK: Final = 512
 _MOST_NAME: Final = 1 << 16
 """Bytes of a GNU long name or of a pax header: a path has at most 4,096."""
 _FILES: Final = b"0\x007"  # regular, as old tars have it, contiguous
@@ -63,8 +63,8 @@ class TarMember(NamedTuple):
 
 def split_name(name: str) -> tuple[str, str] | None:
     """(key, ending in small letters) of a member, as WebDataset has them: the key ends at the first
-    dot of the file's name and keeps its folders ("./" in front aside). None for what is no part of
-    a sample: without a dot, or with a name that begins with one."""
+    dot of the file's name and keeps its folders (without "./" in front). None for what is no part
+    of a sample: without a dot, or with a name that begins with one."""
     found = _KEY.fullmatch(name.removeprefix("./"))
     return (found[1], found[2].lower()) if found else None
 
@@ -106,7 +106,7 @@ class TarStream:
             start, self._left = self._at, size
             if kind in _FILES and not name.endswith("/"):
                 yield TarMember(name, start, size)
-            self._skip(self._left + -size % BLOCK if _has_payload(kind) else 0)
+            self._skip(self._left + -size % _BLOCK if _has_payload(kind) else 0)
 
     def payload(self) -> Iterator[memoryview]:
         """The bytes of the member in hand, in pieces."""
@@ -125,12 +125,12 @@ class TarStream:
     def _header(self) -> bytes | None:
         """The next header; None where the archive ends."""
         begin = self._at
-        header = self._take(BLOCK)
+        header = self._take(_BLOCK)
         if not begin:
             self._check_is_tar(header)
         if not header.strip(b"\0"):
             return None
-        if len(header) < BLOCK:
+        if len(header) < _BLOCK:
             raise self._refuse(f"its end, {len(header)} bytes into a header", begin)
         stated = _number(header[148:156], self._refuse)
         blanked = header[:148] + b" " * 8 + header[156:]
@@ -169,7 +169,7 @@ class TarStream:
     def _text(self, size: int) -> bytes:
         if size > _MOST_NAME:
             raise self._refuse(f"a name or header of {size:,} bytes; at most {_MOST_NAME:,} can be")
-        text = self._take(size + -size % BLOCK)
+        text = self._take(size + -size % _BLOCK)
         if len(text) < size:
             raise self._refuse("its end in mid-header")
         return text[:size]
@@ -187,7 +187,7 @@ class TarStream:
             piece = self._next(left)
             if not piece:
                 # Some writers leave out the padding of the last file; its bytes are all there.
-                if left < BLOCK:
+                if left < _BLOCK:
                     return
                 raise self._refuse(f"its end, where {left:,} bytes should follow")
             left -= len(piece)

@@ -43,7 +43,7 @@ _CREDENTIALS: Final = {
     "http": "sign the URL anew, or put the server's name and password into ~/.netrc",
 }
 
-Answer = TypeVar("Answer")
+_Answer = TypeVar("_Answer")
 
 
 class Transport(ABC):
@@ -64,8 +64,8 @@ class Transport(ABC):
         """Exactly the bytes [offset, offset + count), which the file of `num_bytes` has."""
 
     def _wait(
-        self, asked: Coroutine[Any, Any, Answer], num_bytes: int, closed: threading.Event
-    ) -> Answer:
+        self, asked: Coroutine[Any, Any, _Answer], num_bytes: int, closed: threading.Event
+    ) -> _Answer:
         """What a coroutine returns, run by the filesystem's own loop; Passing after its time."""
         seconds = self._timeout_seconds + num_bytes / _SLOWEST_BYTES_PER_SECOND
         limited = asyncio.wait_for(asked, seconds)

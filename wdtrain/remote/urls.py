@@ -80,11 +80,11 @@ def _shown(url: str) -> str:
     about = _user(url)
     if about:
         rest = f"...{rest.removeprefix(about)}"
-    told = [
+    values = [
         f"{name if _NAME.fullmatch(name) else '...'}=..." if equals else "..."
         for name, equals, _ in _parts(query)
     ]
-    return f"{scheme}://{rest}{mark}{'&'.join(told)}"
+    return f"{scheme}://{rest}{mark}{'&'.join(values)}"
 
 
 def _user(url: str) -> str:

@@ -17,7 +17,7 @@ from wdtrain.fields import levels
 from wdtrain.fields.errors import FieldError
 from wdtrain.fields.levels import read_rgb
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def list_pictures(folder: Path, what: str) -> list[Path]:
@@ -27,11 +27,12 @@ def list_pictures(folder: Path, what: str) -> list[Path]:
     paths = sorted(
         path
         for path in folder.iterdir()
-        if path.suffix.lower() in ENDINGS and not path.name.startswith(".")
+        if path.suffix.lower() in PICTURE_ENDINGS and not path.name.startswith(".")
     )
     if not paths:
         raise ValueError(
-            f"{what} folder {folder} holds no picture ({', '.join(ENDINGS)}); name another folder"
+            f"{what} folder {folder} holds no picture ({', '.join(PICTURE_ENDINGS)}); name another "
+            "folder"
         )
     seen: dict[str, Path] = {}
     for path in paths:

@@ -16,7 +16,7 @@ import numpy as np
 
 from wdtrain.scenes.keyed import Shuffle
 
-Part = TypeVar("Part")
+_Made = TypeVar("_Made")
 _CHUNK = 256
 
 
@@ -30,14 +30,14 @@ class Scene:
     placement: int
 
 
-class Shelf(Generic[Part]):
+class Shelf(Generic[_Made]):
     """Keeps the parts used last, at most `most` of them; a copy sent to a process is empty."""
 
-    def __init__(self, make: Callable[[int], Part], most: int) -> None:
+    def __init__(self, make: Callable[[int], _Made], most: int) -> None:
         self._make, self._most = make, most
-        self._kept: OrderedDict[int, Part] = OrderedDict()
+        self._kept: OrderedDict[int, _Made] = OrderedDict()
 
-    def __getitem__(self, number: int) -> Part:
+    def __getitem__(self, number: int) -> _Made:
         part = self._kept.get(number)
         if part is None:
             part = self._kept[number] = self._make(number)

@@ -58,14 +58,6 @@ def parse_source(text: str) -> SceneSource | None:
     return source
 
 
-def parse_playground(text: str) -> Playground:
-    """The playground that `playground:KEY=VALUE,...` specifies; ValueError for anything else."""
-    source = parse_source(text)
-    if not isinstance(source, Playground):
-        raise ValueError(f"{text!r} is no playground; write for example {_example('playground')}")
-    return source
-
-
 def _converted(key: str, value: str, kind: str) -> int | float | bool | str:
     """`value` as the type that the constructor's annotation names."""
     kinds: tuple[tuple[str, Callable[[str], int | float | bool | str], str], ...] = (

@@ -20,7 +20,7 @@ from wdtrain.fields.errors import FieldError
 from wdtrain.fields.labels import shown_values
 from wdtrain.fields.mask import FOREGROUND
 
-UNITS: Final = {"mm": 1000.0, "cm": 100.0, "m": 1.0}
+VALUES_PER_METRE: Final = {"mm": 1000.0, "cm": 100.0, "m": 1.0}
 """Values a metre, by the unit."""
 CODES: Final = "code"
 _WORDS: Final = {
@@ -200,10 +200,10 @@ def _per_metre(unit: Any, scale: Any, depth: DepthFormat) -> float | None:
         return None
     if unit is not None and scale is not None:
         raise StoreError("triples.json declares a unit and a scale of its depth; keep one")
-    if unit is not None and unit not in (CODES, *UNITS):
+    if unit is not None and unit not in (CODES, *VALUES_PER_METRE):
         raise StoreError(
-            f"triples.json: depth.unit is {unit!r}; it must be {', '.join(UNITS)}, or {CODES} for "
-            "codes as they are stored"
+            f"triples.json: depth.unit is {unit!r}; it must be {', '.join(VALUES_PER_METRE)}, or "
+            f"{CODES} for codes as they are stored"
         )
     if unit == CODES:
         return None
@@ -212,7 +212,7 @@ def _per_metre(unit: Any, scale: Any, depth: DepthFormat) -> float | None:
             f"triples.json declares {depth.kind} depth in metres; only metric or geometric depth "
             "has a unit or scale"
         )
-    per_metre = UNITS[unit] if unit else float(scale)
+    per_metre = VALUES_PER_METRE[unit] if unit else float(scale)
     if not 0 < per_metre < float("inf"):
         raise StoreError(f"triples.json: depth.scale is {scale}; it is the values a metre, above 0")
     return per_metre

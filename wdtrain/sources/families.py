@@ -140,8 +140,8 @@ def _family(
     fixed = set(folders)
     paths = {}
     for key, above, path in files:
-        told = [above[at] for at in loose if above[at] not in fixed]
-        paths["/".join([*told, key])] = path
+        varying = [above[at] for at in loose if above[at] not in fixed]
+        paths["/".join([*varying, key])] = path
     return Family(tuple(folders), before, after, (ending.lower(),), paths)
 
 

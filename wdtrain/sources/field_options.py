@@ -13,7 +13,7 @@ from typing import Final
 from wdtrain import fields
 from wdtrain.fields import KINDS, Field, FieldError
 
-EXAMPLE: Final = "--field 'depth=depth:depth/{key}.npy,unit=m'"
+_EXAMPLE: Final = "--field 'depth=depth:depth/{key}.npy,unit=m'"
 _LINE: Final = re.compile(r"(?P<name>[^=:,{}/]+)=(?:(?P<kind>[^=:,{}/]+):)?(?P<rest>.*)", re.DOTALL)
 _COMMA: Final = re.compile(r",(?![^{}]*\})")
 
@@ -34,8 +34,8 @@ class FieldOption:
     @property
     def declared(self) -> str:
         """The pattern and the options: what stands for PATTERN where fields name a line."""
-        told = [f"{name}={value}" if value else name for name, value in self.options.items()]
-        return ",".join([self.pattern, *told])
+        options = [f"{name}={value}" if value else name for name, value in self.options.items()]
+        return ",".join([self.pattern, *options])
 
     @property
     def field(self) -> Field:
@@ -52,7 +52,7 @@ def parse_field(text: str) -> FieldOption:
     found = _LINE.fullmatch(text)
     if found is None:
         raise FieldError(
-            f"--field {text!r} names no field: NAME=KIND:PATTERN is needed, for example {EXAMPLE}"
+            f"--field {text!r} names no field: NAME=KIND:PATTERN is needed, for example {_EXAMPLE}"
         )
     name, kind = found["name"], found["kind"]
     pattern, *options = _COMMA.split(found["rest"])

@@ -18,7 +18,7 @@ import numpy as np
 import xxhash
 
 from wdtrain.disk.failures import StoreError
-from wdtrain.disk.sourcefiles import bytes_or_none, content_of, read_regular, signal_of
+from wdtrain.disk.sourcefiles import content_of, read_regular
 from wdtrain.fields import DepthFormat, FieldError, Sample, triple_of
 from wdtrain.fields.announce import prefetched
 from wdtrain.fields.image import ImageField
@@ -28,7 +28,7 @@ from wdtrain.fields.sample import decode_meta
 from wdtrain.sources.declared import read_declared
 from wdtrain.sources.division import Division, division_of
 from wdtrain.sources.listing import NO_OVERLAY, OVERLAY_SUFFIXES, list_folder
-from wdtrain.sources.reading import begin_to_read
+from wdtrain.sources.reading import FileSamples, begin_to_read, read_member
 
 TRIPLES: Final = "triples.json"
 UNFINISHED: Final = ".triples-started.json"
@@ -53,7 +53,7 @@ def declaration(folder: Path) -> dict[str, Any]:
         raise StoreError(f"{path} is not readable JSON: {error}; mend or remove it") from error
 
 
-class FolderSource:
+class FolderSource(FileSamples):
     """The triples of a folder, flat or nested. A `Source`."""
 
     def __init__(self, folder: str | Path) -> None:
@@ -88,13 +88,12 @@ class FolderSource:
         self.declared = read_declared(declared, guess)
         self.fields = triple_of(self.declared.depth)
         self.description: dict[str, Any] = {"kind": "folder", "listing": listing.digest}
-        if said := {name: declared[name] for name in ("depth", "mask") if name in declared}:
-            self.description["declared"] = said
+        if stated := {name: declared[name] for name in ("depth", "mask") if name in declared}:
+            self.description["declared"] = stated
         if "source" in declared:
             self.description["made_from"] = declared["source"]
         self._backgrounds, self._cutouts = self._read_parts(listing.has_json)
         self.description["parts"] = _digest(self._backgrounds, self._cutouts)
-        self._loaded = (-1, 0)
 
     @cached_property
     def division(self) -> Division | None:
@@ -126,21 +125,6 @@ class FolderSource:
             "depth": self.declared.codes(turned_like(depth, codes, name="depth")),
         }
         return Sample(self.key(index), arrays, {} if meta is None else decode_meta(meta))
-
-    def prefetch(self, index: int) -> None:
-        """Begins to read the files of a sample that is loaded soon, without waiting for them."""
-        for path in self._paths(index):
-            begin_to_read(path)
-
-    def signal(self, index: int) -> int:
-        """See `contents.FromFiles`."""
-        return signal_of(self._paths(index))
-
-    def content(self, index: int) -> int:
-        """See `contents.FromFiles`."""
-        if self._loaded[0] == index:
-            return self._loaded[1]
-        return content_of(map(bytes_or_none, self._paths(index)))
 
     def _paths(self, index: int) -> list[bytes]:
         """All files of a sample, those that there may be too, in one order."""
@@ -196,17 +180,11 @@ class FolderSource:
             raise FieldError(
                 f"{member} of another kind: it ends on {suffixes[0]!r}; {endings} is read"
             )
-        path = self._path(index, suffixes[0])
-        try:
-            return read_regular(path)
-        except FileNotFoundError as error:
-            if os.path.lexists(path):
-                raise FieldError(
-                    f"missing {member}: {suffixes[0]} is a link, and what it links to is gone"
-                ) from error
-            raise FieldError(f"missing {member}: no file ends on {suffixes[0]}") from error
-        except OSError as error:
-            raise FieldError(f"unreadable {member}: {error.strerror}") from error
+        path, suffix = self._path(index, suffixes[0]), os.fsencode(suffixes[0])
+        data = read_member(path, what=member, file=suffix)
+        if data is None:
+            raise FieldError(f"missing {member}: no file ends on {suffixes[0]}")
+        return data
 
     def _read_meta(self, index: int) -> bytes | None:
         """The bytes of a sample's JSON; None where it has none."""

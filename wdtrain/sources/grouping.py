@@ -72,8 +72,8 @@ class _ByTable:
                     if row[names] and row[column]:
                         self._add(row[names], row[column], f"{file}, {names} {row[names]!r}")
         except (OSError, UnicodeDecodeError, csv.Error) as error:
-            told = getattr(error, "strerror", None) or error
-            raise StoreError(f"--group: {file} cannot be read ({told})") from error
+            reason = getattr(error, "strerror", None) or error
+            raise StoreError(f"--group: {file} cannot be read ({reason})") from error
 
     def _add(self, name: str, group: str, where: str) -> None:
         if self._groups.setdefault(name, group) != group:
@@ -107,15 +107,20 @@ def parse_group(text: str) -> Grouping:
     return _ByPattern(text) if table is None else _ByTable(table["file"], table["column"])
 
 
+def told_group(text: str) -> str:
+    """What `--group` says, as a manifest tells it: without the folder of a table."""
+    return text if _TABLE.fullmatch(text) is None else text.rpartition("/")[2]
+
+
 class GroupedSource:
     """A source whose samples are in groups: in all else the source that it was made of."""
 
     def __init__(self, source: Source, text: str) -> None:
         """StoreError where no sample has a group: the pattern or the table is of other names."""
         self._source, self._grouping = source, parse_group(text)
-        self.description: dict[str, Any] = {**source.description, "group": self._told(text)}
+        self.description: dict[str, Any] = {**source.description, "group": self._summary(text)}
 
-    def _told(self, text: str) -> dict[str, Any]:
+    def _summary(self, text: str) -> dict[str, Any]:
         """How many samples have a group, and a digest of which."""
         digest, count = xxhash.xxh3_128(), 0
         for start in range(0, len(self._source), _CHUNK):
@@ -129,7 +134,7 @@ class GroupedSource:
                 f"--group {text!r} finds no group in any name ({names}, ...); write a pattern of "
                 "which one is found there, or a table that lists these names"
             )
-        return {"by": text.rpartition("/")[2], "samples": count, "digest": digest.hexdigest()}
+        return {"by": told_group(text), "samples": count, "digest": digest.hexdigest()}
 
     def _name(self, index: int) -> str:
         name = getattr(self._source, "name", self._source.key)

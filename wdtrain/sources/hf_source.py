@@ -16,6 +16,7 @@ import numpy as np
 import xxhash
 
 from wdtrain.disk.failures import StoreError
+from wdtrain.disk.sourcefiles import read_regular
 from wdtrain.fields import Field, FieldError, Sample
 from wdtrain.fields.base import Value
 from wdtrain.fields.source import SPLITS
@@ -173,8 +174,7 @@ def _picture(cell: dict[str, Any], file: str) -> bytes:
     if cell["bytes"] is not None:
         return bytes(cell["bytes"])
     try:
-        with open(os.fspath(cell["path"]), "rb") as picture:
-            return picture.read()
+        return read_regular(os.fspath(cell["path"]))
     except (OSError, TypeError) as error:
         raise FieldError(f"{file} names a file that cannot be read: {cell['path']}") from error
 

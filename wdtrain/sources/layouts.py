@@ -103,7 +103,7 @@ def _voc(folder: Path, options: Sequence[FieldOption]) -> PatternSource:
 
 
 def _voc_lists(folder: Path) -> Mapping[str, list[str]]:
-    """The names of each split, as the lists have them: one a line, what follows it aside."""
+    """The names of each split, as the lists have them: one a line, without what follows it."""
     found = {}
     for name, split in _VOC_LISTS.items():
         path = folder / _LISTS / f"{name}.txt"

@@ -51,6 +51,6 @@ def name_of(key: str) -> str:
     return os.fsdecode(b"".join(parts) + key[at:].encode())
 
 
-def shown(name: bytes) -> str:
+def printable(name: bytes) -> str:
     """A name as it stands in a sample's JSON and in messages; bytes that are no UTF-8 as \\xNN."""
     return name.decode("utf-8", "backslashreplace")

@@ -148,8 +148,8 @@ def _slots_of(files: Sequence[FieldFiles]) -> tuple[str, ...]:
 
 def ident(slots: Sequence[str], pattern: Pattern, values: dict[str, bytes]) -> int:
     """64 bits of what a field's pattern tells of a sample."""
-    told = slots if pattern.slots == slots else [slot for slot in slots if slot in pattern.slots]
-    return xxhash.xxh3_64_intdigest(join_name(told, values))
+    shared = slots if pattern.slots == slots else [slot for slot in slots if slot in pattern.slots]
+    return xxhash.xxh3_64_intdigest(join_name(shared, values))
 
 
 def _without_leading(
@@ -165,10 +165,10 @@ def _without_leading(
     known = {slots: found[leading].hashes}
     lone: dict[int, set[int]] = {}
     for at, each in enumerate(files):
-        told = tuple(slot for slot in slots if slot in each.pattern.slots)
-        if told not in known:
-            known[told] = array("Q", _narrowed(folder, files[leading], slots, told))
-        if rest := outside(array("Q", found[at].hashes), known[told]):
+        shared = tuple(slot for slot in slots if slot in each.pattern.slots)
+        if shared not in known:
+            known[shared] = array("Q", _narrowed(folder, files[leading], slots, shared))
+        if rest := outside(array("Q", found[at].hashes), known[shared]):
             lone[at] = rest
     if not lone:
         return
@@ -183,10 +183,10 @@ def _without_leading(
 
 
 def _narrowed(
-    folder: Path, leading: FieldFiles, slots: tuple[str, ...], told: tuple[str, ...]
+    folder: Path, leading: FieldFiles, slots: tuple[str, ...], shared: tuple[str, ...]
 ) -> Iterator[int]:
     """The hashes of the leading field's names by fewer slots."""
     for path in files_below(os.fsencode(folder), PassedOver()):
         match = leading.pattern.match(path)
         if match is not None:
-            yield xxhash.xxh3_64_intdigest(join_name(told, match.values))
+            yield xxhash.xxh3_64_intdigest(join_name(shared, match.values))

@@ -15,17 +15,17 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from wdtrain.disk.failures import StoreError
-from wdtrain.disk.sourcefiles import bytes_or_none, content_of, signal_of
+from wdtrain.disk.sourcefiles import content_of
 from wdtrain.fields import Field, FieldError, Sample
 from wdtrain.fields.base import Value
 from wdtrain.fields.source import SPLITS
 from wdtrain.sources.division import FOLDERS, Division, division_of
 from wdtrain.sources.field_options import FieldOption
-from wdtrain.sources.names import key_of, shown
+from wdtrain.sources.names import key_of, printable
 from wdtrain.sources.pattern_listing import FieldFiles, ident, list_samples
 from wdtrain.sources.patterns import FOLDERS as ANY_FOLDERS
-from wdtrain.sources.patterns import SPLIT, Pattern, split_name
-from wdtrain.sources.reading import begin_to_read, read_member
+from wdtrain.sources.patterns import SPLIT, Pattern, values_of
+from wdtrain.sources.reading import FileSamples, read_member
 
 LONGEST_NAME: Final = 100
 """Bytes of a member's name in a tar header (POSIX ustar), where it has no folder."""
@@ -48,7 +48,7 @@ def key_room(fields: Sequence[Field]) -> int:
     return LONGEST_NAME - max(len(f".{member}") for member in members)
 
 
-class PatternSource:
+class PatternSource(FileSamples):
     """The samples that patterns find in a folder. A `Source`."""
 
     def __init__(
@@ -85,7 +85,6 @@ class PatternSource:
         self._listed = None if lists is None else self._keep_listed(lists)
         self._parts = parts(list(map(self.name, range(len(self))))) if parts else None
         self._room = key_room(self.fields)
-        self._loaded = (-1, 0)
 
     def _check_found(self, folder: str | Path, counts: list[int]) -> None:
         for each, count in zip(self._files, counts, strict=True):
@@ -117,7 +116,7 @@ class PatternSource:
 
     def name(self, index: int) -> str:
         """The sample's name as its files have it: what its patterns tell, joined by slashes."""
-        return shown(bytes(self._names[index]))
+        return printable(bytes(self._names[index]))
 
     def key(self, index: int) -> str:
         """The name as `names.key_of` writes it."""
@@ -145,7 +144,7 @@ class PatternSource:
         return division_of(marked) if ANY_FOLDERS in self._slots else None
 
     def _division_of_folders(self) -> Division:
-        folders = [shown(self._values(index)[SPLIT]) for index in range(len(self))]
+        folders = [printable(self._values(index)[SPLIT]) for index in range(len(self))]
         there = sorted(set(folders))
         codes = {
             name: SPLITS.index(FOLDERS[name.lower()]) if name.lower() in FOLDERS else -1
@@ -166,7 +165,7 @@ class PatternSource:
         arrays: dict[str, Value] = {}
         for field, each, (path, data) in zip(self.fields, self._files, read, strict=True):
             if data is not None:
-                arrays[field.name] = loaded(field, each.option, data, file=shown(path))
+                arrays[field.name] = loaded(field, each.option, data, file=printable(path))
             elif not field.optional:
                 raise self._missing(each, path)
         name = self.name(index)
@@ -182,16 +181,16 @@ class PatternSource:
         what, option = each.option.name, each.option
         if option.kind == "image":
             return FieldError(
-                f"missing {what}: there is no {shown(path)}, though there are other files of it"
+                f"missing {what}: there is no {printable(path)}, though there are other files of it"
             )
         return FieldError(
-            f"missing {what}: there is no {shown(path)}; declare --field "
+            f"missing {what}: there is no {printable(path)}; declare --field "
             f"'{option.with_options('optional')}' to keep such samples, {what} unknown, or raise "
             "--max-rejects to leave them out"
         )
 
     def _values(self, index: int) -> dict[str, bytes]:
-        return split_name(self._slots, bytes(self._names[index]))
+        return values_of(self._slots, bytes(self._names[index]))
 
     def _read(self, at: int, values: dict[str, bytes]) -> tuple[bytes, bytes | None]:
         """The path below the folder and the bytes of a field's file, None where there is none.
@@ -199,7 +198,7 @@ class PatternSource:
         paths = self._paths_of(at, values)
         what = self._files[at].option.name
         if len(paths) > 1:
-            names = " and ".join(map(shown, paths))
+            names = " and ".join(map(printable, paths))
             raise FieldError(f"more than one {what}: {names}; keep one")
         return paths[0], read_member(self._prefix + paths[0], what=what, file=paths[0])
 
@@ -226,22 +225,7 @@ class PatternSource:
         except FileNotFoundError:
             return False
 
-    def prefetch(self, index: int) -> None:
-        """Begins to read the files of a sample that is loaded soon, without waiting for them."""
-        for path in self._all_paths(index):
-            begin_to_read(path)
-
-    def signal(self, index: int) -> int:
-        """See `contents.FromFiles`."""
-        return signal_of(self._all_paths(index))
-
-    def content(self, index: int) -> int:
-        """See `contents.FromFiles`."""
-        if self._loaded[0] == index:
-            return self._loaded[1]
-        return content_of(map(bytes_or_none, self._all_paths(index)))
-
-    def _all_paths(self, index: int) -> Iterator[bytes]:
+    def _paths(self, index: int) -> Iterator[bytes]:
         values = self._values(index)
         for at in range(len(self._files)):
             for path in self._paths_of(at, values):

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from wdtrain.fields import FieldError
 
 KEY, SPLIT, FOLDERS = "key", "split", "**"
-EXAMPLE: Final = "'images/{key}.jpg'"
+_EXAMPLE: Final = "'images/{key}.jpg'"
 _TOKEN: Final = re.compile(
     r"\{(?P<slot>[A-Za-z]\w*)\}|\{(?P<choice>[^{}]*,[^{}]*)\}|(?P<folders>\*\*/)|(?P<star>\*)"
     r"|(?P<text>[^{}*]+)"
@@ -75,7 +75,7 @@ class Pattern:
         if at != len(text):
             raise FieldError(
                 f"the pattern {self.text!r} has a bracket too many or an empty one; write for "
-                f"example {EXAMPLE}"
+                f"example {_EXAMPLE}"
             )
         return (*parts, *([_Part(choices=choices)] if choices else []))
 
@@ -83,7 +83,7 @@ class Pattern:
         names = [part.slot for part in self._parts]
         if KEY not in names:
             suggestion = re.sub(r"(?<!\*)\*(?!\*)", "{key}", self.text, count=1)
-            usable = suggestion if "{key}" in suggestion else EXAMPLE
+            usable = suggestion if "{key}" in suggestion else _EXAMPLE
             raise FieldError(
                 f"the pattern {self.text!r} holds no {{key}}, so nothing says which files are of "
                 f"one sample; write for example {usable}"
@@ -94,7 +94,7 @@ class Pattern:
         if self.text.startswith("/") or ".." in folders or "" in folders:
             raise FieldError(
                 f"the pattern {self.text!r} is no path below the folder; write it from there, as "
-                f"{EXAMPLE}"
+                f"{_EXAMPLE}"
             )
 
     @cached_property
@@ -122,8 +122,8 @@ class Pattern:
         if found is None:
             return None
         texts = found.groups()
-        told, free = self._places
-        values = {slot: texts[at] for slot, at in told}
+        places, free = self._places
+        values = {slot: texts[at] for slot, at in places}
         if FOLDERS in values:
             values[FOLDERS] = values[FOLDERS].rstrip(b"/")
         return Found(values, tuple([texts[at] for at in free]))
@@ -132,9 +132,9 @@ class Pattern:
     def _places(self) -> tuple[list[tuple[str, int]], list[int]]:
         """Which group of the regular expression is each slot, and which are no part of a name."""
         named = self._regex.groupindex
-        told = [(slot, named[_group(slot).decode()] - 1) for slot in self.slots]
-        taken = {at for _, at in told}
-        return told, [at for at in range(self._regex.groups) if at not in taken]
+        places = [(slot, named[_group(slot).decode()] - 1) for slot in self.slots]
+        taken = {at for _, at in places}
+        return places, [at for at in range(self._regex.groups) if at not in taken]
 
     @property
     def num_open(self) -> int:
@@ -181,7 +181,7 @@ def join_name(slots: Sequence[str], values: Mapping[str, bytes]) -> bytes:
     return b"/".join(value for slot in slots if (value := values[slot]))
 
 
-def split_name(slots: Sequence[str], name: bytes) -> dict[str, bytes]:
+def values_of(slots: Sequence[str], name: bytes) -> dict[str, bytes]:
     """The values that a name was joined of: all but folders are one part each."""
     parts = name.split(b"/")
     if FOLDERS not in slots:

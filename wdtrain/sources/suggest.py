@@ -284,7 +284,7 @@ def _of_candidates(
         return None
     layout = arguments[1] if arguments else None
     options = _of_one_size(open_source(text, options, layout), options, without)
-    told = [word for option in options for word in ("--field", str(option))]
+    declared = [word for option in options for word in ("--field", str(option))]
     patterns = [option.pattern for option in options]
     broken = [name for each in candidates if each.pattern in patterns for name in each.broken]
     if not broken:
@@ -293,9 +293,9 @@ def _of_candidates(
         return None
     else:
         read = max(len(each.contents) + len(each.broken) for each in candidates)
-        told += ["--max-rejects", f"{share_to_allow(len(broken), read):g}"]
+        declared += ["--max-rejects", f"{share_to_allow(len(broken), read):g}"]
         without.append(left_out(broken))
-    return Suggestion(text, [*arguments, *told], meanings, without)
+    return Suggestion(text, [*arguments, *declared], meanings, without)
 
 
 def _of_one_size(
@@ -324,7 +324,7 @@ def _settled(
     """Declarations with which all contents are read, the likeliest first. wrong: why others are
     not."""
     for kind in [each.kind] if each.kind else _kinds_by_look(each.contents):
-        kind = _told_apart(kind, each)
+        kind = _settled_kind(kind, each)
         name = each.name if each.is_named else _name_of(each.name, kind)
         while name in taken:
             name += "2"
@@ -345,7 +345,7 @@ def _kinds_by_look(contents: Contents) -> list[str]:
     return ["depth", "mask", "classes"] if _array(data).dtype.kind == "f" else ["classes", "mask"]
 
 
-def _told_apart(kind: str, each: _Candidate) -> str:
+def _settled_kind(kind: str, each: _Candidate) -> str:
     """`gt`, `seg` and their like are masks where there are two values, else classes."""
     if kind not in ("classes", "mask") or each.kind not in ("classes", ""):
         return kind

@@ -35,11 +35,11 @@ from wdtrain.remote.urls import is_url, redacted
 from wdtrain.sources.families import ENDINGS
 from wdtrain.sources.field_options import FieldOption
 from wdtrain.sources.listing import as_array
-from wdtrain.sources.names import key_of, shown
+from wdtrain.sources.names import key_of, printable
 from wdtrain.sources.pattern_source import key_room, loaded
 
 TAR_ENDINGS: Final = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2", ".tar.lz4")
-META: Final = "json"
+_META: Final = "json"
 _UNPACK: Final = {
     "gzip": "gzip -dc", "zstd": "zstd -dc", "bzip2": "bzip2 -dc", "xz": "xz -dc", "lz4": "lz4 -dc"
 }  # fmt: skip
@@ -48,7 +48,8 @@ _PROGRAMS: Final = {
     ".tar.bz2": "bzip2 -dc", ".tar.lz4": "lz4 -dc",
 }  # fmt: skip
 """By the ending of a compressed tar, what unpacks it."""
-_NONE: Final = -1
+_NONE, _SEVERAL = -1, -2
+"""In the place of a member's beginning."""
 
 
 @dataclass
@@ -91,6 +92,8 @@ class _Index:
                 continue
             if self.places[at][-1] == _NONE:
                 self.places[at][-1], self.sizes[at][-1] = member.start, member.size
+            else:
+                self.places[at][-1], self.sizes[at][-1] = _SEVERAL, 0
 
     def _begin(self, key: str, number: int) -> None:
         self.names += os.fsencode(key) + b"\0"
@@ -110,7 +113,7 @@ class TarSource:
         self._options = list(options)
         self.fields = tuple(option.field for option in options)
         self._endings = [option.pattern.lower().lstrip(".") for option in options]
-        index = _Index([*self._endings, META])
+        index = _Index([*self._endings, _META])
         for number, url in enumerate(self._urls):
             try:
                 index.read(url, number)
@@ -135,7 +138,7 @@ class TarSource:
 
     def _check_found(self, text: str, index: _Index) -> None:
         for option, ending, places in zip(self._options, self._endings, self._places, strict=False):
-            if not (places >= 0).any() and not self._field_is_optional(option):
+            if not (places != _NONE).any() and not self._field_is_optional(option):
                 there = ", ".join(ending for ending, _ in index.others.most_common(8)) or "nothing"
                 raise StoreError(
                     f"{redacted(text)} holds no member that ends in .{ending} ({option.name}); its "
@@ -154,7 +157,7 @@ class TarSource:
 
     def name(self, index: int) -> str:
         """What stands before the first dot of its members' names, folders too."""
-        return shown(bytes(self._names[index]))
+        return printable(bytes(self._names[index]))
 
     def key(self, index: int) -> str:
         """The name as `names.key_of` writes it."""
@@ -173,7 +176,11 @@ class TarSource:
         arrays: dict[str, Value] = {}
         key = self.name(index)
         pairs = zip(self.fields, self._options, self._endings, members, strict=False)
-        for field_, option, ending, data in pairs:
+        for at, (field_, option, ending, data) in enumerate(pairs):
+            if self._places[at, index] == _SEVERAL:
+                raise FieldError(
+                    f"more than one {field_.name}: its tar has several {key}.{ending}; keep one"
+                )
             if data is not None:
                 arrays[field_.name] = loaded(field_, option, data, file=f"{key}.{ending}")
             elif not field_.optional:
@@ -205,13 +212,13 @@ class TarSource:
         found: list[bytes | None] = []
         for place, size in zip(self._places[:, index], self._sizes[:, index], strict=True):
             at = int(place) - start
-            found.append(data[at : at + int(size)] if place != _NONE else None)
+            found.append(data[at : at + int(size)] if place >= 0 else None)
         return found
 
     def _span(self, index: int) -> tuple[int, int]:
         """Where the members of a sample begin, and how many bytes lie up to the end of the last."""
         places, sizes = self._places[:, index], self._sizes[:, index]
-        there = places != _NONE
+        there = places >= 0
         if not there.any():
             return 0, 0
         start = int(places[there].min())
@@ -317,8 +324,8 @@ def _meta(data: bytes | None) -> dict[str, Any]:
     """What a sample's JSON says, where it is an object; another value under its own name."""
     if data is None:
         return {}
-    found = decode_meta(b'{"json":%b}' % data)[META]  # others' JSON may be a list or a number
-    return found if isinstance(found, dict) else {META: found}
+    found = decode_meta(b'{"json":%b}' % data)[_META]  # others' JSON may be a list or a number
+    return found if isinstance(found, dict) else {_META: found}
 
 
 def member_families(text: str, most: int) -> dict[str, list[tuple[bytes, str]]]:

@@ -232,8 +232,8 @@ def _one_size(found: dict[str, Size], manifest: Manifest) -> Size:
     assert index is not None, "only an index has foreign samples"
     sizes = set(found.values()) or {index.largest}
     if len(sizes) > 1:
-        told = ", ".join(f"{name} {height} x {width}" for name, (height, width) in found.items())
-        raise FieldError(f"members of different sizes: {told}")
+        each = ", ".join(f"{name} {height} x {width}" for name, (height, width) in found.items())
+        raise FieldError(f"members of different sizes: {each}")
     (height, width) = shown = sizes.pop()
     low, high = index.smallest, index.largest
     if not (low[0] <= height <= high[0] and low[1] <= width <= high[1]):
@@ -245,7 +245,7 @@ def foreign_pixels(field: Field, value: Value, size: Size | None = None) -> np.n
     """The array that the field stores, of what `Field.load` gave, brought to `size`: the same that
     comes of a dataset into which it was packed as it is."""
     if isinstance(value, bytes):
-        plain = field.as_it_lies(value, field.size_of(value))
+        plain = field.reusable_bytes(value, field.size_of(value))
         if plain is not None:
             return field.decode_member(plain, "image", size=size)
     array, _ = field.pixels_of(value)

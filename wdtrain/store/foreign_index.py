@@ -24,7 +24,7 @@ from wdtrain.remote.urls import is_url, protocol_of
 from wdtrain.store import schema, tar
 from wdtrain.store.schema import SchemaError
 
-MAGIC: Final = b"wdtrain-index-1\n"
+INDEX_MAGIC: Final = b"wdtrain-index-1\n"
 """What the file begins with; the records follow."""
 SUFFIX: Final = ".index"
 MAX_MEMBER: Final = 256 << 20
@@ -144,7 +144,7 @@ class IndexFile:
     def read(self, first: int, count: int) -> np.ndarray:
         """Records [first, first + count)."""
         width = self.layout.itemsize
-        data = self._file.read(len(MAGIC) + first * width, count * width)
+        data = self._file.read(len(INDEX_MAGIC) + first * width, count * width)
         if len(data) != count * width:
             raise StoreError(f"{self._index.name} ends before its record {first + count:,}")
         return np.frombuffer(data, self.layout)
@@ -169,10 +169,10 @@ def index_of(
     for name, split in head.splits.items():
         rows += split.samples
         at = entry.splits[name]
-        if (at.first_row + split.samples) * width + len(MAGIC) > entry.bytes:
+        if (at.first_row + split.samples) * width + len(INDEX_MAGIC) > entry.bytes:
             raise SchemaError(f"index.splits.{name}.first_row", at.first_row, "a row of the index")
-    if entry.bytes != len(MAGIC) + rows * width:
-        raise SchemaError("index.bytes", entry.bytes, f"{len(MAGIC) + rows * width:,}")
+    if entry.bytes != len(INDEX_MAGIC) + rows * width:
+        raise SchemaError("index.bytes", entry.bytes, f"{len(INDEX_MAGIC) + rows * width:,}")
     smallest, largest = entry.sizes.smallest, entry.sizes.largest
     if smallest[0] > largest[0] or smallest[1] > largest[1]:
         raise SchemaError("index.sizes.smallest", smallest, f"at most {largest}")

@@ -362,8 +362,9 @@ def parse_manifest(data: bytes, *, url: str, remote: Remote | None = None) -> Ma
         )
     try:
         head = schema.head_of(document)
-        version_of = version1 if version == version1.VERSION else schema
-        declared = version_of.fields_of(document, head)
+        is_first = version == version1.VERSION_1
+        read = version1.fields_of_version1 if is_first else schema.fields_of
+        declared = read(document, head)
         index = None
         if "index" in document:
             index = index_of(document, head, declared.fields.values())
@@ -382,7 +383,7 @@ def parse_manifest(data: bytes, *, url: str, remote: Remote | None = None) -> Ma
 
 def _build(
     document: dict[str, Any],
-    declared: schema.Declared,
+    declared: schema.DeclaredFields,
     index: ForeignIndex | None,
     *,
     url: str,

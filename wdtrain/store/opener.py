@@ -1,8 +1,9 @@
 """For users of the webdataset library: opening shards of several zstd frames.
 
 Python's `tarfile` in stream mode, which that library reads with, knows no zstd before Python 3.14,
-and only one frame after. Either `register()` a URL scheme, or take `open_shards` as a stage. It
-imports webdataset (and with it torch) only when called; nothing else in the store imports this.
+and only one frame after. Either `register_opener()`, which adds a URL scheme, or take `open_shards`
+as a stage. It imports webdataset (and with it torch) only when called; nothing else in the store
+imports this.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def register_opener() -> None:
 
 
 def shard_urls(manifest: Manifest, split: str) -> list[str]:
-    """What to give webdataset for a split, after `register()`."""
+    """What to give webdataset for a split, after `register_opener()`."""
     prefix = f"{SCHEME}:" if manifest.is_compressed else ""
     return [prefix + manifest.shard_url(shard) for shard in manifest.split(split).shards]
 

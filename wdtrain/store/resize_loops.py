@@ -73,7 +73,7 @@ def halve(pictures: np.ndarray, channels: int, target: np.ndarray) -> None:
     _library().wd_halve(native.at(pictures), count, height, width, channels, native.at(target))
 
 
-def median(
+def compiled_median(
     codes: np.ndarray,
     flip: int,
     down: CoverTables,
@@ -107,7 +107,7 @@ def median_of_four(codes: np.ndarray, flip: int, room: np.ndarray, target: np.nd
     _library().wd_median_of_four(*sides, flip, native.at(room), native.at(target))
 
 
-def known_area(
+def compiled_known_area(
     alphas: np.ndarray,
     unknown: int,
     down: CoverTables,
@@ -125,7 +125,7 @@ def known_area(
     _library().wd_known_area(*sides, unknown, *tables, native.at(room), native.at(target))
 
 
-def majority(
+def compiled_majority(
     ids: np.ndarray,
     ignore: int,
     down: CoverTables,

@@ -66,12 +66,10 @@ class BlockIndex:
         except FieldError as error:
             raise DamagedSample(self.keys[row], str(error)) from error
 
-    def raw_arrays(self) -> dict[str, np.ndarray]:
-        """Read-only views of a raw block, by field: [n, h, w] or [n, h, w, channels]."""
+    def raw_array(self, column: int) -> np.ndarray:
+        """A read-only view of a raw block's field, by its place in the manifest: [n, h, w] or
+        [n, h, w, channels]."""
         assert self.manifest.encoding == "raw", "only raw blocks are arrays"
-        return {name: self._raw_array(column) for column, name in enumerate(self.manifest.fields)}
-
-    def _raw_array(self, column: int) -> np.ndarray:
         shape, dtype = member_shapes(self.manifest)[column]
         if self.num_samples == 0:
             return np.empty((0, *shape), dtype)
@@ -215,7 +213,7 @@ def decode_row(
         if fields is None or name in fields
     }
     if manifest.encoding == "raw":
-        arrays = {name: block._raw_array(column)[row] for name, column in wanted.items()}
+        arrays = {name: block.raw_array(column)[row] for name, column in wanted.items()}
         if size is None or size == (manifest.height, manifest.width):
             return arrays
         return {name: manifest.fields[name].resize(one, size) for name, one in arrays.items()}

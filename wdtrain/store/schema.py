@@ -62,7 +62,7 @@ Texts = dict[str, Any]
 Channels = Annotated[list[int], pydantic.Field(min_length=CHANNELS, max_length=CHANNELS)]
 
 
-class Sums(Part):
+class ChannelSums(Part):
     """Of the pixels of an image over the train split, by channel: whole numbers."""
 
     pixels: Annotated[int, pydantic.Field(ge=1)]
@@ -99,14 +99,14 @@ class Head(Part):
 
 class _Fields(Part):
     fields: Annotated[list[Texts], pydantic.Field(min_length=1, max_length=MOST_FIELDS)]
-    statistics: dict[str, Sums]
+    statistics: dict[str, ChannelSums]
 
 
-class Declared(NamedTuple):
+class DeclaredFields(NamedTuple):
     """What a manifest says of its fields: those in stored order, and the sums of each image."""
 
     fields: dict[str, Field]
-    sums: dict[str, Sums]
+    sums: dict[str, ChannelSums]
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -126,11 +126,11 @@ def validated(model: type[Model], document: Mapping[str, Any], place: str = "") 
 
 
 def head_of(document: Mapping[str, Any]) -> Head:
-    """What every manifest has, its shards aside; SchemaError where this one has it not."""
+    """What every manifest has but its shards; SchemaError where this one has it not."""
     return validated(Head, document)
 
 
-def fields_of(document: Mapping[str, Any], head: Head) -> Declared:
+def fields_of(document: Mapping[str, Any], head: Head) -> DeclaredFields:
     """The fields that a manifest declares. SchemaError for what a packer does not write; StoreError
     for a kind that is not known here."""
     entries = validated(_Fields, document)
@@ -146,7 +146,7 @@ def fields_of(document: Mapping[str, Any], head: Head) -> Declared:
         raise SchemaError("statistics", found, f"of each image: {', '.join(images) or 'of none'}")
     for name, sums in entries.statistics.items():
         check_sums(f"statistics.{name}", sums)
-    return Declared(fields, {name: entries.statistics[name] for name in images})
+    return DeclaredFields(fields, {name: entries.statistics[name] for name in images})
 
 
 def _field(place: str, entry: Texts, head: Head) -> Field:
@@ -161,31 +161,31 @@ def _field(place: str, entry: Texts, head: Head) -> Field:
             kinds.kind_of(kind)
         except FieldError as error:
             raise StoreError(f"field {name!r:.80} cannot be read: {error}") from error
-    told: dict[str, Any] = {key: values.pop(key) for key in _FACTS if key in values}
+    facts: dict[str, Any] = {key: values.pop(key) for key in _FACTS if key in values}
     try:
         field = kinds.from_dict(name, values)
     except FieldError as error:
         raise SchemaError(place, values, f"a field ({error})") from error
-    check_facts(place, field, told, head.encoding, (head.height, head.width))
+    check_facts(place, field, facts, head.encoding, (head.height, head.width))
     return field
 
 
 def check_facts(
-    place: str, field: Field, told: Mapping[str, Any], encoding: Encoding, size: tuple[int, int]
+    place: str, field: Field, facts: Mapping[str, Any], encoding: Encoding, size: tuple[int, int]
 ) -> None:
-    """What is told of a field's members is as the field has them."""
+    """What is written of a field's members is as the field has them."""
     facts = {
         "member": field.member(encoding),
         "dtype": str(field.dtype),
         "shape": list(field.shape(*size)),
     }
-    for key, value in told.items():
+    for key, value in facts.items():
         if repr(value) != repr(facts[key]):  # 24.0 is not 24
             raise SchemaError(f"{place}.{key}", str(value), repr(facts[key]))
 
 
-def check_sums(place: str, sums: Sums) -> None:
-    """Sums over values of 0 to 255, whose mean and deviation are numbers."""
+def check_sums(place: str, sums: ChannelSums) -> None:
+    """ChannelSums over values of 0 to 255, whose mean and deviation are numbers."""
     for total, squares in zip(sums.sum, sums.square_sum, strict=True):
         if not 0 <= total <= squares <= 255 * total or total * total > sums.pixels * squares:
             found = (sums.pixels, total, squares)
@@ -205,13 +205,13 @@ def check_shards(head: Head, num_fields: int) -> None:
         check_split(name, split.samples, samples)
 
 
-def check_split(name: str, told: int, samples: int) -> None:
+def check_split(name: str, stated: int, samples: int) -> None:
     """A split may be named so, and has as many samples as its shards together."""
     if not _SPLIT_NAME.fullmatch(name):
         raise SchemaError("splits", name, "of names of small letters, digits and -")
-    if samples != told or samples > _MOST_SAMPLES:
+    if samples != stated or samples > _MOST_SAMPLES:
         rule = f"its shards' sum, {samples:,}, and no more than {_MOST_SAMPLES:,}"
-        raise SchemaError(f"splits.{name}.samples", told, rule)
+        raise SchemaError(f"splits.{name}.samples", stated, rule)
 
 
 def check_counts(place: str, entry: Mapping[str, Any]) -> int:

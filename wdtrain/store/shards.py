@@ -8,7 +8,6 @@ mapped, so its blocks are views that copy nothing, and are verified at the first
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
 import xxhash
@@ -231,10 +230,5 @@ class ShardReader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()

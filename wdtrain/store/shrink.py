@@ -85,7 +85,7 @@ class Resizer:
         else:
             down, across = map(_cover, self._stored, self._size)
             room = self._memory.take(resize_loops.median_room(width, down, across))
-            resize_loops.median(codes, flip, down, across, room, target)
+            resize_loops.compiled_median(codes, flip, down, across, room, target)
 
     def known_areas(self, alphas: np.ndarray, target: np.ndarray, *, unknown: int) -> None:
         """target uint8 [n, h, w]: of alphas uint8, the mean of what is known of what a pixel
@@ -98,7 +98,7 @@ class Resizer:
         else:
             down, across = map(_cover, self._stored, self._size)
             room = self._memory.take(8 * self._stored[1])
-            resize_loops.known_area(alphas, unknown, down, across, room, target)
+            resize_loops.compiled_known_area(alphas, unknown, down, across, room, target)
 
     def majorities(self, ids: np.ndarray, target: np.ndarray, *, ignore: int) -> None:
         """target [n, h, w]: of class ids uint8 or uint16, the one that has most of what a pixel
@@ -111,7 +111,7 @@ class Resizer:
         else:
             down, across = map(_cover, self._stored, self._size)
             room = self._memory.take(resize_loops.majority_room(ids.itemsize, down, across))
-            resize_loops.majority(ids, ignore, down, across, room, target)
+            resize_loops.compiled_majority(ids, ignore, down, across, room, target)
 
 
 @lru_cache(maxsize=256)

@@ -11,18 +11,18 @@ from typing import Any, Final, Literal
 
 from wdtrain.fields import DepthFormat, FieldError, triple_of
 from wdtrain.store.schema import (
-    Declared,
+    ChannelSums,
+    DeclaredFields,
     Head,
     Part,
     PixelCount,
     SchemaError,
-    Sums,
     check_facts,
     check_sums,
     validated,
 )
 
-VERSION: Final = 1
+VERSION_1: Final = 1
 
 
 class _Member(Part):
@@ -51,22 +51,22 @@ class _Members(Part):
 
 class _Fields(Part):
     fields: _Members
-    overlay: Sums
+    overlay: ChannelSums
 
 
-def fields_of(document: Mapping[str, Any], head: Head) -> Declared:
+def fields_of_version1(document: Mapping[str, Any], head: Head) -> DeclaredFields:
     """The three fields of a manifest of version 1; SchemaError for what no packer wrote."""
     found = validated(_Fields, document)
     depth = found.fields.depth
-    told = depth.model_dump(include={"kind", "near_m", "far_m", "bits"})
+    facts = depth.model_dump(include={"kind", "near_m", "far_m", "bits"})
     try:
-        fields = triple_of(DepthFormat(**told))
+        fields = triple_of(DepthFormat(**facts))
     except FieldError as error:
-        raise SchemaError("fields.depth", told, f"a depth format ({error})") from error
+        raise SchemaError("fields.depth", facts, f"a depth format ({error})") from error
     for field in fields:
         member: _Member = getattr(found.fields, field.name)
         facts = {"member": member.member, "dtype": member.dtype, "shape": member.shape}
         size = head.height, head.width
         check_facts(f"fields.{field.name}", field, facts, head.encoding, size)
     check_sums("overlay", found.overlay)
-    return Declared({field.name: field for field in fields}, {"overlay": found.overlay})
+    return DeclaredFields({field.name: field for field in fields}, {"overlay": found.overlay})

@@ -5,14 +5,14 @@ from wdtrain.stream.cursor import Cursor
 from wdtrain.stream.opening import load_dataset, order_of, stream_of
 from wdtrain.stream.order import Order
 from wdtrain.stream.reader import Stream, open_stream
-from wdtrain.stream.shares import advice, fullest_share
+from wdtrain.stream.shares import balance_advice, fullest_share
 
 __all__ = [
     "Batch",
     "Cursor",
     "Order",
     "Stream",
-    "advice",
+    "balance_advice",
     "fullest_share",
     "load_dataset",
     "open_stream",

@@ -14,7 +14,7 @@ from functools import partial
 
 import numpy as np
 
-from wdtrain.remote.prefetcher import Prefetcher
+from wdtrain.remote.prefetcher import BoundedPrefetcher
 from wdtrain.stream.order import Order, Piece, WindowKey
 
 CONNECTIONS = 16
@@ -29,8 +29,8 @@ Bytes = bytes | memoryview
 class ReadAhead:
     """The blocks of one pass over a rank's share of the order, on their way before they are needed.
 
-    A `Prefetcher` without a bound of its own: what the order needs until a position is asked for in
-    any case, what lies beyond while there is room.
+    A `BoundedPrefetcher` loads them, without a bound of its own: what the order needs until a
+    position is asked for in any case, what lies beyond while there is room.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ReadAhead:
         self._needs = _needs_of(pieces, order)
         self._room = max(CONNECTIONS, AHEAD_BYTES // max(block_bytes, 1))
         self._next = next(self._needs, None)
-        self._prefetcher = Prefetcher[Bytes](max_threads=CONNECTIONS, max_bytes=None)
+        self._prefetcher = BoundedPrefetcher[Bytes](max_threads=CONNECTIONS, max_bytes=None)
 
     def reach(self, position: int) -> None:
         """All blocks that are needed before a position are asked for, and more while there is

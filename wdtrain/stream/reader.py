@@ -38,7 +38,7 @@ PATIENCE_SECONDS = 0.2
 """How often a reader that waits looks whether it should wait no longer."""
 
 DamagePolicy = Literal["fatal", "skip"]
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 class Damaged(ValueError):
@@ -322,7 +322,7 @@ class _Reading:
         return True
 
 
-def _parts(work: Sequence[T], threads: int) -> list[Sequence[T]]:
+def _parts(work: Sequence[_T], threads: int) -> list[Sequence[_T]]:
     """Work in turn, cut into as many parts as threads, or fewer."""
     step = max(1, -(-len(work) // threads))
     return [work[first : first + step] for first in range(0, len(work), step)]

@@ -62,7 +62,9 @@ def _fullest(pieces: list[tuple[int, int]], batch_size: int, world: int) -> int:
     return most
 
 
-def advice(batch_size: int, world: int, *, lanes: int, chunk: int, norm_group: int | None) -> str:
+def balance_advice(
+    batch_size: int, world: int, *, lanes: int, chunk: int, norm_group: int | None
+) -> str:
     """What would give every rank work in every step, for a person; "" where that is so.
 
     norm_group: which chunks have to be a multiple of; None: it follows the chunk.

@@ -135,9 +135,9 @@ class Window:
         parts = [self._by_slot[self._bounds[slot] : self._bounds[slot + 1]] for slot in slots]
         places = np.concatenate(parts)
         of_block = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-        lie = self._blocks.rows(blocks, of_block, self.places[1][places])
+        members = self._blocks.rows(blocks, of_block, self.places[1][places])
         self._kept.extend(blocks)
-        self.rows.put(places, lie)
+        self.rows.put(places, members)
         self._is_settled[list(slots)] = True
 
     def decode_one(self, place: int, target: RowBuffers, row: int) -> Damage | None:

@@ -23,7 +23,7 @@ from wdtrain.targets.sums import Sums
 LossFunction = Callable[..., Tensor]
 """(output [n, c, h, w], wanted, valid, **options) -> [n]; see `losses.py`."""
 
-LABELS: dict[str, str] = {}
+METRIC_LABELS: dict[str, str] = {}
 """What each metric is called in print, of every kind of target that was imported."""
 HIGHER: set[str] = set()
 """Metrics of which more is better."""
@@ -148,7 +148,7 @@ class Target(ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        LABELS.update(vars(cls).get("labels", {}))
+        METRIC_LABELS.update(vars(cls).get("labels", {}))
         HIGHER.update(vars(cls).get("higher", ()))
 
     def __init__(self, field: Field) -> None:

@@ -15,14 +15,14 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from wdtrain.fields import DepthFormat
-from wdtrain.targets.base import HIGHER, LABELS
+from wdtrain.targets.base import HIGHER, METRIC_LABELS
 from wdtrain.targets.classes import ClassesSums
 from wdtrain.targets.depth import DepthSums
 from wdtrain.targets.mask import MaskSums, boundary_f
 
 __all__ = [
     "HIGHER",
-    "LABELS",
+    "METRIC_LABELS",
     "ClassesSums",
     "DepthSums",
     "MaskSums",
@@ -74,8 +74,8 @@ def label(metric: str) -> str:
     """What a metric is called in print: "aligned/foreground/rmse_log" is "RMSE log" of those, and
     "iou/wall" the "IoU" of that."""
     parts = metric.split("/")
-    name = next((part for part in parts if part in LABELS), parts[-1])
-    printed, rest = LABELS.get(name, name), [part for part in parts if part != name]
+    name = next((part for part in parts if part in METRIC_LABELS), parts[-1])
+    printed, rest = METRIC_LABELS.get(name, name), [part for part in parts if part != name]
     return f"{printed} ({', '.join(rest)})" if rest else printed
 
 
