@@ -93,7 +93,7 @@ def test_a_full_disk_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("nothing", "set"), "nothing is not a folder"),
+        (("nothing", "set"), "nothing does not exist"),
         (("empty", "set"), "holds no triples"),
         (("folder", "full"), "is not empty"),
         (("folder", "file/set"), "cannot be written"),
