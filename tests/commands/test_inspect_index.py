@@ -36,6 +36,7 @@ def test_tars_in_braces_become_a_dataset(
     told = capsys.readouterr().out
     assert "indexed 70 samples of 3 tars" in told
     assert f"train with data.url={tmp_path / 'index'}" in told
+    assert "no split is held out: --holdout-samples 0.1 makes val" in told
     manifest = Manifest.load(str(tmp_path / "index"))
     keys = [
         key for _, _, block in walk_blocks(manifest, manifest.split("train")) for key in block.keys

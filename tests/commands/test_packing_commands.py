@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import pytest
 
+from tests.commands.progress import without_progress
 from tests.disks import Disks, write_folder
 from tests.store.datasets import MANY, write_dataset
 from wdtrain.commands import inspect_shards, pack_shards
@@ -31,7 +32,7 @@ def tool(
         if file_bytes is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
 
-    return subprocess.run(
+    done = subprocess.run(
         [sys.executable, str(ROOT / "tools" / name), *map(str, arguments)],
         cwd=cwd,
         capture_output=True,
@@ -39,6 +40,8 @@ def tool(
         check=False,
         preexec_fn=limit,
     )
+    done.stderr = without_progress(done.stderr)
+    return done
 
 
 def test_packs_a_folder_from_any_working_directory(tmp_path: Path) -> None:
@@ -90,7 +93,7 @@ def test_a_full_disk_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("nothing", "set"), "nothing is not a folder"),
+        (("nothing", "set"), "nothing does not exist"),
         (("empty", "set"), "holds no triples"),
         (("folder", "full"), "is not empty"),
         (("folder", "file/set"), "cannot be written"),

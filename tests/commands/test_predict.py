@@ -25,6 +25,7 @@ from tests.commands.kit import (
     soft_picture,
     write_picture,
 )
+from tests.commands.progress import without_progress
 from tests.noise import NoiseSource
 from tests.stream.spoiling import spoil
 from wdtrain.commands import predict as module
@@ -56,7 +57,8 @@ def predict(run: Path, capsys: pytest.CaptureFixture[str]) -> Predict:
 
     def call(*arguments: object) -> tuple[int, str, str]:
         code = main([str(run), *map(str, arguments)])
-        return (code, *capsys.readouterr())
+        shown = capsys.readouterr()
+        return code, shown.out, without_progress(shown.err)
 
     return call
 
@@ -358,7 +360,7 @@ def test_damage_in_a_split_is_named_and_the_others_predicted(
     path.write_bytes(data)
     asked = ["--split", "train", "--count", "1000", "--out", str(tmp_path / "out")]
     assert main([str(run), *asked]) == 1
-    error = capsys.readouterr().err
+    error = without_progress(capsys.readouterr().err)
     assert error.startswith(f"skipped: shard {shard.name}, block 0")
     lost = manifest.samples_per_block
     assert len(below(tmp_path / "out")) == 3 * (manifest.split("train").samples - lost)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import shlex
 import subprocess
@@ -27,7 +28,7 @@ from tests.sources.people import (
 )
 from tests.sources.test_suggest import CASES
 from wdtrain import fields
-from wdtrain.commands import inspect_shards, pack_shards
+from wdtrain.commands import inspect_shards, pack_shards, pack_sources
 from wdtrain.packing.verify import verify, walk_blocks
 from wdtrain.store.manifest import Manifest
 
@@ -116,7 +117,9 @@ def test_the_commands_of_the_page_pack_what_they_say(
     for command in SECTIONS[title]:
         if command.startswith("tools/"):  # training is tested elsewhere
             assert run(command) == 0
-    manifest = Manifest.load(str(folders / shlex.split(SECTIONS[title][0])[2]))
+    words = shlex.split(SECTIONS[title][0])
+    target = words[words.index("--out") + 1] if "--out" in words else words[2]
+    manifest = Manifest.load(str(folders / target))
     assert manifest.samples == COUNT
     assert manifest.rejects["count"] == 0
     assert verify(manifest, lambda done, total: None) == []
@@ -230,6 +233,10 @@ def test_what_was_declared_is_kept_and_what_it_leaves_open_is_answered(
     [
         (("mine", "set", "--field", "image=photos/{key}.jpg"), "write --field 'image=image:photos"),
         (("mine", "set", "--field", "image=image:photo/{key}.jpg"), "holds no file of the pattern"),
+        (
+            ("mine", "set", "--field", "image=image:{split}/{key}.jpg"),
+            "{split} is a folder named train",
+        ),
         (("mine", "set", "--layout", "coco"), "there are triples, seed, yolo-depth, voc, nyu, hf"),
         (("mine", "set", "--layout", "triples", "--field", "i=image:{key}.jpg"), "leave one of"),
         (("mine", "set", "--layout", "hf"), "declare them, as --field image=image:image"),
@@ -276,3 +283,33 @@ class Inked(fields.MaskField):
     """A kind of somebody's own."""
 
     kind: ClassVar[str] = "inked"
+
+
+def test_a_folder_of_compressed_tars_is_refused_with_the_command_that_unpacks_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_tar(tmp_path / "data-0.tar", shard(range(6)))
+    whole = (tmp_path / "data-0.tar").read_bytes()
+    (tmp_path / "tars").mkdir()
+    (tmp_path / "tars" / "data-0.tar.gz").write_bytes(gzip.compress(whole))
+    assert pack_shards.main(["tars", "set", "--processes", "1"]) == 2
+    *_, told, command = capsys.readouterr().err.splitlines()
+    assert told == pack_sources.UNPACK
+    subprocess.run(["bash", "-c", command], check=True)
+    assert (tmp_path / "tars" / "data-0.tar").read_bytes() == whole
+
+
+def test_a_mask_that_is_unknown_is_not_said_to_be_without_foreground(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number in range(12):
+        write(tmp_path / "mine" / "i" / f"{number}.png", photo(number))
+        if number > 2:
+            alpha = figure(number) * FULL * np.uint8(number > 3)
+            write(tmp_path / "mine" / "m" / f"{number}.png", alpha)
+    declared = ["--field", "i=image:i/{key}.png", "--field", "m=mask:m/{key}.png,optional"]
+    assert pack_shards.main(["mine", "set", *declared, "--processes", "1"]) == 0
+    assert inspect_shards.main(["verify", "set"]) == 0
+    assert "12 samples decoded, 1 of them without foreground" in capsys.readouterr().out

@@ -229,7 +229,7 @@ def test_what_is_no_part_of_a_triple_is_counted_and_named(
     for _ in range(2):
         assert pack_shards.main(arguments) == 0
         said = capsys.readouterr().err
-        assert "files that are no part of a triple: 4, e.g. .secret (hidden), info.json" in said
+        assert "files that are no part of a sample: 4, e.g. .secret (hidden), info.json" in said
     found = Manifest.load(str(tmp_path / "set")).source["passed_over"]
     assert found == {"count": 4, "first": [".secret (hidden)", "info.json", "notes.txt"]}
 

@@ -170,6 +170,6 @@ def test_only_a_ray_that_was_started_here_is_stopped(
     monkeypatch.setattr(ray, "is_initialized", lambda: was_there)
     monkeypatch.setattr(ray, "init", lambda **named: calls.append("init"))
     monkeypatch.setattr(ray, "shutdown", lambda: calls.append("shutdown"))
-    with pytest.raises(StoreError, match="is not a folder"):
+    with pytest.raises(StoreError, match="does not exist"):
         pack(partial(FolderSource, tmp_path / "nothing"), tmp_path / "set", engine="ray")
     assert calls == ([] if was_there else ["init", "shutdown"])

@@ -213,7 +213,7 @@ def test_overlay_pngs_of_other_kinds_are_brought_to_rgb(folder: Path) -> None:
 
 
 def test_what_is_no_folder_of_triples_is_refused(tmp_path: Path, folder: Path) -> None:
-    with pytest.raises(StoreError, match="is not a folder"):
+    with pytest.raises(StoreError, match="does not exist"):
         FolderSource(tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
     with pytest.raises(StoreError, match=r"holds no triples.*KEY\.overlay\.jpg"):

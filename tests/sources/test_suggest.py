@@ -300,3 +300,38 @@ def test_names_that_patterns_cannot_say_are_left_alone(tmp_path: Path) -> None:
         write(tmp_path / "i" / f"a,b{{{number}}}.jpg", photo(number))
     (family,) = families_in(tmp_path)
     assert len(family.paths) == 6
+
+
+def test_a_few_broken_files_do_not_hide_what_the_others_are(tmp_path: Path) -> None:
+    for number in range(12):
+        files(("images/{n}.jpg", photo), ("masks/{n}.png", alpha))(tmp_path, number)
+    whole = (tmp_path / "images" / "00.jpg").read_bytes()
+    (tmp_path / "images" / "00.jpg").write_bytes(b"")
+    (tmp_path / "images" / "05.jpg").write_bytes(whole[: len(whole) // 2])
+    found = suggested(str(tmp_path))
+    assert found is not None
+    assert found.arguments == [
+        *("--field", "image=image:images/{key}.jpg"),
+        *("--field", "mask=mask:masks/{key}.png"),
+        *("--max-rejects", "0.34"),
+    ]
+    (said,) = found.left_out
+    assert said == "samples whose files cannot be decoded (images/00.jpg, images/05.jpg)"
+
+
+def test_folders_that_no_word_tells_apart_are_fields_of_their_names(tmp_path: Path) -> None:
+    for number in range(6):
+        files(
+            ("cam/{n}.png", photo),
+            ("person/{n}.png", alpha),
+            ("road/{n}.png", figure),
+            ("lidar/{n}.png", millimetres),
+        )(tmp_path, number)
+    found = suggested(str(tmp_path))
+    assert found is not None
+    assert sorted(lines_of(found)) == [
+        "cam=image:cam/{key}.png",
+        "lidar=depth:lidar/{key}.png,unit=mm",
+        "person=mask:person/{key}.png",
+        "road=mask:road/{key}.png,foreground=1",
+    ]

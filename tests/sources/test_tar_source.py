@@ -21,7 +21,7 @@ from wdtrain.remote.access import LocalFile
 from wdtrain.remote.tar_stream import Endings
 from wdtrain.sources import tar_source
 from wdtrain.sources.field_options import parse_field
-from wdtrain.sources.tar_source import TarSource
+from wdtrain.sources.tar_source import TarSource, how_to_unpack_all
 
 IMAGE, MASK = "image=image:jpg", "mask=mask:seg.png"
 COUNT = 10
@@ -156,6 +156,25 @@ def test_the_order_is_that_of_the_members(tmp_path: Path) -> None:
     source = source_of(tmp_path / "d.tar", IMAGE, MASK)
     assert [source.load(index).meta["number"] for index in range(4)] == numbers
     assert [source.key(index) for index in range(4)] == [f"{n:06d}" for n in numbers]
+
+
+@pytest.mark.parametrize("ending", [".tar.gz", ".tgz"])
+def test_all_compressed_tars_of_a_folder_are_unpacked_by_one_command(
+    tmp_path: Path, tars: Path, ending: str
+) -> None:
+    folder = tmp_path / "some tars"
+    folder.mkdir()
+    for number in range(2):
+        whole = (tars / "data-0000.tar").read_bytes()
+        (folder / f"{number}{ending}").write_bytes(gzip.compress(whole))
+    for source in (folder, folder / f"*{ending}"):
+        command = how_to_unpack_all(source)
+        assert command is not None
+        subprocess.run(["bash", "-c", command], check=True)
+        assert (folder / "1.tar").read_bytes() == whole
+        (folder / "1.tar").unlink()
+    assert how_to_unpack_all(tars) is None
+    assert how_to_unpack_all(tmp_path / "nothing" / "there") is None
 
 
 def test_one_of_several_endings_is_a_fields(tmp_path: Path) -> None:

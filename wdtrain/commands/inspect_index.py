@@ -131,6 +131,11 @@ def _report(manifest: Manifest, folder: Path, tars: int, seconds: float) -> None
         f"{index_summary(found)}; {manifest.rejects['count']:,} rejected; digest "
         f"{manifest.digest[:12]}; train with data.url={folder}"
     )
+    if manifest.splits.keys() == {"train"}:
+        print(
+            "no split is held out: --holdout-samples 0.1 makes val; else train with "
+            "evaluate.splits=[train]"
+        )
 
 
 def index_summary(found: ForeignIndex) -> str:

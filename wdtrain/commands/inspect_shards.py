@@ -168,7 +168,7 @@ def _print_rejects(console: Console, manifest: Manifest) -> None:
     passed_over = manifest.source.get("passed_over", {})
     if passed_over.get("count"):
         first = ", ".join(passed_over["first"])
-        text = f"files that are no part of a triple: {passed_over['count']:,}, e.g. {first}"
+        text = f"files that are no part of a sample: {passed_over['count']:,}, e.g. {first}"
         console.print(text, markup=False)
     console.print(f"rejects: {rejects['count']:,}")
     for reason, count in rejects["reasons"].items():

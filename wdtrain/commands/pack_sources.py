@@ -11,6 +11,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from wdtrain.disk.failures import StoreError
@@ -24,6 +25,7 @@ from wdtrain.sources.grouping import GroupedSource
 from wdtrain.sources.layouts import LAYOUTS
 from wdtrain.sources.named_source import LAYOUT_NAMES, open_source
 from wdtrain.sources.suggest import Suggestion, advice, uneven
+from wdtrain.sources.tar_source import how_to_unpack_all
 
 SOURCE_HELP: Final = (
     "a folder, the tars of a WebDataset ('https://host/data-{0000..0099}.tar'), or "
@@ -40,6 +42,7 @@ GROUP_HELP: Final = (
     "regular expression over their names whose first (group) is the group, or FILE.csv:COLUMN"
 )
 KIND_HELP: Final = "a kind of field of your own: the class in a module that can be imported"
+UNPACK: Final = "This command unpacks its tars; pack from there, as *.tar:"
 FIELD_EXAMPLES: Final = """\
 anybody's data (docs/your-data.md has more):
   pack-shards FOLDER set --field image=image:'images/{key}.jpg' \\
@@ -117,7 +120,8 @@ def advice_on(
     except (ValueError, OSError):
         return []
     if found is None and not fitting:
-        return []
+        unpack = how_to_unpack_all(Path(options.source))
+        return [UNPACK, f"  {unpack}"] if unpack else []
     found = found or given
     command = shlex.join([_program(), *_kept(options.source, arguments, found), *fitting])
     assumed = f", if {'; '.join(found.meanings)}" if found.meanings else ""

@@ -30,13 +30,13 @@ def is_clutter(name: str) -> bool:
 
 @dataclass
 class PassedOver:
-    """Files and folders that are no part of a triple: how many, and the first few by name."""
+    """Files and folders that are no part of a sample: how many, and the first few by name."""
 
     count: int = 0
     first: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        return f"files that are no part of a triple: {self.count:,}, e.g. {', '.join(self.first)}"
+        return f"files that are no part of a sample: {self.count:,}, e.g. {', '.join(self.first)}"
 
     def add(self, name: str | bytes, why: str = "") -> None:
         text = name if isinstance(name, str) else name.decode("utf-8", "surrogateescape")

@@ -220,6 +220,12 @@ def own_split(source: Source, splits: str) -> Kept | None:
             "splits 'own': the source is not divided: it has no folder train/ beside a folder val/ "
             "(valid/, validation/, dev/) or test/; name its folders so, or let it be dealt"
         )
+    if division.outside and not division.folders:
+        raise StoreError(
+            f"{{split}} is a folder named train, val (valid, validation, dev) or test, and here "
+            f"are {', '.join(division.first)}; write another word, such as {{scene}}, for folders "
+            "that are no split"
+        )
     if division.outside:
         raise StoreError(
             f"the source is divided ({division}), yet {division.outside:,} samples lie outside of "

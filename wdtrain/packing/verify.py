@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from wdtrain.disk.failures import DamagedBlock, DamagedSample, StoreError
 from wdtrain.fields import MaskField
-from wdtrain.fields.mask import FOREGROUND
+from wdtrain.fields.mask import FOREGROUND, UNKNOWN
 from wdtrain.packing.duplicates import key_hash
 from wdtrain.packing.options import PackingProgress
 from wdtrain.packing.prepare import PixelSums
@@ -38,7 +38,8 @@ def verify(
 ) -> list[str]:
     """What is wrong with a dataset, one line each, naming shard, block or key; [] when whole.
 
-    negatives: counts the samples without foreground in any mask, by split.
+    negatives: counts the samples without foreground in any mask, by split; a mask that is unknown
+    does not count.
     """
     check = _Check(manifest, progress, Counter() if negatives is None else negatives)
     for split in manifest.splits.values():
@@ -117,8 +118,13 @@ class _Check:
         except DamagedSample as error:
             self.problems.append(f"{place}: {error}")
             return
-        is_negative = all(arrays[mask.name].max() < FOREGROUND for mask in self._masks)
-        self.negatives[split] += bool(self._masks) and is_negative
+        masks = [arrays[mask.name] for mask in self._masks]
+        known = [
+            alpha
+            for mask, alpha in zip(self._masks, masks, strict=True)
+            if not (mask.has_unknown and (alpha == UNKNOWN).all())
+        ]
+        self.negatives[split] += bool(known) and all(alpha.max() < FOREGROUND for alpha in known)
         if split == "train":
             for name, sums in self.sums.items():
                 sums.add(arrays[name])

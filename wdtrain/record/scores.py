@@ -38,8 +38,8 @@ def check_splits(chosen: Sequence[str] | None, stored: Iterable[str]) -> list[st
     if not found:
         raise ValueError(
             "the dataset has no validation split, so nothing would tell whether a network learns; "
-            "pack more samples, or set evaluate.splits to [train] (or to [test], which is kept for "
-            "the end otherwise)"
+            "pack more samples, or with --holdout-samples 0.1 (an index of tars has it 0), or set "
+            "evaluate.splits to [train] (or to [test], which is kept for the end otherwise)"
         )
     return list(chosen) if chosen else sorted(found, key=lambda n: (n != "val-new-new", n))
 

@@ -71,8 +71,9 @@ class Family:
         return ""
 
 
-def families_in(folder: Path) -> list[Family]:
-    """The families of files below a folder, the largest first."""
+def families_in(folder: Path, *, by_folder: bool = False) -> list[Family]:
+    """The families of files below a folder, the largest first. by_folder: files of different
+    folders are never of one family, splits apart."""
     found: dict[tuple[tuple[str, ...], str, str, str], list[tuple[str, tuple[str, ...], str]]]
     found = defaultdict(list)
     for path in _paths(folder):
@@ -82,7 +83,7 @@ def families_in(folder: Path) -> list[Family]:
             continue
         match = _STEM.fullmatch(stem)
         assert match is not None, "every stem has a key"
-        shape = tuple(map(_shape_of, above))
+        shape = tuple(map(_split_or_name if by_folder else _shape_of, above))
         place = shape, match["before"] or "", match["after"] or "", ending
         found[place].append((match["key"], tuple(above), path))
     families = [
@@ -101,6 +102,10 @@ def _paths(folder: Path) -> Iterator[str]:
 def _text(name: bytes) -> str | None:
     text = name.decode("utf-8", "replace")
     return text if "\ufffd" not in text and not set("{}*|,") & set(text) else None
+
+
+def _split_or_name(folder: str) -> str:
+    return "{split}" if folder.lower() in FOLDERS else folder
 
 
 def _shape_of(folder: str) -> str:

@@ -64,7 +64,10 @@ class FolderSource(FileSamples):
         self._folder = Path(folder).absolute()
         self._prefix = os.fsencode(self._folder) + b"/"
         if not self._folder.is_dir():
-            raise StoreError(f"{folder} is not a folder; a source is a folder of triples")
+            what = "is not a folder" if self._folder.exists() else "does not exist"
+            raise StoreError(
+                f"{folder} {what}; a source is a folder of files, or the tars of a WebDataset"
+            )
         if (self._folder / UNFINISHED).exists():
             raise StoreError(
                 f"{folder} holds triples whose making was interrupted, so some are missing and "

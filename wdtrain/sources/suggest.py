@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,19 +31,17 @@ from wdtrain.sources.hf_source import cells_of, is_saved
 from wdtrain.sources.layouts import LAYOUTS, open_layout
 from wdtrain.sources.named_source import HF, open_source
 from wdtrain.sources.pattern_source import PatternSource
+from wdtrain.sources.readable import Contents, divided, is_photo, left_out, share_to_allow
 from wdtrain.sources.tar_source import TAR_ENDINGS, TarSource, is_tar, member_families
 
 FILES_READ: Final = 48
 """Of a field: spread over all there are."""
-_FEW_VALUES: Final = 32
 _MOST_ROUNDS: Final = 3
 _ORDER: Final = ("image", "mask", "classes", "depth", "")
 _MOST_ID: Final = 65_535
+_MOST_APART: Final = 12
 _PLENTY: Final = 64
 """More classes than this are the numbers of objects, or a depth."""
-
-Contents = list[tuple[bytes | np.ndarray, str]]
-"""Of some files or cells of one field: what is in them, and their names."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,7 @@ class _Candidate:
     contents: Contents
     is_complete: bool = True
     is_named: bool = False
+    broken: Sequence[str] = ()
 
 
 def advice(
@@ -191,6 +191,10 @@ def _spread(count: int, most: int = 9) -> list[int]:
 def _in_folder(folder: Path) -> list[_Candidate]:
     families = families_in(folder)
     leading = _leading(folder, families)
+    is_apart = leading is None
+    if is_apart:  # folders that no word tells apart, each of another field
+        families = families_in(folder, by_folder=True)
+        leading = _leading(folder, families) if len(families) <= _MOST_APART else None
     if leading is None:
         return []
     leading, others = with_partner(leading, [each for each in families if each != leading])
@@ -199,14 +203,13 @@ def _in_folder(folder: Path) -> list[_Candidate]:
         kind = "image" if family is leading else KIND_OF.get(family.word, "")
         if kind == "image" and family is not leading:
             kind = ""  # by what is in it: `depth/image_02` is no picture
+        contents, broken = divided(_contents(folder, list(family.paths.values())))
+        is_complete = leading.paths.keys() == family.paths.keys()
+        own = family.folders[-1] if is_apart and family.folders else ""
+        is_named = re.fullmatch("[A-Za-z][A-Za-z0-9_-]*", own) is not None
+        word = own if is_named else family.word
         found.append(
-            _Candidate(
-                family.word,
-                family.pattern,
-                kind,
-                _contents(folder, list(family.paths.values())),
-                leading.paths.keys() == family.paths.keys(),
-            )
+            _Candidate(word, family.pattern, kind, contents, is_complete, is_named, broken)
         )
     return found
 
@@ -216,17 +219,10 @@ def _leading(folder: Path, families: Sequence[Family]) -> Family | None:
     by_word = [each for each in families if KIND_OF.get(each.word) == "image"]
     unnamed = [each for each in families if not each.word]
     for each in [*by_word, *unnamed]:
-        if all(_is_seen(data) for data, _ in _contents(folder, list(each.paths.values()), 3)):
+        some = divided(_contents(folder, list(each.paths.values()), 9))[0]
+        if all(is_photo(data) for data, _ in some):
             return each
     return None
-
-
-def _is_seen(data: bytes | np.ndarray) -> bool:
-    """Whether contents are a picture of many colours or greys."""
-    if isinstance(data, np.ndarray) or npy.is_npy(data):
-        return False
-    found = levels.read(data, file="picture")
-    return found.full == 255 and (not found.is_exact or len(np.unique(found.values)) > _FEW_VALUES)
 
 
 def _name_of(word: str, kind: str) -> str:
@@ -246,7 +242,7 @@ def _in_tars(text: str) -> list[_Candidate]:
     for ending, contents in member_families(text, FILES_READ).items():
         word = ending.rpartition(".")[0].rpartition(".")[2] or ending
         kind = KIND_OF.get(word, "")
-        is_seen = kind in ("", "image") and all(_is_seen(data) for data, _ in contents[:3])
+        is_seen = kind in ("", "image") and all(is_photo(data) for data, _ in contents[:3])
         kind = "image" if is_seen else kind
         found.append(_Candidate(word, ending, kind, list(contents)))
     return found
@@ -256,7 +252,7 @@ def _in_saved(folder: Path) -> list[_Candidate]:
     found = []
     for column, contents in cells_of(folder, FILES_READ).items():
         kind = KIND_OF.get(column.lower(), "")
-        is_seen = kind in ("", "image") and all(_is_seen(data) for data, _ in contents[:3])
+        is_seen = kind in ("", "image") and all(is_photo(data) for data, _ in contents[:3])
         kind = "image" if is_seen else kind
         found.append(_Candidate(column, column, kind, contents, is_named=True))
     return found
@@ -271,11 +267,11 @@ def _of_candidates(
     """The declarations with which all of a source's fields are read; None without a picture."""
     options: list[FieldOption] = []
     meanings: list[str] = []
-    left_out: list[str] = []
+    without: list[str] = []
     for each in sorted(candidates, key=lambda each: _ORDER.index(each.kind)):
         may_be_seen = options and each.kind in ("image", "")
-        if may_be_seen and all(_is_seen(data) for data, _ in each.contents):
-            left_out.append(f"{each.pattern} (another picture)")
+        if may_be_seen and all(is_photo(data) for data, _ in each.contents):
+            without.append(f"{each.pattern} (another picture)")
             continue
         wrong: list[str] = []
         taken = {option.name for option in options}
@@ -283,30 +279,42 @@ def _of_candidates(
             options.append(next(_settled(each, taken, meanings, wrong)))
         except (StopIteration, FieldError) as error:
             reason = wrong[0] if wrong else str(error) or "nothing says what its values are"
-            left_out.append(f"{each.pattern} ({reason})")
+            without.append(f"{each.pattern} ({reason})")
     if not options or options[0].kind != "image":
         return None
     layout = arguments[1] if arguments else None
-    options = _of_one_size(open_source(text, options, layout), options, left_out)
-    _try(open_source(text, options, layout))
+    options = _of_one_size(open_source(text, options, layout), options, without)
     declared = [word for option in options for word in ("--field", str(option))]
-    return Suggestion(text, [*arguments, *declared], meanings, left_out)
+    patterns = [option.pattern for option in options]
+    broken = [name for each in candidates if each.pattern in patterns for name in each.broken]
+    if not broken:
+        _try(open_source(text, options, layout))
+    elif _is_refused(open_source(text, options, layout)):
+        return None
+    else:
+        read = max(len(each.contents) + len(each.broken) for each in candidates)
+        declared += ["--max-rejects", f"{share_to_allow(len(broken), read):g}"]
+        without.append(left_out(broken))
+    return Suggestion(text, [*arguments, *declared], meanings, without)
 
 
 def _of_one_size(
-    source: Source, options: list[FieldOption], left_out: list[str]
+    source: Source, options: list[FieldOption], without: list[str]
 ) -> list[FieldOption]:
     """The fields that are of the size of the pictures, which are the first."""
     kept = list(options)
     for index in _spread(len(source)):
-        arrays = source.load(index).arrays
+        try:
+            arrays = source.load(index).arrays
+        except FieldError:
+            continue  # is tried, or known to be broken
         size = source.fields[0].size_of(arrays[source.fields[0].name])
         for option, field_ in zip(options, source.fields, strict=True):
             value = arrays.get(option.name)
             if value is not None and option in kept and field_.size_of(value) != size:
                 sizes = [f"{high} x {wide}" for high, wide in (field_.size_of(value), size)]
                 kept.remove(option)
-                left_out.append(f"{option.pattern} ({sizes[0]} pixels, its picture {sizes[1]})")
+                without.append(f"{option.pattern} ({sizes[0]} pixels, its picture {sizes[1]})")
     return kept
 
 

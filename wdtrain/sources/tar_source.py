@@ -16,6 +16,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -43,6 +44,11 @@ _META: Final = "json"
 _UNPACK: Final = {
     "gzip": "gzip -dc", "zstd": "zstd -dc", "bzip2": "bzip2 -dc", "xz": "xz -dc", "lz4": "lz4 -dc"
 }  # fmt: skip
+_PROGRAMS: Final = {
+    ".tar.gz": "gzip -dc", ".tgz": "gzip -dc", ".tar.zst": "zstd -dc", ".tar.xz": "xz -dc",
+    ".tar.bz2": "bzip2 -dc", ".tar.lz4": "lz4 -dc",
+}  # fmt: skip
+"""By the ending of a compressed tar, what unpacks it."""
 _NONE, _SEVERAL = -1, -2
 """In the place of a member's beginning."""
 _MOST_FAMILIES: Final = 64
@@ -298,6 +304,20 @@ def _how_to_unpack(error: CompressedTar, text: str) -> str:
     if not is_url(url):
         plain = os.path.join(os.path.dirname(url), plain)
     return f"{error}; unpack it, and pack from there: {unpack} > {shlex.quote(plain)}"
+
+
+def how_to_unpack_all(source: Path) -> str | None:
+    """The command that unpacks the compressed tars in a folder, or beside such a tar; None where
+    there are none."""
+    folder = source if source.is_dir() else source.parent
+    if not folder.is_dir():
+        return None
+    for ending, program in _PROGRAMS.items():
+        if any(path.name.lower().endswith(ending) for path in folder.iterdir()):
+            inside = shlex.quote(f"{folder}/")
+            plain = '"${f%.*}"' if ending.startswith(".tar") else '"${f%.*}.tar"'
+            return f'for f in {inside}*{ending}; do {program} "$f" > {plain}; done'
+    return None
 
 
 def _in_order(found: bytearray) -> np.ndarray:
