@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from wdtrain.fields.base import Value
 from wdtrain.fields.errors import FieldError
@@ -50,12 +50,7 @@ def decode_meta(data: bytes | memoryview) -> dict[str, Any]:
 def _read_json(data: bytes) -> Any:
     """What JSON bytes hold; ValueError for what is none."""
     try:
-        return json.loads(
-            data,
-            parse_constant=lambda name: None,
-            parse_float=_finite,
-            object_pairs_hook=_each_name_once,
-        )
+        return _DECODER.decode(data.decode(json.detect_encoding(data), "surrogatepass"))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
@@ -72,3 +67,9 @@ def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the name {twice!r} stands twice in an object")
     return found
+
+
+_DECODER: Final = json.JSONDecoder(
+    parse_constant=lambda name: None, parse_float=_finite, object_pairs_hook=_each_name_once
+)
+"""Made once: `json.loads` makes one for each text, which takes longer than most samples' JSON."""
