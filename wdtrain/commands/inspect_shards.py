@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
             audit_all,
             "is something held out trained on? By names and by looks",
         ),
-        ("grid", write_grid, "write a contact sheet: overlay, mask and depth of some samples"),
+        ("grid", write_grid, "write a contact sheet: the fields of some samples side by side"),
     ):
         action = actions.add_parser(name, help=text, description=text)
         action.add_argument("target", metavar="TARGET", help="a dataset's folder or URL")

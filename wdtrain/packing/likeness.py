@@ -43,9 +43,9 @@ class Prints:
     colours: list[np.ndarray] = field(default_factory=list)
     is_flat: list[np.ndarray] = field(default_factory=list)
 
-    def add(self, overlays: list[np.ndarray]) -> None:
+    def add(self, pictures: list[np.ndarray]) -> None:
         """Adds pictures, each uint8 [h, w, 3]."""
-        found = [_reduced(overlay) for overlay in overlays]
+        found = [_reduced(picture) for picture in pictures]
         exact, coarse, fine, colours, is_flat = zip(*found, strict=True)
         self.exact.append(np.array(exact, np.uint64))
         self.coarse.append(np.array(coarse, np.uint64))
@@ -70,15 +70,15 @@ class Table:
     is_flat: np.ndarray
 
 
-def _reduced(overlay: np.ndarray) -> tuple[int, np.ndarray, np.ndarray, np.ndarray, bool]:
-    overlay = np.ascontiguousarray(overlay)
-    shape = np.array(overlay.shape, "<i8").tobytes()
-    exact = xxhash.xxh3_64_intdigest(shape + overlay.tobytes())
-    grey = cv2.cvtColor(overlay, cv2.COLOR_RGB2GRAY).astype(np.float32)
+def _reduced(picture: np.ndarray) -> tuple[int, np.ndarray, np.ndarray, np.ndarray, bool]:
+    picture = np.ascontiguousarray(picture)
+    shape = np.array(picture.shape, "<i8").tobytes()
+    exact = xxhash.xxh3_64_intdigest(shape + picture.tobytes())
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
     cells = _cells(grey, 16, 17)
     fine = _bits(cells).view(np.uint64)
     coarse = _bits(_cells(grey, 8, 9)).view(np.uint64)[0]
-    colours = cv2.resize(overlay, (4, 4), interpolation=cv2.INTER_AREA).reshape(-1)
+    colours = cv2.resize(picture, (4, 4), interpolation=cv2.INTER_AREA).reshape(-1)
     return exact, coarse, fine, colours, bool(cells.std() < FLAT_LEVELS)
 
 

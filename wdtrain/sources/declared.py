@@ -18,7 +18,7 @@ from wdtrain.disk.failures import StoreError
 from wdtrain.fields.depth_format import DepthFormat
 from wdtrain.fields.errors import FieldError
 from wdtrain.fields.labels import shown_values
-from wdtrain.fields.mask import FOREGROUND
+from wdtrain.fields.mask import FOREGROUND, MaskField
 
 VALUES_PER_METRE: Final = {"mm": 1000.0, "cm": 100.0, "m": 1.0}
 """Values a metre, by the unit."""
@@ -182,7 +182,7 @@ def _section(name: str, document: dict[str, Any]) -> dict[str, Any]:
 
 def _check_words(section: str, words: Iterable[str]) -> None:
     for word in words:
-        if section == "mask" and word == "unknown":
+        if (section, word) == (MaskField.kind, "unknown"):
             raise StoreError(
                 "triples.json declares unknown mask labels, and a stored mask cannot leave pixels "
                 "out: each is foreground or background; name them under one of these"
