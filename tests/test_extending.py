@@ -16,7 +16,7 @@ import torch
 
 from wdtrain import fields
 from wdtrain.fields import ImageField, Sample
-from wdtrain.learn.augment import Augmentation, Warp
+from wdtrain.learn.augment import Augmentation, GridWarp
 from wdtrain.packing.pack import pack
 from wdtrain.targets import target_of
 
@@ -113,7 +113,7 @@ def test_a_flip_negates_x_and_a_rotation_turns_normals(folder):
         augmentation = Augmentation(seed=seed, zoom=0.0, rotation_deg=60.0)
         drawn = augmentation.draw(["a"], [0])
         flipped += int(drawn.flipped[0])
-        truth = target.warped(stored, Warp(drawn, (32, 32), torch.device("cpu")))
+        truth = target.warped(stored, GridWarp(drawn, (32, 32), torch.device("cpu")))
         expected = target.truth(stored).wanted
         away = (expected[:, :2] ** 2).sum(1, keepdim=True) > 0.2
         near = (truth.wanted * expected).sum(1, keepdim=True)

@@ -26,7 +26,7 @@ REFUSALS = [
     (["tasks.mask.weights=gone.safetensors"], "gone.safetensors", "cannot be read"),
     (["memory=3"], "memory: 3.0 is neither a share", "like 8GiB"),
     (["evaluate.batch_size=10"], "evaluate.batch_size is 10", "the nearest is 8"),
-    (["tasks.depth.loss=bce+dice"], "compares regions", "choose l1"),
+    (["tasks.depth.loss=bce+dice"], "does not exist for depth", "known: l1, smooth-l1"),
 ]
 
 

@@ -171,12 +171,18 @@ def test_links_to_folders_are_followed_once_and_loops_end(folder: Path, tmp_path
     ("spoil", "reason"),
     [
         (lambda path: path.symlink_to("gone"), "missing mask: .mask.png is a link, and what"),
-        (os.mkfifo, "unreadable mask: it is a pipe or a device"),
-        (lambda path: path.symlink_to("/dev/zero"), "unreadable mask: it is a pipe or a device"),
-        (lambda path: put(path, "socket"), "unreadable mask: No such device"),
-        (lambda path: path.symlink_to(path.name), "unreadable mask: Too many levels of symbolic"),
+        (os.mkfifo, "unreadable mask: .mask.png: it is a pipe"),
+        (
+            lambda path: path.symlink_to("/dev/zero"),
+            "unreadable mask: .mask.png: it is a pipe",
+        ),
+        (lambda path: put(path, "socket"), "unreadable mask: .mask.png: No such device"),
+        (
+            lambda path: path.symlink_to(path.name),
+            "unreadable mask: .mask.png: Too many levels",
+        ),
         (lambda path: path.with_suffix(".tif").touch(), "mask of another kind: it ends on '.mask."),
-        (lambda path: path.mkdir(), "unreadable mask: it is a pipe or a device"),
+        (lambda path: path.mkdir(), "unreadable mask: .mask.png: it is a pipe"),
     ],
 )
 def test_what_is_no_file_is_a_reject_and_not_waited_for(

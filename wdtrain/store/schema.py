@@ -174,14 +174,14 @@ def check_facts(
     place: str, field: Field, facts: Mapping[str, Any], encoding: Encoding, size: tuple[int, int]
 ) -> None:
     """What is written of a field's members is as the field has them."""
-    facts = {
+    wanted = {
         "member": field.member(encoding),
         "dtype": str(field.dtype),
         "shape": list(field.shape(*size)),
     }
     for key, value in facts.items():
-        if repr(value) != repr(facts[key]):  # 24.0 is not 24
-            raise SchemaError(f"{place}.{key}", str(value), repr(facts[key]))
+        if repr(value) != repr(wanted[key]):  # 24.0 is not 24
+            raise SchemaError(f"{place}.{key}", str(value), repr(wanted[key]))
 
 
 def check_sums(place: str, sums: ChannelSums) -> None:
