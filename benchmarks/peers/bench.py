@@ -17,7 +17,7 @@ from peers.data import OURS, Pictures, made_once
 from peers.environments import Environments, Unusable
 from peers.job import Job
 from peers.results import Key, Result
-from peers.rows import BATCH_SIZE, LARGE, READ_SIZE, Row
+from peers.rows import BATCH_SIZE, Row
 from peers.verify import reference
 
 SEED = 0
@@ -26,9 +26,11 @@ LARGE_KINDS = ("image-zst", "image-tar")
 
 @dataclass(frozen=True)
 class Settings:
-    """count: pictures; repeat: rounds; seconds: least length of a reader's turn in a round."""
+    """count: pictures; size: pixels a side of a batch's; repeat: rounds; seconds: least length of a
+    reader's turn in a round."""
 
     count: int
+    size: int
     repeat: int
     seconds: float
     rows: tuple[Row, ...]
@@ -60,9 +62,9 @@ class Bench:
 
     def make_pictures(self, size: int) -> dict[str, str]:
         """Pictures of `size` pixels are there; the checksums that readers of them must find."""
-        pictures = Pictures(self.settings.cache, self.settings.count, size, READ_SIZE)
+        pictures = self.pictures(size)
         print(f"pictures of {size} pixels in {pictures.folder}", flush=True)
-        pictures.make(LARGE_KINDS if size == LARGE else tuple(OURS))
+        pictures.make(tuple(OURS) if size == self.settings.size else LARGE_KINDS)
         return reference(pictures.shared)
 
     def python(self, row: Row) -> Path:
@@ -71,16 +73,19 @@ class Bench:
             raise found
         return found
 
-    def pictures(self, row: Row) -> Pictures:
-        return Pictures(self.settings.cache, self.settings.count, row.stored_size, READ_SIZE)
+    def stored_size(self, row: Row) -> int:
+        return row.stored_size or self.settings.size
+
+    def pictures(self, size: int) -> Pictures:
+        return Pictures(self.settings.cache, self.settings.count, size, self.settings.size)
 
     def data(self, row: Row) -> Path:
-        return self.pictures(row).folder / row.data
+        return self.pictures(self.stored_size(row)).folder / row.data
 
     def job(self, row: Row, workers: int, data: Path) -> Job:
         scratch = self.scratch / f"{row.name}-{workers}"
         scratch.mkdir(exist_ok=True)
-        pictures = self.pictures(row)
+        pictures = self.pictures(self.stored_size(row))
         options = dict(row.options)
         if "shards" in options:
             options["shards"] = str(pictures.folder / options["shards"])
@@ -91,7 +96,7 @@ class Bench:
             shared=str(pictures.shared),
             scratch=str(scratch),
             count=self.settings.count,
-            size=READ_SIZE,
+            size=self.settings.size,
             batch_size=BATCH_SIZE,
             seed=SEED,
             pixels=row.pixels or "",
@@ -174,11 +179,12 @@ def measure(settings: Settings) -> dict[Key, Result]:
     """The results of all rows, by name and number of workers, in the order of the table."""
     with bench(settings) as made:
         made.make_environments()
-        sizes = sorted({row.stored_size for row in settings.rows})
+        sizes = sorted({made.stored_size(row) for row in settings.rows})
         expected = {size: made.make_pictures(size) for size in sizes}
         for row in settings.rows:
             for workers in settings.workers:
-                made.start(row, workers, expected[row.stored_size].get(row.pixels or "", ""))
+                checksums = expected[made.stored_size(row)]
+                made.start(row, workers, checksums.get(row.pixels or "", ""))
         for number in range(settings.repeat):
             print(f"round {number + 1} of {settings.repeat}", flush=True)
             made.round(number)

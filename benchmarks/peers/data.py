@@ -18,6 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import simplejpeg
+from numpy.lib.format import open_memmap
 
 from peers.shared import Shared
 from wdtrain.packing.pack import pack
@@ -52,7 +53,7 @@ class Pictures:
 
     @property
     def shared(self) -> Path:
-        return self.folder / "shared-2"  # what an older one made is of other arrays
+        return self.folder / f"shared-2-read-at-{self.read_size}"
 
     def ours(self, kind: str) -> Path:
         return self.folder / f"ours-{kind}"
@@ -80,18 +81,23 @@ class Pictures:
         )
         side = self.read_size
         flat = dict.fromkeys(("mask", "depth", "depth_median"), (side, side))
-        shapes = {"overlay_jpeg": (side, side, 3), **flat}
-        arrays = {name: np.empty((self.count, *s), np.uint8) for name, s in shapes.items()}
+        colour = dict.fromkeys(("overlay_jpeg", "overlay_raw"), (side, side, 3))
+        if self.size != side:
+            del colour["overlay_raw"]
+        arrays = {
+            name: open_memmap(folder / f"{name}.npy", "w+", np.uint8, (self.count, *shape))
+            for name, shape in (colour | flat).items()
+        }
         for row, (jpeg, mask, depth) in enumerate(shared.encoded()):
             arrays["overlay_jpeg"][row] = resized(simplejpeg.decode_jpeg(jpeg, "RGB"), side)
             arrays["mask"][row] = resized(png(mask), side)
             arrays["depth"][row] = nearest(png(depth), side)
             arrays["depth_median"][row] = median(png(depth), side)
-        if self.ours("raw-tar").exists():
-            raw = [npy(sample["overlay.npy"]) for sample in samples_of(self.ours("raw-tar"))]
-            arrays["overlay_raw"] = np.stack(raw)
-        for name, array in arrays.items():
-            np.save(folder / f"{name}.npy", array)
+        if "overlay_raw" in arrays:
+            for row, sample in enumerate(samples_of(self.ours("raw-tar"))):
+                arrays["overlay_raw"][row] = npy(sample["overlay.npy"])
+        for array in arrays.values():
+            array.flush()
 
 
 def made_once(folder: Path, make: Callable[[Path], None]) -> None:

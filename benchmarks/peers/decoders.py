@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-cv2.setNumThreads(0)  # a picture of 64 pixels gains nothing; the peer's own workers do the rest
+cv2.setNumThreads(0)  # the peer's own workers share the pictures out; one gains nothing
 
 
 def decode_batch(

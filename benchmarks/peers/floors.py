@@ -25,7 +25,7 @@ import zstandard
 from peers.job import Batch, Job, Loader
 from peers.shared import Shared
 
-PNG_PIXELS_AT = 48  # of a stored PNG: docs/format.md
+PNG_PIXELS_AT, STORED_BLOCK, BLOCK_HEADER = 48, 65535, 5  # of a stored PNG: docs/format.md
 READY_BATCHES = 4
 PARENT_SECONDS = 5.0
 SEEK_ENTRY, SEEK_FOOTER = struct.Struct("<III"), struct.Struct("<IBI")
@@ -58,9 +58,21 @@ def stored_members(shards: list[str]) -> Iterator[tuple[bytes, bytes, bytes]]:
 
 def sliced(pngs: list[bytes], size: int) -> np.ndarray:
     """uint8 [n, size, size] of stored PNGs of one size, all at once."""
-    flat = np.frombuffer(b"".join(pngs), np.uint8).reshape(len(pngs), -1)
-    lines = flat[:, PNG_PIXELS_AT : PNG_PIXELS_AT + size * (size + 1)]
+    length = size * (size + 1)
+    if length > STORED_BLOCK:
+        lines = np.frombuffer(b"".join(blocks_of(pngs, length)), np.uint8)
+    else:
+        flat = np.frombuffer(b"".join(pngs), np.uint8).reshape(len(pngs), -1)
+        lines = flat[:, PNG_PIXELS_AT : PNG_PIXELS_AT + length]
     return lines.reshape(len(pngs), size, size + 1)[:, :, 1:].copy()
+
+
+def blocks_of(pngs: list[bytes], length: int) -> Iterator[memoryview]:
+    """What the stored blocks of each PNG hold, without their headers: `length` bytes a PNG."""
+    for png in map(memoryview, pngs):
+        for number, start in enumerate(range(0, length, STORED_BLOCK)):
+            at = PNG_PIXELS_AT + start + number * BLOCK_HEADER
+            yield png[at : at + min(STORED_BLOCK, length - start)]
 
 
 def inflate(job: Job) -> Epoch:

@@ -16,6 +16,8 @@ PROJECT: Final = "project"
 WORKERS: Final = (1, 2)
 BATCH_SIZE: Final = 256
 READ_SIZE: Final = 64
+"""Pixels a side, unless told otherwise; the ratios' targets are of this size."""
+
 LARGE: Final = 160
 """Pixels a side of the pictures that some rows read at READ_SIZE."""
 
@@ -26,7 +28,8 @@ class Row:
 
     data: the folder of its data; one that begins with `ours-` is a dataset of ours, any other is
     written by `module`. pixels: which overlay of the neutral copy it must deliver, none for a floor
-    that makes no pictures. packages: whose versions to report.
+    that makes no pictures. stored_size: pixels a side where they are not those that are read.
+    packages: whose versions to report.
     """
 
     name: str
@@ -35,7 +38,7 @@ class Row:
     data: str
     environment: str = PROJECT
     pixels: str | None = "overlay_jpeg"
-    stored_size: int = READ_SIZE
+    stored_size: int | None = None
     packages: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -59,7 +62,7 @@ def _ours(kind: str, says: str, pixels: str) -> Row:
     )
 
 
-def _wds(name: str, says: str, decoder: str, data: str, size: int = READ_SIZE) -> Row:
+def _wds(name: str, says: str, decoder: str, data: str, size: int | None = None) -> Row:
     suffix = ".tar" if data.endswith("tar") else ".tar.zst"
     return Row(
         name=name,
@@ -170,7 +173,11 @@ ROWS: Final = (
         packages=("pillow",),
     ),
 )
-NAMES: Final = tuple(row.name for row in ROWS)
+
+
+def rows_at(size: int) -> tuple[Row, ...]:
+    """Those that can be read at `size` pixels: what makes pictures smaller does it to READ_SIZE."""
+    return tuple(row for row in ROWS if size == READ_SIZE or row.stored_size is None)
 
 
 @dataclass(frozen=True)
