@@ -24,7 +24,7 @@ from wdtrain.fields import Field, FieldError
 from wdtrain.fields.errors import AmbiguousError, decoding
 from wdtrain.fields.resize import Size
 from wdtrain.remote.access import pieces_of
-from wdtrain.remote.extents import MAX_BLOCK, MAX_MEMBER
+from wdtrain.remote.extents import MAX_BLOCK, MAX_MEMBER, extents
 from wdtrain.remote.remote_files import Remote
 from wdtrain.remote.tar_stream import Endings, TarMember, TarStream, split_name
 from wdtrain.store.foreign import foreign_pixels, size_in_head
@@ -206,8 +206,10 @@ class Scan:
         try:
             if sample.problem:
                 raise FieldError(sample.problem)
-            if (held := sum(member.size for member in sample.places.values())) > MAX_BLOCK:
-                raise FieldError(f"too large: {held:,} bytes, and {MAX_BLOCK:,} is the most")
+            places = [(member.start, member.size) for member in sample.places.values()]
+            begins, ends = extents(*np.array(places, np.int64).reshape(-1, 2).T)
+            if (read := sum(ends) - sum(begins)) > MAX_BLOCK:
+                raise FieldError(f"too large: {read:,} bytes, and {MAX_BLOCK:,} is the most")
             height, width = self._checked(sample)
         except AmbiguousError as error:
             raise StoreError(str(error)) from error

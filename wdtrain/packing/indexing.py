@@ -39,7 +39,7 @@ from wdtrain.packing.options import PackingProgress
 from wdtrain.packing.prepare import PixelSums
 from wdtrain.packing.splits import CHUNK, Holdout
 from wdtrain.remote.access import file_bytes, open_file
-from wdtrain.remote.extents import MAX_BLOCK
+from wdtrain.remote.extents import GAP, MAX_BLOCK
 from wdtrain.remote.remote_files import Remote
 from wdtrain.remote.tar_stream import CompressedTar
 from wdtrain.remote.urls import has_secrets, is_url, redacted
@@ -273,11 +273,12 @@ class _Indexing:
         facts = self._facts()
         layout = record_layout(facts["key_bytes"], len(self._fields))
         samples = sum(facts["samples"].values())
+        read = self.records.bytes_read((tar.first, tar.stop) for tar in self._tars)
         wanted = min(
-            _BLOCK_BYTES * samples / max(1, sum(facts["bytes"].values())),
+            _BLOCK_BYTES * samples / read,
             max(_LEAST_SAMPLES, samples / _WANTED_BLOCKS),
             _MOST_SAMPLES,
-            MAX_BLOCK // facts["most_bytes"],
+            MAX_BLOCK // (facts["most_bytes"] + GAP * len(self._fields)),
         )
         block = 1 << max(0, int(wanted).bit_length() - 1)
         splits, entry = self._write_records(layout, block, facts)
