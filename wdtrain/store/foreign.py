@@ -119,8 +119,9 @@ def open_shard(
 def _tar_order(records: np.ndarray) -> np.ndarray:
     """Places in `starts` and `sizes`, flattened, of the members that are there, as the tar has
     them."""
-    order: np.ndarray = np.argsort(records["starts"], axis=None, kind="stable")
-    return order[records["sizes"].ravel()[order] > 0]
+    order = np.argsort(records["starts"], axis=None, kind="stable")
+    found: np.ndarray = order[records["sizes"].ravel()[order] > 0]
+    return found
 
 
 def _extents(records: np.ndarray) -> tuple[list[int], list[int]]:
