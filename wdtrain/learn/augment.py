@@ -107,7 +107,7 @@ class Augmentation:
             warp = GridWarp(drawn, stored.shape[2:], stored.device)
             picture = warp.bilinear(picture)
         picture = self._colour(picture, drawn)
-        if self.image and picture.device.type != "meta":  # an estimate leaves these out
+        if self.image:
             picture = change_intensities(self.image, picture, groups, seed=self.seed)
         return AugmentedBatch(normalisation(picture), warp)
 

@@ -29,6 +29,7 @@ from wdtrain.learn.rows import Rows
 from wdtrain.learn.step import LocalPass
 from wdtrain.learn.task import Task, TaskSet
 from wdtrain.learn.view import View
+from wdtrain.memory.intensity_memory import with_measured_intensities
 from wdtrain.memory.metering import META_DEVICE, Casts, Meter, allocated
 
 MARGIN = 0.1
@@ -85,6 +86,7 @@ def footprint(task: Task, *, view: View, height: int, width: int, most: int) -> 
     to which passes are tried, each twice the one before. Takes about 0.1 s a pass, on the host.
     Raises ValueError for a network that cannot run without data.
     """
+    view = with_measured_intensities(view, task.norm_group, (height, width))
     tasks = TaskSet([_on_meta(task, view)])
     # A float32 pass under casts of our own: see `Casts`.
     view = replace(view, precision="fp32") if view.precision == "bf16" else view
