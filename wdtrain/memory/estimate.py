@@ -1,4 +1,4 @@
-"""How much memory a step takes on a device that is not here: an estimate, said to be one.
+"""How much memory a step takes on a device that is not here: an estimate, and shown as one.
 
 A task's own local pass runs on the meta device under a `Meter`, which gives its `Footprint`; from
 the footprints of all tasks and a budget follows the largest micro-batch of each. The surprise: a
@@ -66,7 +66,7 @@ class Footprint:
     def pass_bytes(self, samples: int) -> int:
         """The peak of one forward and backward of so many samples, above what is resident.
 
-        Between two passes by the line through them, which lies above the truth: a peak is the
+        Between two passes by the line through them, which is above the truth: a peak is the
         highest of many moments, each of which grows in a line. Below one norm group in proportion,
         which is right where activations are the most of it.
         """

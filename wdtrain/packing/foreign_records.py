@@ -96,7 +96,7 @@ class ForeignRecords:
     def divide(self, share: float, seed: int, group: str | None = None) -> None:
         """Each record's split, as packing divides: whole groups are held out by a keyed hash, and
         samples that are in none. StoreError where nothing is left to train on, or no sample is in
-        a group though it was said what one is (`group`, in words)."""
+        a group although `group` (a description) was given."""
         if group is not None and all((part["group"] < 0).all() for _, part in self.stretches()):
             first = shown_name(self.name(0))
             raise StoreError(

@@ -157,7 +157,7 @@ def _check(urls: Sequence[str], folder: Path, fields: Sequence[ForeignField]) ->
 
 
 def _name(url: str, folder: Path) -> str:
-    """A tar as the manifest names it: from the folder on where it lies in it, else its whole place.
+    """A tar as the manifest names it: relative to the folder that holds it, else its whole path.
     StoreError for one that holds secrets, which would stand there for all to read."""
     if is_url(url):
         if has_secrets(url):
@@ -258,7 +258,7 @@ class _Indexing:
     # ------------------------------------------------------------------ index and manifest
 
     def finish(self, folder: Path) -> None:
-        """The index lies in the folder, and the manifest after it; or neither does."""
+        """The index is written to the folder, then the manifest; or neither is."""
         document = self._document()
         index = folder / document["index"]["name"]
         try:
@@ -344,7 +344,7 @@ class _Indexing:
     def _write_records(
         self, layout: np.dtype, block: int, facts: dict[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Writes the index, split after split and tar after tar; what the manifest says of both."""
+        """Writes the index, split by split and tar by tar; returns the manifest entries of both."""
         digest, row, largest = hashlib.sha256(INDEX_MAGIC), 0, 1
         splits: dict[str, Any] = {}
         places: dict[str, Any] = {}

@@ -149,7 +149,7 @@ def read_declared(document: dict[str, Any], guess: DepthFormat | None) -> Declar
 
 
 def declaration_note(folder: object, document: dict[str, Any]) -> str | None:
-    """What a user should know of how the depth of a folder is taken; None where it is said."""
+    """What a user should know of how the depth of a folder is read; None where it is declared."""
     if "depth" not in document:
         lacks = "'s triples.json does not declare depth" if document else " has no triples.json"
         return (

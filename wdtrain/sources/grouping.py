@@ -105,7 +105,7 @@ class _ByTable:
 
 
 def _unique(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """The groups of names, without the names of which several are said."""
+    """The groups of names, without the names that several are given for."""
     found: dict[str, str] = {}
     for name, group in pairs:
         if found.setdefault(name, group) != group:
@@ -124,7 +124,7 @@ def parse_group(text: str) -> Grouping:
 
 
 def told_group(text: str) -> str:
-    """What `--group` says, as a manifest tells it: without the folder of a table."""
+    """`--group` as a manifest stores it: without the folder of a table."""
     return text if _TABLE.fullmatch(text) is None else text.rpartition("/")[2]
 
 

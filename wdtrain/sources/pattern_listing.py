@@ -147,7 +147,7 @@ def _slots_of(files: Sequence[FieldFiles]) -> tuple[str, ...]:
 
 
 def ident(slots: Sequence[str], pattern: Pattern, values: dict[str, bytes]) -> int:
-    """64 bits of what a field's pattern tells of a sample."""
+    """64 bits of what a field's pattern captures of a sample."""
     shared = slots if pattern.slots == slots else [slot for slot in slots if slot in pattern.slots]
     return xxhash.xxh3_64_intdigest(join_name(shared, values))
 

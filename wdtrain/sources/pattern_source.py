@@ -33,7 +33,7 @@ _SHOWN: Final = 3
 
 
 class Parts(Protocol):
-    """Which parts a sample is made of, as far as its name tells."""
+    """Which parts a sample is made of, as far as its name shows."""
 
     def of(self, name: str) -> dict[str, str]:
         """What its JSON names: background and cutout, or nothing."""

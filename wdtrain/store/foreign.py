@@ -232,8 +232,8 @@ def _decode(
         file = f"{each.name} of {key}"
         with decoding(file):
             whole = bytes(data)
-            if (told := size_in_head(whole, file)) is not None:
-                _check_within(told, manifest)  # before room is made for its pixels
+            if (stated := size_in_head(whole, file)) is not None:
+                _check_within(stated, manifest)  # before room is made for its pixels
             values[each.name] = each.load(whole, file=file)
             found[each.name] = each.size_of(values[each.name])
     shown = _one_size(found, manifest)
