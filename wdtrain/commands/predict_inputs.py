@@ -215,9 +215,9 @@ def split_stream(recipe: Recipe, split: str, url: str | None, *, image: str) -> 
 def pictures_of_split(
     stream: Stream, names: Sequence[str], count: int, skip: Skip
 ) -> Iterator[Named]:
-    """The first pictures of a stream, as many as names, as stored. Damage that lies before the last
-    of them is skipped, and all there is in a split of less than `count`: what was read ahead of
-    them tells nothing."""
+    """The first pictures of a stream, as many as names, as stored. Damage before the last of
+    them is reported and skipped, and all there is in a split of less than `count`; damage in what
+    was read ahead of them is not."""
     rows, done, reported = _rows(stream), 0, set[str]()
 
     def tell(stop: int) -> None:

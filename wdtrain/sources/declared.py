@@ -1,4 +1,4 @@
-"""What a folder's `triples.json` says of its files: what depth values and mask values mean.
+"""What a folder's `triples.json` declares of its files: what depth and mask values mean.
 
 Owns the words of that file. Depth that is linear in metres is converted here to the codes that are
 stored, labels to alpha. What the values themselves speak against is not taken in silence: such a

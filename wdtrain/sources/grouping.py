@@ -55,8 +55,8 @@ class _ByPattern:
 
 class _ByTable:
     """The rows of a CSV or TSV file, by the sample they name: with or without ending and folders,
-    as it stands there. Without folders only where that is said of one group: `a/1` and `b/1` may
-    be of different ones."""
+    as it stands there. Without folders only where that names one group: `a/1` and `b/1` may be of
+    different ones."""
 
     def __init__(self, file: str, column: str) -> None:
         self._groups: dict[str, str] = {}

@@ -233,8 +233,8 @@ class PatternSource(FileSamples):
 
 
 def loaded(field: Field, option: FieldOption, data: bytes, *, file: str) -> Value:
-    """What a source hands on of a file; what a FieldError says to declare, it says of this very
-    line."""
+    """The value of a field in a file. A FieldError that proposes declarations proposes them for
+    this very option."""
     try:
         return field.load(data, file=file)
     except FieldError as error:
