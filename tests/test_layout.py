@@ -239,3 +239,41 @@ def test_no_place_of_six_lines_stands_twice() -> None:
                 repeated.append(f"{place} repeats {first[run]}")
             first.setdefault(run, place)
     assert not repeated, "\n".join(repeated)
+
+
+def test_each_test_asserts_something() -> None:
+    """Itself, or by a helper of the tests that does: one that only runs code proves little."""
+    functions = [
+        (path, node)
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+    ]
+    helpers = [node for _, node in functions if not node.name.startswith("test_")]
+    asserting = {"raises", "warns"}
+    asserting |= {node.name for node in helpers if asserts(node, asserting)}
+    asserting |= {
+        node.name for node in helpers if node.name[:5] == "check" and asserts(node, asserting)
+    }
+    silent = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for path, node in functions
+        if node.name.startswith("test_") and not asserts(node, asserting)
+    ]
+    assert not silent
+
+
+def asserts(function: ast.FunctionDef, asserting: set[str]) -> bool:
+    """Whether it has an assert of its own, or calls what has."""
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assert):
+            return True
+        if isinstance(node, ast.Call):
+            called = node.func
+            if isinstance(called, ast.Name) and called.id in asserting:
+                return True
+            if isinstance(called, ast.Attribute) and called.attr in ("raises", "warns"):
+                return True
+            if isinstance(called, ast.Attribute) and called.attr.startswith("assert_"):
+                return True
+    return False

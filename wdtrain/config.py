@@ -47,7 +47,7 @@ class Section(BaseModel):
 
 
 class DataSettings(Section):
-    url: str = Field(description="dataset folder or URL prefix: where manifest.json lies")
+    url: str = Field(description="dataset folder or URL prefix, which holds manifest.json")
     train_split: str = Field("train", description="the split that is trained on")
     seed: int = Field(0, ge=0, description="seed of the order of samples")
     lanes: int = Field(32, ge=1, description="sub-streams an epoch is dealt to; at least the ranks")

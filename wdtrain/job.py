@@ -198,8 +198,8 @@ class Run:
         )
 
     def fit(self) -> None:
-        """Micro-batches are what the recipe says or, where it leaves them open and the device tells
-        of its memory, what was measured there: now, or before for the same."""
+        """Micro-batches are those of the recipe or, where it leaves them open and the memory of the
+        device can be measured, those that were measured there: now, or before for the same."""
         if self.recipe.step.micro_batch or self.accelerator.device.type != "cuda":
             return
         fitting, gauge = self.fitting, memory.CudaGauge(self.accelerator.device)

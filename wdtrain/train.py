@@ -2,7 +2,7 @@
 
     accelerate launch --config_file accelerate_config.yaml wdtrain/train.py --config recipes/X.yaml
 
-One batch trains every task of the recipe. What is kept of a run lies in its folder; started again
+One batch trains every task of the recipe. What is kept of a run is in its folder; started again
 by the same command, it goes on from the newest whole checkpoint, bit for bit.
 """
 

@@ -39,7 +39,7 @@ def test_a_picture_of_the_user_stays(
     for option in ([], ["--overwrite"]):
         assert main([*asked, "--out", str(mine), *option]) == 2
         error = capsys.readouterr().err
-        assert f"{mine} lies there and was not made by inspect-shards {asked[0]}" in error
+        assert f"{mine} exists and was not made by inspect-shards {asked[0]}" in error
         assert mine.read_bytes() == b"mine"
 
 

@@ -109,7 +109,7 @@ def test_a_result_that_would_replace_something_is_refused_before_any_is_written(
     for option in ([], ["--overwrite"]):
         code, _, error = predict(*pictures, "--out", tmp_path / "out", *option)
         assert code == 2
-        assert "c.depth.png lies there and was not made by predict" in error
+        assert "c.depth.png exists and was not made by predict" in error
         assert below(tmp_path / "out") == {"c.depth.png"}
         assert mine.read_bytes() == before
 

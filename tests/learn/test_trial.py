@@ -56,7 +56,11 @@ class Does(nn.Module):
 
 
 def check(network: nn.Module, size: tuple[int, int] = SIZE) -> None:
-    check_network(network, prepare_network(network, seed=0), size=size)
+    context = prepare_network(network, seed=0)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    check_network(network, context, size=size)
+    after = network.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
 def refusal(network: nn.Module) -> str:

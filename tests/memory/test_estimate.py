@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,9 +11,12 @@ from torch import Tensor, nn
 
 from tests.learn.cases import CPU, DEPTH, built, make_rows, make_view
 from tests.memory.allocator import cpu_peak_bytes
+from wdtrain.config import IntensitySettings
 from wdtrain.fields import DepthField
+from wdtrain.learn.intensity import build_intensities
 from wdtrain.learn.step import LocalPass
 from wdtrain.learn.task import Task, TaskSet
+from wdtrain.learn.view import View
 from wdtrain.memory.estimate import (
     INDEX_LIMIT,
     MARGIN,
@@ -88,6 +92,23 @@ class OneConvolution(nn.Module):
         return self.conv(picture).mean(1, keepdim=True) + (self.table + 1).mean()
 
 
+class Pointwise(nn.Module):
+    """Next to nothing is kept for its gradient."""
+
+    domain = "unit"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, picture: Tensor) -> Tensor:
+        return picture[:, :1] * self.scale
+
+
+def takes_six_pictures(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.stack([pictures] * 6).mean(0)
+
+
 def network(name: str) -> nn.Module:
     if name == "seed-unet":
         return build(name, init_features=8)
@@ -110,13 +131,13 @@ def estimate(task: Task, precision: str = "fp32", most: int = 32) -> Footprint:
     return footprint(task, view=make_view(precision), height=SIZE, width=SIZE, most=most)
 
 
-def measured(task: Task, samples: int, precision: str) -> int:
+def measured(task: Task, samples: int, precision: str, view: View | None = None) -> int:
     task.micro_batch = samples
     rows, tasks = make_rows(samples, group=task.norm_group, size=SIZE), TaskSet([task])
 
     def work() -> None:
         tasks.open()
-        local = LocalPass(rows=rows, device=CPU, view=make_view(precision))
+        local = LocalPass(rows=rows, device=CPU, view=view or make_view(precision))
         local.run(task, tasks.gradients_of(task))
 
     return cpu_peak_bytes(work)
@@ -140,6 +161,33 @@ def test_the_estimate_is_within_a_tenth_of_what_the_allocator_held(name: str, pr
         assert known.pass_bytes(samples) == pytest.approx(
             measured(task, samples, precision), rel=0.1
         )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "RandomGaussianNoise", "p": 1.0},
+        {"name": "RandomSolarize", "p": 0.5},
+        {"name": "RandomGaussianBlur", "p": 1.0, "kernel_size": [5, 5], "sigma": [0.5, 1.5]},
+        {"name": "ColorJiggle", "p": 1.0, "hue": 0.1, "saturation": 0.2},
+        {"name": f"{__name__}:takes_six_pictures"},
+    ],
+    ids=lambda change: change["name"].rpartition(":")[2],
+)
+def test_changes_of_colours_are_in_the_estimate(change: dict[str, Any]):
+    """Beside a network that takes less than they do: they are then the peak of a pass."""
+    image = build_intensities([IntensitySettings.model_validate(change)])
+    task = make_task(Pointwise())
+    plain = make_view("fp32")
+    assert plain.augmentation is not None
+    view = plain.augmented(replace(plain.augmentation, image=image))
+    known = footprint(task, view=view, height=SIZE, width=SIZE, most=32)
+    for samples in (8, 32):
+        held = measured(task, samples, "fp32", view)
+        assert 0.9 * held <= known.pass_bytes(samples) <= 1.25 * held
+    left_out = estimate(task)
+    assert left_out.pass_bytes(8) < 0.9 * measured(task, 8, "fp32", view)
+    assert known.largest_elements_per_sample == left_out.largest_elements_per_sample
 
 
 def test_under_the_casts_of_a_gpu_too_the_estimate_is_within_a_tenth(monkeypatch):

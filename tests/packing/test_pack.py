@@ -208,7 +208,7 @@ def test_two_packers_do_not_share_a_target(tmp_path: Path) -> None:
 
 def test_a_folder_with_other_things_in_it_is_no_target(tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_bytes(b"mine")
-    with pytest.raises(StoreError, match=r"not empty \('photo.jpg' lies there\)"):
+    with pytest.raises(StoreError, match=r"not empty \(it holds 'photo.jpg'\)"):
         pack(Disks(), tmp_path, **SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from tests.disks import Disks, write_folder
 from wdtrain.disk.failures import StoreError
-from wdtrain.fields import Sample, announce
+from wdtrain.fields import FieldError, Sample, announce
 from wdtrain.packing.pack import pack
 from wdtrain.sources.folder import FolderSource
 
@@ -144,7 +144,14 @@ def test_a_folder_is_read_ahead_while_it_is_packed(
 
 def test_files_that_are_not_there_are_announced_without_harm(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "folder", Disks(count=4))
-    for path in folder.glob("disk-000002.*"):
-        source = FolderSource(folder)
+    source = FolderSource(folder)
+    (folder / "disk-000002.json").unlink()  # which a sample need not have
+    for path in sorted(folder.glob("disk-000002.*")):
+        held = path.read_bytes()
         path.unlink()
         source.prefetch(2)
+        with pytest.raises(FieldError, match=f"missing {path.suffixes[0][1:]}"):
+            source.load(2)
+        path.write_bytes(held)
+    source.prefetch(2)
+    assert source.load(2).key == "disk-000002"

@@ -33,6 +33,8 @@ def test_what_conflicts_with_the_recipe_is_refused_by_name(
 def test_the_same_precision_is_no_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     check_launcher("bf16")
+    with pytest.raises(ValueError, match="mixed_precision bf16, the recipe says precision fp32"):
+        check_launcher("fp32")
 
 
 def test_memory_is_a_share_or_bytes() -> None:

@@ -14,6 +14,7 @@ import time
 import pytest
 
 from tests.record.test_console import Clock, progress, run_story
+from wdtrain.record import outlet
 from wdtrain.record.console import Console, make_console
 from wdtrain.record.outlet import QUEUE_BYTES, Outlet
 
@@ -28,6 +29,16 @@ class Refusing(io.StringIO):
     def write(self, text: str) -> int:
         self.writes += 1
         raise OSError(self.number, os.strerror(self.number))
+
+
+class Closed(io.StringIO):
+    """A stream that somebody closes."""
+
+    writes = 0
+
+    def write(self, text: str) -> int:
+        self.writes += 1
+        return super().write(text)
 
 
 def tell(console: Console) -> None:
@@ -46,10 +57,12 @@ def test_a_stream_that_fails_makes_the_console_silent(kind, number):
 
 @pytest.mark.parametrize("kind", ["plain", "live"])
 def test_a_stream_that_was_closed_makes_the_console_silent(kind):
-    stream = io.StringIO()
+    stream = Closed()
     console = make_console(kind, stream)
     stream.close()
+    stream.writes = 0
     tell(console)  # an error of the stream would come out of here
+    assert stream.writes == 1, "a silent console does not try again"
 
 
 @pytest.mark.parametrize("kind", ["plain", "live"])
@@ -58,12 +71,22 @@ def test_a_pipe_or_terminal_whose_other_end_went_makes_the_console_silent(
     kind, opened, monkeypatch
 ):
     monkeypatch.setenv("TERM", "xterm")
+    written: list[bool] = []
+
+    def write_all(descriptor: int, data: bytes) -> bool:
+        written.append(real(descriptor, data))
+        return written[-1]
+
+    real = outlet._write_all
+    monkeypatch.setattr(outlet, "_write_all", write_all)
     outer, inner = opened()
     with os.fdopen(inner, "w") as stream:
         console = make_console(kind, stream)
         console.event("before")
         os.close(outer)
         tell(console)  # an error of the stream would come out of here
+        assert written.count(False) == 1, "a silent console does not try again"
+        assert not written[-1]
 
 
 @pytest.mark.parametrize("kind", ["plain", "live"])

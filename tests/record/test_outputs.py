@@ -55,7 +55,7 @@ def test_what_others_made_stays_as_it_is(tmp_path: Path, overwrite: bool) -> Non
     outputs = made_by("predict", tmp_path, overwrite=overwrite)
     for name in ("grid.png", "mine.png", "folder.png", "link.png", "dangling.png"):
         for act in (lambda name: outputs.check([name]), lambda name: outputs.write(name, b"ours")):
-            with pytest.raises(OutputError, match=f"{name} lies there and was not made by predict"):
+            with pytest.raises(OutputError, match=f"{name} exists and was not made by predict"):
                 act(name)
     assert (tmp_path / "grid.png").read_bytes() == b"of the grid"
     assert (tmp_path / "mine.png").read_bytes() == b"mine"
@@ -88,7 +88,7 @@ def test_its_own_that_was_changed_since_stays(tmp_path: Path) -> None:
 def test_a_refusal_counts_the_others(tmp_path: Path) -> None:
     for number in range(4):
         (tmp_path / f"{number}.png").write_bytes(b"mine")
-    with pytest.raises(OutputError, match=r"0\.png lies there.*\(and 3 more like it\)"):
+    with pytest.raises(OutputError, match=r"0\.png exists.*\(and 3 more like it\)"):
         made_by("predict", tmp_path).check(f"{number}.png" for number in range(6))
 
 
@@ -175,7 +175,7 @@ def test_half_a_line_of_the_record_makes_a_stranger_of_its_file_alone(tmp_path: 
     record.write_text(record.read_text()[:-20] + "\n[]\n3\n" + json.dumps({"name": "a.png"}) + "\n")
     outputs = made_by("predict", tmp_path, overwrite=True)
     outputs.check(["a.png"])
-    with pytest.raises(OutputError, match=r"b\.png lies there"):
+    with pytest.raises(OutputError, match=r"b\.png exists"):
         outputs.check(["b.png"])
 
 

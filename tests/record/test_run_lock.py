@@ -111,10 +111,11 @@ def test_a_run_is_known_by_what_is_left_of_it(tmp_path, what):
     (tmp_path / "my-recipe.yaml").write_text("mine")
     if what != "others":
         (tmp_path / "config.yaml").write_text("of the run")
-    with RunLock(tmp_path):
-        pass
-    with RunLock(tmp_path):
-        pass
+    for _ in range(2):
+        with RunLock(tmp_path):
+            assert str(os.getpid()) in lock_holder(tmp_path)
+        assert (tmp_path / "lock").read_text() == "{}"
+    assert (tmp_path / "my-recipe.yaml").read_text() == "mine"
 
 
 def test_an_empty_lock_is_nobodys_loss(tmp_path):

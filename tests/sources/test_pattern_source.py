@@ -177,7 +177,7 @@ def test_one_file_may_be_of_many_samples(tmp_path: Path) -> None:
 
 
 def test_patterns_that_do_not_go_together_are_refused(folder: Path) -> None:
-    with pytest.raises(StoreError, match=r"tells files apart by \{scene\}"):
+    with pytest.raises(StoreError, match=r"distinguishes files by \{scene\}"):
         source_of(
             folder, IMAGE, "mask=mask:masks/{key}.png", "d=depth:{scene}_{key}.npy,optional,unit=m"
         )

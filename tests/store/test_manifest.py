@@ -1,4 +1,4 @@
-"""The manifest says what lies there, and is refused when it cannot be what was written."""
+"""The manifest describes what is stored, and is refused when it cannot be what was written."""
 
 from __future__ import annotations
 

@@ -274,6 +274,31 @@ def test_an_index_is_written_in_blocks_that_can_be_read(
         index_of(tars, tmp_path / "none")
 
 
+@pytest.mark.parametrize(
+    ("unused_bytes", "block_samples"), [(1, 256), (60 << 10, 16), (1 << 20, 1024)]
+)
+def test_gaps_in_a_tar_take_no_memory_and_count_in_the_size_of_a_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unused_bytes: int, block_samples: int
+) -> None:
+    """Members that no field asks for: short ones are read along, long ones skipped."""
+    monkeypatch.setattr(indexing, "_LEAST_SAMPLES", 1 << 12)
+
+    def members(number: int) -> Members:
+        return [("jpg", jpeg(number)), ("bin", bytes(unused_bytes))]
+
+    data = index_of(make_tars(tmp_path, 40, 40, members=members), tmp_path / "index", FIELDS[:1])
+    assert data.samples_per_block == block_samples
+    (shard,) = data.split("train").shards
+    with foreign.open_shard(data.shard_url(shard), shard, data) as reader:
+        packed = reader.read_packed(0)
+    block = foreign.parse_foreign(packed, data)
+    assert not block.damaged
+    found = [bytes(block.members(row)[0]) for row in range(block.num_samples)]
+    assert found == [jpeg(number) for number in range(min(40, data.samples_per_block))]
+    records = 8 + block.num_samples * data.index_file.layout.itemsize
+    assert len(packed) == records + sum(map(len, found))
+
+
 # ------------------------------------------------------------------ from afar
 
 

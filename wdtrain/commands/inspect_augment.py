@@ -187,7 +187,7 @@ def _epochs(text: str, recipe: Recipe | None, manifest: Manifest) -> list[int]:
 
 
 def _check_run(folder: Path, data: DataSettings, manifest: Manifest) -> None:
-    """ValueError where the run's newest checkpoint tells that it was trained on another dataset."""
+    """ValueError where the run's newest checkpoint was trained on another dataset."""
     from wdtrain.stream import order_of
 
     check_cursor(folder, order_of(data, manifest))

@@ -60,7 +60,7 @@ _TEXTS: Final = ("shard", "key")
 
 
 class StreamPlace(NamedTuple):
-    """Where a sample comes in the order and where it lies; rank and key None where not known."""
+    """Where a sample is in the order and on disk; rank and key None where not known."""
 
     position: int
     epoch: int
@@ -132,7 +132,7 @@ def add_order(actions: Any) -> None:
 
 
 def show_order(options: argparse.Namespace) -> int:
-    """Prints the places asked for; 1 if one lies in a damaged block."""
+    """Prints the places asked for; 1 if one is in a damaged block."""
     if options.shuffle:
         for name in ("count", "rank", "world"):
             if getattr(options, name) is not None:
@@ -259,8 +259,8 @@ def check_cursor(folder: Path, order: Order) -> None:
         raise ValueError(
             f"the newest checkpoint of {folder} was saved for order {cursor.digest} (version "
             f"{cursor.version}), this one is {mine.digest} (version {mine.version}): what the run "
-            "saw cannot be told from it; name the dataset that it was trained on as TARGET, or use "
-            "the version of wdtrain that trained it"
+            "saw cannot be derived from it; name the dataset that it was trained on as TARGET, or "
+            "use the version of wdtrain that trained it"
         )
 
 

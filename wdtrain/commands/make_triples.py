@@ -178,7 +178,7 @@ def _write(path: Path, data: bytes) -> None:
         write_new(path, data, synced=False)
     except FileExistsError as error:
         raise ValueError(
-            f"{path} lies there and is not what is made here, so it would be lost; move it away "
+            f"{path} exists and is not what is made here, so it would be lost; move it away "
             "and run the same command again"
         ) from error
 

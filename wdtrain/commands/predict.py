@@ -1,7 +1,7 @@
 """`tools/predict`: what the networks of a run say of pictures, as PNG files to look at and to use.
 
 Weights are read from safetensors, never from pickle. What a prediction needs to know of the
-training (channel means, depth limits, size) lies in the checkpoint, so the dataset may be gone.
+training (channel means, depth limits, size) is in the checkpoint, so the dataset may be gone.
 One picture is held at a time. One that cannot be used is named and left out; the others go on.
 """
 
@@ -245,7 +245,7 @@ class Work:
         self.outputs.check(name + ending for name in self.names for ending in endings)
 
     def skip(self, why: str) -> None:
-        """A picture cannot be used, which is said at once and counted."""
+        """A picture cannot be used, which is reported at once and counted."""
         self.skipped += 1
         print(f"skipped: {why}", file=sys.stderr)
 

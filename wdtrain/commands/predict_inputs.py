@@ -103,7 +103,7 @@ class _Walked:
 
 
 def _walk(top: Path, folder: Path, found: InputListing, walked: _Walked) -> None:
-    """Adds what lies below `folder`. Links are followed, and no folder is entered twice."""
+    """Adds what is below `folder`. Links are followed, and no folder is entered twice."""
     status = folder.stat()
     if (status.st_dev, status.st_ino) in walked.folders:
         return
@@ -215,9 +215,9 @@ def split_stream(recipe: Recipe, split: str, url: str | None, *, image: str) -> 
 def pictures_of_split(
     stream: Stream, names: Sequence[str], count: int, skip: Skip
 ) -> Iterator[Named]:
-    """The first pictures of a stream, as many as names, as stored. Damage that lies before the last
-    of them is skipped, and all there is in a split of less than `count`: what was read ahead of
-    them tells nothing."""
+    """The first pictures of a stream, as many as names, as stored. Damage before the last of
+    them is reported and skipped, and all there is in a split of less than `count`; damage in what
+    was read ahead of them is not."""
     rows, done, reported = _rows(stream), 0, set[str]()
 
     def tell(stop: int) -> None:
@@ -243,7 +243,7 @@ def _rows(stream: Stream) -> Iterator[tuple[int, Tensor]]:
 
 
 def _damage_at(stream: Stream, position: int) -> list[str]:
-    """Where the damage lies that left out the sample at a position: its block, or in that itself;
+    """The damage that left out the sample at a position: in its block, or in the sample itself;
     several where its block does not tell its key any more."""
     shards = stream.manifest.split(stream.order.split).shards
     shard, block, row = stream.order.locate(position)

@@ -1,7 +1,7 @@
 """Files that survive a kill: written beside the final name, synced, renamed.
 
-Owns the few file operations that the run log and the checkpoints are built from, and how it is said
-that a disk refuses.
+Owns the few file operations that the run log and the checkpoints are built from, and the messages
+for a disk that refuses.
 The surprise: a rename is only on disk once the *folder* that holds the name was synced too.
 """
 

@@ -1,7 +1,7 @@
 """Locks that go with their process, however it ends: the kernel holds them (flock).
 
 The file of a lock may stay or be removed; who holds it while another removes its name holds
-nothing any more, which `is_under` tells.
+nothing any more, which `is_under` checks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The files that a person brings: read without waiting, told from what they were, and counted.
+"""A user's own files: read without waiting, checked for changes, and counted.
 
 The truth about a file is its bytes; size, times and inode only say which to read again.
 """
@@ -74,7 +74,7 @@ def bytes_or_none(path: Path) -> bytes | None:
 
 
 def signal_of(paths: Iterable[Path]) -> int:
-    """64 bits of what the system says of these files, in this order: others when one is touched."""
+    """64 bits of the stat results of these files, in this order: others when one is touched."""
     parts = []
     for path in paths:
         try:

@@ -1,4 +1,4 @@
-"""What is said of a field that cannot be used, and of a file that cannot be read."""
+"""The errors for a field that cannot be used, and for a file that cannot be read."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ class Augmentation:
             warp = GridWarp(drawn, stored.shape[2:], stored.device)
             picture = warp.bilinear(picture)
         picture = self._colour(picture, drawn)
-        if self.image and picture.device.type != "meta":  # an estimate leaves these out
+        if self.image:
             picture = change_intensities(self.image, picture, groups, seed=self.seed)
         return AugmentedBatch(normalisation(picture), warp)
 
@@ -155,7 +155,7 @@ def _uniform(seed: int, keys: Sequence[str], epochs: Sequence[int]) -> np.ndarra
 
 
 class GridWarp:
-    """One affine a sample, read through one grid: where each output pixel lies in the input."""
+    """One affine a sample, read through one grid: where in the input each output pixel is read."""
 
     def __init__(self, drawn: Drawn, size: Sequence[int], device: torch.device) -> None:
         height, width = size

@@ -3,7 +3,7 @@
 Each size of a training micro-batch is a graph of its own, since its norm groups are written into
 it. The surprise: PyTorch stops compiling after eight, and says so to nobody who would know what it
 means. So sizes are few (`groups.plan_few_sizes`), planning runs uncompiled, the limit is higher
-than any run should come, and where it is met after all, that is said in words.
+than any run should come, and where it is met after all, that is reported in words.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def uncompiled(is_compiled: bool) -> AbstractContextManager[object]:
 
 
 def _in_words(record: logging.LogRecord) -> bool:
-    """PyTorch's word about its limit, told for those who have to do something about it."""
+    """PyTorch's warning about its limit, reworded for those who have to act on it."""
     given: Any = record.args
     if str(record.msg).startswith("torch._dynamo hit config.") and len(given) > 3:
         record.msg = (

@@ -29,7 +29,7 @@ class Groups:
         if sum(self.rows) != rows:
             raise ValueError(
                 f"layer {layer!r} was given {rows} rows where the step announced {sum(self.rows)} "
-                "in groups; statistics and dropout cannot be told apart by group; a network must "
+                "in groups; statistics and dropout cannot be kept apart by group; a network must "
                 "not fold other axes into the batch axis before its BatchNorm and Dropout layers"
             )
 

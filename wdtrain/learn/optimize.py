@@ -1,7 +1,7 @@
 """Optimizers and learning-rate schedules by name.
 
 A schedule's rate is a pure function of its small state and of the step: nothing accumulates in
-floats, so a restored schedule gives the same rates bit for bit. It is told of the validation loss
+floats, so a restored schedule gives the same rates bit for bit. It is given the validation loss
 once an evaluation (`observe`) and sets the rate before each step (`step`).
 """
 

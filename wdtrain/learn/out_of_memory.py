@@ -1,7 +1,7 @@
 """Out of memory: what counts as it, and how to try without keeping anything of a failure.
 
-A failure is told by numbers and text, never by the exception itself: its traceback would hold the
-frames, and these the activations, so that what is freed next would not come free.
+A failure is described by numbers and text, never by the exception itself: its traceback would
+hold the frames, and these the activations, so that what is freed next would not come free.
 """
 
 from __future__ import annotations

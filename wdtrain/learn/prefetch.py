@@ -1,7 +1,7 @@
 """A rank's rows to the device, micro-batch by micro-batch, as uint8.
 
 On CUDA the next micro-batch travels on a stream of its own while this one is worked on; that
-overlaps only if the batch lies in pinned memory (`open_stream(pin_memory=True)`).
+overlaps only if the batch is in pinned memory (`open_stream(pin_memory=True)`).
 """
 
 from __future__ import annotations

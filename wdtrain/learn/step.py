@@ -132,7 +132,7 @@ def train_step(
 def _refusal(
     local: LocalPass, task: Task, gradients: TaskGradients, out_of_memory: OutOfMemory | None
 ) -> DoesNotFit:
-    """Why this was the last try. It is made once more, so that a snapshot of memory tells of it."""
+    """Why this was the last try. It is made once more, so that a snapshot of memory shows it."""
     record_history(local.device)
     again = local.attempt(task, gradients) or out_of_memory
     reason = again.message if again else "on another rank"
@@ -221,8 +221,8 @@ def commit(tasks: TaskSet, suspected: Callable[[], list[str]]) -> AsyncScalars:
     """The reduced buffer becomes a step of every optimizer, or of none if it is not finite.
 
     A task that no sample of the batch has anything for is left as it is: no decay, no momentum. The
-    host is told one step later: nothing here waits for the device, or allocates more than a few
-    numbers. Returns finite (1 or 0), then samples, loss and gradient norm of each task.
+    host learns of it one step later: nothing here waits for the device, or allocates more than a
+    few numbers. Returns finite (1 or 0), then samples, loss and gradient norm of each task.
     """
     numbers, checks = [], []
     for task in tasks:

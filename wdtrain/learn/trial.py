@@ -302,9 +302,9 @@ def _place(call: _Call, past: list[_Call]) -> LayerPlace:
 
 def _fingerprint(values: Any, rows: int) -> Tensor | None:
     """float64 [rows, 3k]: of what belongs to each sample in k tensors, the norm and two weighted
-    sums; None if no tensor tells.
+    sums; None if no tensor shows it.
 
-    A tensor whose first axis holds whole samples, one or several entries each, tells.
+    A tensor whose first axis holds whole samples, one or several entries each, shows it.
     """
     found = []
     for tensor in _tensors(values):

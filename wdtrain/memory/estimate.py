@@ -1,4 +1,4 @@
-"""How much memory a step takes on a device that is not here: an estimate, said to be one.
+"""How much memory a step takes on a device that is not here: an estimate, and shown as one.
 
 A task's own local pass runs on the meta device under a `Meter`, which gives its `Footprint`; from
 the footprints of all tasks and a budget follows the largest micro-batch of each. The surprise: a
@@ -29,6 +29,7 @@ from wdtrain.learn.rows import Rows
 from wdtrain.learn.step import LocalPass
 from wdtrain.learn.task import Task, TaskSet
 from wdtrain.learn.view import View
+from wdtrain.memory.intensity_memory import with_measured_intensities
 from wdtrain.memory.metering import META_DEVICE, Casts, Meter, allocated
 
 MARGIN = 0.1
@@ -65,7 +66,7 @@ class Footprint:
     def pass_bytes(self, samples: int) -> int:
         """The peak of one forward and backward of so many samples, above what is resident.
 
-        Between two passes by the line through them, which lies above the truth: a peak is the
+        Between two passes by the line through them, which is above the truth: a peak is the
         highest of many moments, each of which grows in a line. Below one norm group in proportion,
         which is right where activations are the most of it.
         """
@@ -85,6 +86,7 @@ def footprint(task: Task, *, view: View, height: int, width: int, most: int) -> 
     to which passes are tried, each twice the one before. Takes about 0.1 s a pass, on the host.
     Raises ValueError for a network that cannot run without data.
     """
+    view = with_measured_intensities(view, task.norm_group, (height, width))
     tasks = TaskSet([_on_meta(task, view)])
     # A float32 pass under casts of our own: see `Casts`.
     view = replace(view, precision="fp32") if view.precision == "bf16" else view

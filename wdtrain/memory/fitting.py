@@ -34,7 +34,7 @@ _MORE_PASSES, _SHORT_SECONDS = 2, 0.1
 
 
 class Gauge(Protocol):
-    """What a device tells of its memory. budget_bytes: what may be used of it."""
+    """What is measured of a device's memory. budget_bytes: what may be used of it."""
 
     budget_bytes: int
 
@@ -143,7 +143,7 @@ class Fitting:
         except CannotFit as error:
             refusal = error
         except RunStopped:
-            pass  # said to all just below
+            pass  # reported to all just below
         finally:
             task.micro_batch = before
         check_stop(self.collective, self.asked)

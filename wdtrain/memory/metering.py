@@ -27,14 +27,15 @@ def allocated(size_bytes: int) -> int:
 
 
 class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows every storage that is made on the meta device while it is open.
+    """Follows every storage that is made on a device while it is open.
 
     resident: tensors that were there before; peak_bytes: of what was alive at once; sizes: numbers
     of elements of the tensors that were made.
     """
 
-    def __init__(self, resident: Iterable[Tensor]) -> None:
+    def __init__(self, resident: Iterable[Tensor], device: torch.device = META_DEVICE) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._device = device
         self.peak_bytes = self._live_bytes = 0
         self.sizes: set[int] = set()
         self._resident = {tensor.untyped_storage()._cdata for tensor in resident}
@@ -45,7 +46,7 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         made = func(*args, **(kwargs or {}))
         for tensor in tree_iter(made):
-            if isinstance(tensor, Tensor) and tensor.device.type == META_DEVICE.type:
+            if isinstance(tensor, Tensor) and tensor.device.type == self._device.type:
                 self._follow(tensor)
         return made
 

@@ -273,7 +273,7 @@ def _least_bytes(fitting: Sequence[Probe], size: int) -> float:
 def _seconds(seen: Probe, first: Probe, share: int) -> float:
     """Seconds of all passes over a share (a multiple of the smallest size, which `first` tried).
 
-    The last pass lies between the two on a straight line: other probes would bring the budget in.
+    The last pass is between the two on a straight line: other probes would bring the budget in.
     """
     full, rest = divmod(share, seen.micro_batch)
     if not rest:

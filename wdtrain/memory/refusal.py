@@ -1,6 +1,6 @@
-"""What is said when not even one norm group fits: what was needed, is allowed, and would fit.
+"""The message where not even one norm group fits: what was needed, is allowed, and would fit.
 
-All of it is estimated by passes on the meta device, so it can be said of a device that is full.
+All of it is estimated by passes on the meta device, so it works for a device that is full.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 What a sample's JSON names decides whether a background, a cut-out or a group is on both sides, and
 what the pictures show whether one of them is, under whatever name. Where samples name nothing, that
-is said: nothing found is then no proof.
+is reported: nothing found is then no proof.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Audit:
     """The parts of each split, what speaks against it, and what nothing is known of.
 
     `problems` are leaks and damage, one line each. `doubts`: what is on both sides, or looks as if
-    it were, and whether it may be there only a person knows. `unknown`: what no sample tells, so
+    it were, and whether it may be there only a person knows. `unknown`: what no sample names, so
     that finding nothing proves nothing. `notes`: what was looked at.
     """
 
@@ -171,7 +171,7 @@ def _unknown(parts: dict[str, SplitParts]) -> Iterator[str]:
         unnamed = sum(split.unnamed[name] for split in parts.values())
         if unnamed:
             yield (
-                f"{unnamed:,} of {samples:,} samples do not name their {name}, so nothing tells "
+                f"{unnamed:,} of {samples:,} samples do not name their {name}, so nothing shows "
                 f"whether {plural} are on both sides"
             )
 

@@ -3,7 +3,7 @@
 The truth is what is in the files; sizes, times and inodes only say which to read again. Packing
 writes down both of every sample, by shard while it goes on and in `.packed-from` beside a finished
 dataset. That file may be deleted, then all is read again: the manifest holds a digest of contents
-alone, so the dataset itself tells no times.
+alone, so the dataset itself holds no times.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def identity_of(manifest: Manifest, plan: Plan) -> dict[str, Any]:
 
 
 def _found(plan: Plan, work: Staging, jobs: list[Job]) -> dict[str, Any]:
-    """What packing found in the files of a source: it tells what was packed, not what to pack."""
+    """What packing found in the files of a source: of what was packed, not of what to pack."""
     found: dict[str, Any] = {}
     if isinstance(plan.source, FromFiles):
         found["contents"] = contents_digest(work.files(job.edition)[2] for job in jobs)

@@ -54,7 +54,7 @@ def has_aspect(stored: Size, size: Size) -> bool:
 
 
 def misfit(stored: Size, size: Size, *, is_resized: bool, fit: str | None) -> str | None:
-    """Why a sample of the stored size cannot be brought to `size`, if nobody said how."""
+    """Why a sample of the stored size cannot be brought to `size` without a declared `fit`."""
     if stored == size:
         return None
     if not is_resized:

@@ -5,7 +5,7 @@ Gone through a stretch at a time, so memory does not grow with them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, cast
 
@@ -16,6 +16,7 @@ from wdtrain.fields.source import SPLITS, Source
 from wdtrain.packing.duplicates import KEYS_A_PASS
 from wdtrain.packing.foreign_scan import name_hash, shown_name
 from wdtrain.packing.splits import CHUNK, Holdout, make_splitter
+from wdtrain.remote.extents import extents
 from wdtrain.store.permutation import Permutation
 
 OUT: Final = -1
@@ -95,7 +96,7 @@ class ForeignRecords:
     def divide(self, share: float, seed: int, group: str | None = None) -> None:
         """Each record's split, as packing divides: whole groups are held out by a keyed hash, and
         samples that are in none. StoreError where nothing is left to train on, or no sample is in
-        a group though it was said what one is (`group`, in words)."""
+        a group although `group` (a description) was given."""
         if group is not None and all((part["group"] < 0).all() for _, part in self.stretches()):
             first = shown_name(self.name(0))
             raise StoreError(
@@ -124,6 +125,19 @@ class ForeignRecords:
         """See `Grouped`."""
         found: np.ndarray = self.table["group"][indices].astype(np.int64)
         return found
+
+    def bytes_read(self, tars: Iterable[tuple[int, int]]) -> int:
+        """Bytes read for all samples that are in: their members, and the gaps between those that
+        are too short to be skipped. tars: first row and end of each."""
+        num_bytes = 0
+        for first, stop in tars:
+            for start in range(first, stop, CHUNK):
+                part = self.table[start : min(start + CHUNK, stop)]
+                for code in range(len(SPLITS)):
+                    those = part[part["split"] == code]
+                    begins, ends = extents(those["starts"], those["sizes"])
+                    num_bytes += sum(ends) - sum(begins)
+        return num_bytes
 
     def drawn(self, split: int, most: int, key: bytes) -> np.ndarray:
         """Rows of a split in order: all, or a keyed draw of so many."""

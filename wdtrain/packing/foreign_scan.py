@@ -24,7 +24,7 @@ from wdtrain.fields import Field, FieldError
 from wdtrain.fields.errors import AmbiguousError, decoding
 from wdtrain.fields.resize import Size
 from wdtrain.remote.access import pieces_of
-from wdtrain.remote.extents import MAX_BLOCK, MAX_MEMBER
+from wdtrain.remote.extents import MAX_BLOCK, MAX_MEMBER, extents
 from wdtrain.remote.remote_files import Remote
 from wdtrain.remote.tar_stream import Endings, TarMember, TarStream, split_name
 from wdtrain.store.foreign import foreign_pixels, size_in_head
@@ -35,7 +35,7 @@ _PROBED: Final = 8
 _HOPELESS: Final = 64
 """So many rejects before the first sample that can be used: the declarations fit none."""
 _TOLD_REJECTS: Final = 10_000
-_TOLD_ENDINGS: Final = 12
+_SHOWN_ENDINGS: Final = 12
 _AT_ONCE: Final = 1 << 12
 """Records that are held before they are written."""
 
@@ -192,7 +192,7 @@ class Scan:
     def _take(self, sample: _Sample, column: int, member: TarMember, stream: TarStream) -> None:
         name = self._fields[column].field.name
         if column in sample.places:
-            sample.problem = f"more than one {name}: keep one of {sample.endings.told(8)}"
+            sample.problem = f"more than one {name}: keep one of {sample.endings.most_common(8)}"
         elif not 0 < member.size <= MAX_MEMBER:
             sample.problem = (
                 f"{name} of a size that cannot be: {member.size:,} bytes; from 1 to "
@@ -206,8 +206,10 @@ class Scan:
         try:
             if sample.problem:
                 raise FieldError(sample.problem)
-            if (held := sum(member.size for member in sample.places.values())) > MAX_BLOCK:
-                raise FieldError(f"too large: {held:,} bytes, and {MAX_BLOCK:,} is the most")
+            places = [(member.start, member.size) for member in sample.places.values()]
+            begins, ends = extents(*np.array(places, np.int64).reshape(-1, 2).T)
+            if (read := sum(ends) - sum(begins)) > MAX_BLOCK:
+                raise FieldError(f"too large: {read:,} bytes, and {MAX_BLOCK:,} is the most")
             height, width = self._checked(sample)
         except AmbiguousError as error:
             raise StoreError(str(error)) from error
@@ -242,7 +244,7 @@ class Scan:
             data = sample.data.get(column)
             if data is None:
                 if not each.field.optional:
-                    wanted, found = " or ".join(each.endings), sample.endings.told(8)
+                    wanted, found = " or ".join(each.endings), sample.endings.most_common(8)
                     raise FieldError(f"missing {name}: no member ends on {wanted}, only on {found}")
                 continue
             file = f"{sample.places[column].name}"
@@ -263,7 +265,7 @@ class Scan:
             f"{count:,} x {kind}" for kind, count in self.rejected.kinds.most_common(4)
         )
         first = self.rejected.first[0]
-        there = self._endings.told(_TOLD_ENDINGS)
+        there = self._endings.most_common(_SHOWN_ENDINGS)
         wanted = " ".join(f"--field '{each}'" for each in self._fields)
         return (
             f"no sample of {name} can be used so far ({kinds}; the first is {first['key']}: "

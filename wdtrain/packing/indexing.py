@@ -39,7 +39,7 @@ from wdtrain.packing.options import PackingProgress
 from wdtrain.packing.prepare import PixelSums
 from wdtrain.packing.splits import CHUNK, Holdout
 from wdtrain.remote.access import file_bytes, open_file
-from wdtrain.remote.extents import MAX_BLOCK
+from wdtrain.remote.extents import GAP, MAX_BLOCK
 from wdtrain.remote.remote_files import Remote
 from wdtrain.remote.tar_stream import CompressedTar
 from wdtrain.remote.urls import has_secrets, is_url, redacted
@@ -157,7 +157,7 @@ def _check(urls: Sequence[str], folder: Path, fields: Sequence[ForeignField]) ->
 
 
 def _name(url: str, folder: Path) -> str:
-    """A tar as the manifest names it: from the folder on where it lies in it, else its whole place.
+    """A tar as the manifest names it: relative to the folder that holds it, else its whole path.
     StoreError for one that holds secrets, which would stand there for all to read."""
     if is_url(url):
         if has_secrets(url):
@@ -258,7 +258,7 @@ class _Indexing:
     # ------------------------------------------------------------------ index and manifest
 
     def finish(self, folder: Path) -> None:
-        """The index lies in the folder, and the manifest after it; or neither does."""
+        """The index is written to the folder, then the manifest; or neither is."""
         document = self._document()
         index = folder / document["index"]["name"]
         try:
@@ -273,11 +273,12 @@ class _Indexing:
         facts = self._facts()
         layout = record_layout(facts["key_bytes"], len(self._fields))
         samples = sum(facts["samples"].values())
+        read = self.records.bytes_read((tar.first, tar.stop) for tar in self._tars)
         wanted = min(
-            _BLOCK_BYTES * samples / max(1, sum(facts["bytes"].values())),
+            _BLOCK_BYTES * samples / read,
             max(_LEAST_SAMPLES, samples / _WANTED_BLOCKS),
             _MOST_SAMPLES,
-            MAX_BLOCK // facts["most_bytes"],
+            MAX_BLOCK // (facts["most_bytes"] + GAP * len(self._fields)),
         )
         block = 1 << max(0, int(wanted).bit_length() - 1)
         splits, entry = self._write_records(layout, block, facts)
@@ -343,7 +344,7 @@ class _Indexing:
     def _write_records(
         self, layout: np.dtype, block: int, facts: dict[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Writes the index, split after split and tar after tar; what the manifest says of both."""
+        """Writes the index, split by split and tar by tar; returns the manifest entries of both."""
         digest, row, largest = hashlib.sha256(INDEX_MAGIC), 0, 1
         splits: dict[str, Any] = {}
         places: dict[str, Any] = {}

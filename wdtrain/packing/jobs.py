@@ -45,7 +45,7 @@ class PackingStopped(Exception):
 
 
 class StopSignal(Protocol):
-    """What a job tells while it works: samples done since it last did. May raise to stop it."""
+    """Called by a job with the samples done since the last call. May raise to stop it."""
 
     def __call__(self, samples: int) -> None: ...
 
@@ -151,7 +151,7 @@ class ShardRunner:
 
 
 def mended_meanwhile(plan: Plan, indices: list[int], target: Path) -> StoreError:
-    """What is said of samples whose files changed between two parts of a packing."""
+    """The message for samples whose files changed between two parts of a packing."""
     return StoreError(
         f"{named(plan.source, indices)} changed after they were packed: the dataset would be half "
         f"of the old files and half of the new; it is not finished. Give the command once without "

@@ -28,7 +28,7 @@ FLAT_LEVELS: Final = 4.0
 """Of 255: the standard deviation of the 16 x 17 cells below which a picture is flat."""
 MOST_PAIRS: Final = 1 << 36
 """Comparisons of small hashes, some minutes of one core. Above, a keyed share of the pictures that
-were held out is looked for, and how many is said."""
+were held out is searched for, and their number is reported."""
 _ROWS: Final = 1 << 13
 _AT_ONCE: Final = 1 << 21
 

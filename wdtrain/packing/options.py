@@ -52,8 +52,8 @@ class PackingOptions:
     out. shard_samples, samples_per_block: None means 8,192 and about 1 MiB, fewer for a small
     source. processes: None takes the usable cores. engine: "processes" of this machine, or "ray".
     part (i, n): every n-th shard is packed, from the i-th of 1..n. splits: "own" keeps folders
-    named train, val and test, "deal" divides anew, "auto" keeps them where every sample lies in
-    one. say: is told what a person should know; None: it is logged.
+    named train, val and test, "deal" divides anew, "auto" keeps them where every sample is in
+    one. say: called with what the user should know; None: it is logged.
     """
 
     encoding: str = "image"

@@ -1,7 +1,7 @@
 """What a packing will do, decided before a byte is written: settings, shards, and who is where.
 
 A plan is a pure function of the source and the options. It travels to the packing processes whole,
-and its digest tells an unfinished packing of the same from one of another.
+and its digest distinguishes an unfinished packing of the same from one of another.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class Plan:
         return self.deal.rows(self.source, job.split, job.start, job.stop)
 
     def identity(self) -> dict[str, Any]:
-        """What tells this dataset from another: it stands in the manifest."""
+        """What distinguishes this dataset from another; it is stored in the manifest."""
         source = {**self.source.description, "samples": len(self.source)}
         fields = [field_entry(field) for field in self.fields]
         return {"settings": self.settings.as_dict(), "source": source, "fields": fields}

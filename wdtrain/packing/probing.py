@@ -1,7 +1,7 @@
 """A look at a few samples of a source before a packing is planned: of which size they are.
 
-What most samples would be rejected for is found here, in seconds and not after hours, and told with
-the option that settles it.
+What most samples would be rejected for is found here, in seconds and not after hours, and
+reported with the option that settles it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _BY_CHANCE: Final = 1e-3
 
 
 class MisfitsError(StoreError):
-    """Samples are of several sizes, and nobody said what becomes of them."""
+    """Samples have several sizes, and no `fit` is declared."""
 
 
 class SampleSize(NamedTuple):

@@ -50,7 +50,7 @@ class Holdout:
 
 @dataclass(frozen=True)
 class _Threshold:
-    """Holds out the values whose keyed hash lies at or below `bound`; none when it is -1."""
+    """Holds out the values whose keyed hash is at most `bound`; none when that is -1."""
 
     key: bytes
     bound: int

@@ -165,7 +165,7 @@ class Staging:
         return not summary["samples"] or summary["bytes"] in sizes
 
     def note(self, packed_from: bytes) -> None:
-        """What the shards were packed from lies beside them."""
+        """What the shards were packed from is stored beside them."""
         _write(self.target / contents.PACKED_FROM, packed_from)
 
     def commit(self, document: dict[str, Any], shards: list[Finished]) -> None:
@@ -292,7 +292,7 @@ def _make_folder(work: Staging) -> None:
     strangers = [name for name in names if not is_clutter(name)]
     if strangers and FOLDER not in strangers and manifests.MANIFEST_NAME not in strangers:
         raise StoreError(
-            f"{work.target} is not empty ({strangers[0]!r} lies there) and is no packing; packing "
+            f"{work.target} is not empty (it holds {strangers[0]!r}) and is no packing; packing "
             "would mix with it; choose an empty or new folder"
         )
     work.folder.mkdir(exist_ok=True)

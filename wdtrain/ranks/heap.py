@@ -14,7 +14,7 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 
 
 def keep_freed_memory() -> None:
-    """From now on this process keeps what it frees for its own use; only glibc can be told so."""
+    """From now on this process keeps what it frees for its own use; only glibc has this setting."""
     tell = getattr(ctypes.CDLL(None), "mallopt", None)
     if tell is not None:
         tell(_MMAP_MAX, 0)

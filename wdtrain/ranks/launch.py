@@ -116,7 +116,7 @@ def start_accelerator(
     # Longer than the collective's own limit, which can say who is missing and so has to come first.
     join_ranks(timeout_seconds + _STARTING_SECONDS)
     accelerator = Accelerator(
-        # Not told so, accelerate takes each of several processes without a GPU for the only one.
+        # Without this, accelerate takes each of several processes without a GPU for the only one.
         cpu=is_one_of_several() and is_on_cpu(),
         mixed_precision="no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),

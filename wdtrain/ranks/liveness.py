@@ -74,7 +74,7 @@ class Beat:
 
 @dataclass(frozen=True)
 class FailedWait:
-    """What this rank waited for in vain, how long, whether until the limit; what gloo said."""
+    """What this rank waited for in vain, how long, whether until the limit; the error of gloo."""
 
     what: str
     seconds: float
@@ -164,7 +164,7 @@ def judge(
 
 
 def without_store(rank: int, waited: FailedWait, error: str) -> LostRanks:
-    """What can be said when the job's store is gone: who keeps it has ended."""
+    """The verdict when the job's store is gone: the process that keeps it has ended."""
     text = (
         f"rank 0, or the launcher on its machine, has ended (waited {waited.seconds:.0f} s for "
         f"{waited.what}; the job's store cannot be reached: {_line(error)}): without it the ranks "

@@ -1,11 +1,11 @@
 """Checkpoints: a folder a step, whole or not there.
 
 `begin` gives every rank the same temporary folder; `commit`, on rank 0 after a barrier, hashes and
-syncs what lies there, gives it its name and prunes older ones; `newest_of_all` finds the newest
+syncs its files, gives it its name and prunes older ones; `newest_of_all` finds the newest
 that is whole and the same for all ranks. `checkpoint.json` holds the files' SHA-256 and what the
 caller keeps beside them (cursor, recipe digest, schedules ...).
-The surprise: the best one is recorded nowhere: each manifest holds its metric, and the best of what
-lies there is the best of the run, because it is never pruned. So no pointer can be wrong.
+The surprise: the best one is recorded nowhere: each manifest holds its metric, and the best of
+those kept is the best of the run, because it is never pruned. So no pointer can be wrong.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a console is told, and what it works out from it: plans, progress, scores, speeds.
+"""What a console is given, and what it computes from it: plans, progress, scores, speeds.
 
 The surprise: speed and time left come from the console's own clock, never from what the training
 loop believes about itself; time that no part of the step accounts for is shown as "other".

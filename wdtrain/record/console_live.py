@@ -32,7 +32,7 @@ _MOST_EVENTS = 6
 
 
 class LiveConsole(Console):
-    """Draws the state of the run on a terminal; safe to be told things from the training thread."""
+    """Draws the state of the run on a terminal; safe to call from the training thread."""
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ class LiveConsole(Console):
         return rows
 
     def _doing(self, now: float) -> str:
-        """What goes on besides training; a step that does not come is said, not hidden."""
+        """What goes on besides training; a step that does not come is shown, not hidden."""
         silence = now - self._last_at
         if self._phase or silence < _SILENCE_SECONDS:
             return self._phase

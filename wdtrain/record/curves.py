@@ -215,7 +215,7 @@ def _dress(axes: Axes, title: str, lines: Sequence[_Line], *, from_zero: bool) -
 
 
 def _is_share(title: str) -> bool:
-    """Whether the quantity lies in 0..1 and would be bent out of shape by a logarithm."""
+    """Whether the quantity is in 0..1 and would be bent out of shape by a logarithm."""
     return any(title.endswith(label(metric)) for metric in HIGHER)
 
 

@@ -1,4 +1,4 @@
-"""How a run stands, as `status.json` says it, and whether the one that said "running" still lives.
+"""The state of a run as `status.json` has it, and whether one that wrote "running" still lives.
 
 The status names its process and host, and while the run goes it is written again every
 `HEARTBEAT_SECONDS` by a thread, in long validations too. `judge_status` reads it.
@@ -86,8 +86,8 @@ class Heartbeat:
 
 
 def judge_status(folder: Path | str) -> RunState | None:
-    """How the run in this folder stands: "interrupted", "finished" or "failed" as it said itself,
-    "running", or "dead": it said "running", and its process is gone. None without a status.
+    """How the run in this folder stands: "interrupted", "finished" or "failed" as it wrote itself,
+    "running", or "dead": it wrote "running", and its process is gone. None without a status.
 
     On its own host the process is looked for; a beat proves that a process of that id is still the
     same. Elsewhere the beat's age decides: dead after three missed ones. "unknown host": the status

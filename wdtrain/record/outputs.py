@@ -31,7 +31,7 @@ _UNSAFE = frozenset('\\<>:"|?*')
 
 
 class OutputError(ValueError):
-    """A result that cannot be written without harm: what lies there, why, what to do."""
+    """A result that cannot be written without harm: what is already there, why, what to do."""
 
 
 class Made(NamedTuple):
@@ -85,8 +85,8 @@ class Outputs:
     def write(self, name: str, data: bytes) -> None:
         """`folder/name` holds all of `data`, on disk; or is as it was, and an error says why.
 
-        name: relative, "/" between folders. OutputError where something lies there that may not
-        be replaced; OSError, which names the file, where the system refuses.
+        name: relative, "/" between folders. OutputError where something exists there that may
+        not be replaced; OSError, which names the file, where the system refuses.
         """
         path = self._path(name)
         if refusal := self._refusal(name):
@@ -101,7 +101,7 @@ class Outputs:
     def _path(self, name: str) -> Path:
         parts = PurePosixPath(name).parts
         if not parts or name.startswith("/") or ".." in parts:
-            raise OutputError(f"result {name!r} would lie outside of {self.folder}; rename its key")
+            raise OutputError(f"result {name!r} would be outside of {self.folder}; rename its key")
         return self.folder / name
 
     def _refusal(self, name: str) -> str:
@@ -112,7 +112,7 @@ class Outputs:
         known = self._made.get(name, set())
         if not known or path.is_symlink() or not path.is_file():
             return (
-                f"{path} lies there and was not made by {self.tool}, which never writes over what "
+                f"{path} exists and was not made by {self.tool}, which never writes over what "
                 "others made; move it away, or choose another --out"
             )
         if _sha256(path) not in known:
@@ -197,7 +197,7 @@ def _link(temporary: Path, path: Path) -> None:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """What the system refuses is said of `path`, not of the temporary file."""
+    """An error of the system names `path`, not the temporary file."""
     try:
         yield
     except OSError as error:

@@ -1,5 +1,5 @@
-"""What the record of a run is told: the shapes of others' objects, so that their rooms need not be
-imported."""
+"""What the record of a run is given: the protocols of others' objects, so that their rooms need not
+be imported."""
 
 from __future__ import annotations
 

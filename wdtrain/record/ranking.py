@@ -2,7 +2,7 @@
 
 The best and the worst are exact. The middle is that of at most `DRAWN` samples, those whose keys
 have the smallest hashes: all of them up to that number, so exact; above it a fair draw, whose
-middle lies within 2.5 % of the ranks of the true one (three standard errors). Which samples are
+middle is within 2.5 % of the ranks of the true one (three standard errors). Which samples are
 kept follows from keys and scores alone, so any cut over batches and ranks gives the same.
 """
 

@@ -35,7 +35,7 @@ def write_report(folder: Path | str, results: Mapping[str, Any]) -> Path:
     results, JSON values, every one but `tasks` and `splits` may be missing:
         title, outcome (a sentence; made from the numbers if missing), lead_split,
         run: {name: value} and data: {name: value}, shown as they are (state, steps, difficulty ...)
-        tasks: {task: {network, parameters, and what `task_facts` says of its target}}
+        tasks: {task: {network, parameters, and the `task_facts` of its target}}
         splits: {split: {samples, tasks: {task: {loss, metrics, baseline}}}}
         samples: {task: {metric, best, median, worst: [[key, score], ...], drawn: of how many
             samples the median is, if not of all}}

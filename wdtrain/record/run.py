@@ -1,6 +1,6 @@
 """The record of one run: its folder's lock, log, checkpoints and status, and its console.
 
-One object that the training loop tells what happened; on ranks other than 0 it writes nothing but
+One object that the training loop reports events to; on ranks other than 0 it writes nothing but
 keeps step with the checkpoints' folders. A step's numbers are read when the next one is recorded,
 so that logging does not wait for the device.
 """
@@ -125,7 +125,7 @@ class RunRecord:
             else:
                 write_whole(self._failed(self._collective.rank), self._tell(error).encode())
             return
-        time.sleep(_OTHERS_SECONDS)  # what ended those ranks may be about to be told
+        time.sleep(_OTHERS_SECONDS)  # what ended those ranks may be about to be reported
         status = read_status(self.folder) or {}
         if not getattr(error, "speaks", False) or status.get("state") != "running":
             return  # another rank reports it, or has done so
@@ -149,7 +149,7 @@ class RunRecord:
     def start(
         self, first_step: int, data: Mapping[str, Any], recipe: str, idle: Mapping[str, int]
     ) -> None:
-        """The log is cut back to where the run goes on, and the run's events are told.
+        """The log is cut back to where the run goes on, and the run's events are written.
 
         data: what it is trained on, as the manifest says; recipe: YAML; idle: the run's own count
         of the steps that each task did not take, looked at whenever the status is written.
@@ -198,7 +198,7 @@ class RunRecord:
         return found
 
     def is_finished(self, step: int, total_steps: int) -> bool:
-        """Whether nothing is left to do after `step`, which is then said."""
+        """Whether nothing is left to do after `step`; if so, it is reported."""
         status = read_status(self.folder)
         if step < total_steps or not status or status["state"] != "finished":
             return False
@@ -289,7 +289,7 @@ class RunRecord:
 
     def validation(self, step: int, scores: Sequence[SplitScores], *, final: bool = False) -> None:
         """The scores of every split, logged; those of the first, the leading one, are shown."""
-        if not final:  # those of the end are said in the report's own sentence
+        if not final:  # those of the end are in the report's own sentence
             lead = scores[0].tasks
             self.console.validation(step, [task.score(name) for name, task in lead.items()])
         prefix = "final" if final else "validation"

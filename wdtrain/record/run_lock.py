@@ -121,4 +121,4 @@ def lock_holder(folder: Path | str) -> str:
         holder = json.loads((Path(folder) / LOCK_NAME).read_bytes())
         return f"process {holder['pid']} on {holder['host']}"
     except (OSError, ValueError, KeyError, TypeError):
-        return "another process, which has not said its name"
+        return "a process that has not written its name"

@@ -84,7 +84,7 @@ class RunLog:
 
     def cut_back(self, step: int) -> int:
         """Only readable lines up to and with `step` are left, without the warnings of `step`
-        itself: a start from there said them, and the next one says its own. Returns how many went.
+        itself: a start from there logged them, and the next logs its own. Returns how many went.
 
         `damaged` names those that cannot be read. Killed in the middle, the log is as before.
         """
@@ -152,7 +152,7 @@ def write_status(folder: Path | str, state: State, why: str = "", **facts: Any) 
     except OSError as error:
         if error.errno not in FULL or not path.exists():
             raise
-        # A full disk has to be told of, too: in the bytes that the last status was given.
+        # A full disk is reported, too: in the bytes that the last status took.
         too_long = max(0, len(_status_bytes(body)) - room(path))
         body["why"] = why[: max(0, len(why) - too_long)]
         overwrite(path, _status_bytes(body))

@@ -1,4 +1,4 @@
-"""Which pieces of a tar are read for members that lie in it: few, and not all that lies between."""
+"""Which pieces of a tar are read for its members: few, and not all bytes between them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 GAP: Final = 64 << 10
-"""Bytes that are read along where they lie between members: another read costs more."""
+"""Gaps of up to this many bytes between members are read along: another read costs more."""
 MAX_MEMBER: Final = 256 << 20
 """Bytes of a member that is read."""
 MAX_BLOCK: Final = 1 << 32

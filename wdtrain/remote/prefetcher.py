@@ -19,7 +19,7 @@ MAX_WAITING: Final = 4096
 """Hints that wait for room; of more than that the oldest are forgotten."""
 
 Key = tuple[Hashable, ...]
-"""The owner, and then what tells the things apart that are loaded for it."""
+"""The owner, and then what distinguishes the things that are loaded for it."""
 
 _T = TypeVar("_T")
 

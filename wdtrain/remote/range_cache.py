@@ -95,7 +95,7 @@ class RangeCache:
         try:
             try:
                 self._write(begun, _checksum(key, data), data)
-                # Made room for when it already lies there, so that of several processes that
+                # Made room for when it is already there, so that of several processes that
                 # write at once at least the last one sees them all.
                 if self._make_room(path.parent.name):
                     os.rename(begun, path)
@@ -113,7 +113,7 @@ class RangeCache:
 
     @property
     def num_bytes(self) -> int:
-        """What lies in the folder, begun files included. Costs a look at every name."""
+        """The bytes in the folder, begun files included. Reads every name."""
         return sum(entry.num_bytes for leaf in range(_NUM_LEAVES) for entry in self._list(leaf))
 
     # ------------------------------------------------------------------ inside

@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 import xxhash
 
 LONGEST_PAUSE_SECONDS: Final = 15.0
-"""A longer wait mends nothing: an outage of minutes is told to a person."""
+"""A longer wait mends nothing: an outage of minutes is reported to the user."""
 
 LONGEST_ASKED_SECONDS: Final = 60.0
 """How far a server's own Retry-After is followed."""

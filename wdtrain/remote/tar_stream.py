@@ -3,7 +3,7 @@
 Owns the walk over headers and WebDataset's rule by which names become samples. Memory is that of a
 piece and a long name, whatever a header claims; links, folders and devices are passed over; what
 cannot be read rightly (sparse files, a wrong checksum, an end in mid-member) is refused with its
-place. The surprise: a tar ends at its first block of zeros, and what lies behind that is no part of
+place. The surprise: a tar ends at its first block of zeros, and what is behind that is no part of
 it, as tar itself has it.
 """
 
@@ -77,13 +77,13 @@ class Endings:
         """Of the first member, empty where there is none."""
         return next(iter(self._counts), "")
 
-    def told(self, most: int) -> str:
+    def most_common(self, most: int) -> str:
         """The most common ones, and whether there are more than are counted."""
-        told = ", ".join(ending for ending, _ in self._counts.most_common(most))
+        shown = ", ".join(ending for ending, _ in self._counts.most_common(most))
         more = (
             f" (there are more than {_MOST_ENDINGS:,} different ones: a key ends at its first dot)"
         )
-        return told + more * self._has_more
+        return shown + more * self._has_more
 
 
 class TarMember(NamedTuple):

@@ -2,7 +2,7 @@
 
 Owns what can go wrong with one and what each answer means: worth another try (Passing), not there
 (FileNotFoundError), or refused (StoreError). HTTP goes over fsspec's session but not through its
-`cat_file`, which tells neither a part from the whole nor how large the file is. The surprise: every
+`cat_file`, which shows neither whether a part came nor how large the file is. The surprise: every
 request has a time limit, since a server that never answers is a fault like any other.
 """
 
@@ -142,7 +142,7 @@ class HttpTransport(Transport):
             self._knows_ranges = False
             warnings.warn(
                 f"the server of {redacted(url)} answers with whole files where a part is asked "
-                "for, so each block costs all that lies before it; take a server that knows byte "
+                "for, so each block costs all that is before it; take a server that knows byte "
                 "ranges (python -m http.server does not), or copy the dataset here",
                 RuntimeWarning,
                 stacklevel=2,

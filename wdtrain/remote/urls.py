@@ -1,7 +1,7 @@
 """Paths and URLs as text: which is which, how a name is put behind one, how one may be shown.
 
 The surprise: a signed URL (`https://host/data?sig=...`) keeps its query behind every name, and what
-is told of a URL, in an error, a log or a report, leaves out user, password and the query's values,
+is shown of a URL, in an error, a log or a report, leaves out user, password and the query's values,
 which are secrets.
 """
 
@@ -65,7 +65,7 @@ def folder_of(url: str, name: str) -> str:
 
 
 def redacted(url: str) -> str:
-    """A URL as it may be told: "..." for user and password and for the values of its query, and no
+    """A URL as it may be shown: "..." for user and password and for the values of its query, and no
     fragment."""
     if not is_url(url):
         return url
@@ -114,7 +114,7 @@ def has_secrets(url: str) -> bool:
 
 
 def without_secrets(text: str, *urls: str) -> str:
-    """A text of anybody's, as an error of a library: the URLs in it as they may be told, and
+    """A text of anybody's, as an error of a library: the URLs in it as they may be shown, and
     nowhere what is secret in `urls`."""
     text = _URL.sub(lambda found: redacted(found[0]), text)
     for url in urls:

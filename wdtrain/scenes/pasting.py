@@ -49,7 +49,7 @@ def overlap(
 def visible_fraction(
     alpha: np.ndarray, layer_depth: np.ndarray | float, depth: np.ndarray, spot: Spot
 ) -> float:
-    """The share of the layer's alpha that lies in the picture and is nearer than `depth`."""
+    """The share of the layer's alpha that is inside the picture and nearer than `depth`."""
     there, here = overlap(spot, alpha.shape, depth.shape[0])
     nearest = layer_depth[here] if isinstance(layer_depth, np.ndarray) else layer_depth
     seen = float(alpha[here][nearest < depth[there]].sum())

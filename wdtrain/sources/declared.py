@@ -1,4 +1,4 @@
-"""What a folder's `triples.json` says of its files: what depth values and mask values mean.
+"""What a folder's `triples.json` declares of its files: what depth and mask values mean.
 
 Owns the words of that file. Depth that is linear in metres is converted here to the codes that are
 stored, labels to alpha. What the values themselves speak against is not taken in silence: such a
@@ -154,7 +154,7 @@ def read_declared(document: dict[str, Any], guess: DepthFormat | None) -> Declar
 
 
 def declaration_note(folder: object, document: dict[str, Any]) -> str | None:
-    """What a user should know of how the depth of a folder is taken; None where it is said."""
+    """What a user should know of how the depth of a folder is read; None where it is declared."""
     if "depth" not in document:
         lacks = "'s triples.json does not declare depth" if document else " has no triples.json"
         return (

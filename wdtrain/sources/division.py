@@ -1,7 +1,7 @@
 """A person's own split: a source whose folders are named train, val, test.
 
-Found at the first depth at which every triple lies in a folder of such a name, and told from one
-where only some do: then nobody but the person knows what the others are.
+Found at the first depth at which every triple is in a folder of such a name. Where only some
+are, nobody but the person knows what the others are.
 """
 
 from __future__ import annotations

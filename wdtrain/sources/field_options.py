@@ -20,7 +20,7 @@ _COMMA: Final = re.compile(r",(?![^{}]*\})")
 
 @dataclass(frozen=True)
 class FieldOption:
-    """One declared field: `pattern` says where it lies, `options` what its values mean."""
+    """One declared field: `pattern` matches its files, `options` say what its values mean."""
 
     name: str
     kind: str

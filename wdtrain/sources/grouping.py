@@ -55,8 +55,8 @@ class _ByPattern:
 
 class _ByTable:
     """The rows of a CSV or TSV file, by the sample they name: with or without ending and folders,
-    as it stands there. Without folders only where that is said of one group: `a/1` and `b/1` may
-    be of different ones."""
+    as it stands there. Without folders only where that names one group: `a/1` and `b/1` may be of
+    different ones."""
 
     def __init__(self, file: str, column: str) -> None:
         self._groups: dict[str, str] = {}
@@ -105,7 +105,7 @@ class _ByTable:
 
 
 def _unique(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """The groups of names, without the names of which several are said."""
+    """The groups of names, without the names that several are given for."""
     found: dict[str, str] = {}
     for name, group in pairs:
         if found.setdefault(name, group) != group:
@@ -124,7 +124,7 @@ def parse_group(text: str) -> Grouping:
 
 
 def told_group(text: str) -> str:
-    """What `--group` says, as a manifest tells it: without the folder of a table."""
+    """`--group` as a manifest stores it: without the folder of a table."""
     return text if _TABLE.fullmatch(text) is None else text.rpartition("/")[2]
 
 

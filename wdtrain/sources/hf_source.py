@@ -26,7 +26,7 @@ from wdtrain.sources.names import key_of
 from wdtrain.sources.pattern_source import completed, key_room, loaded
 
 MARKS: Final = ("dataset_dict.json", "dataset_info.json", "state.json")
-"""One of these lies in a folder that the library saved."""
+"""A folder that the library saved holds one of these."""
 _META: Final = ("string", "int8", "int16", "int32", "int64", "bool")
 """Types of columns that are kept in a sample's JSON."""
 

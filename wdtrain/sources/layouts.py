@@ -74,7 +74,7 @@ LAYOUTS: Final = {
 
 
 def open_layout(name: str, folder: Path, declared: Sequence[FieldOption]) -> PatternSource:
-    """The source of a folder in a layout. StoreError for a folder that lies otherwise."""
+    """The source of a folder in a layout. StoreError for a folder of another layout."""
     layout = LAYOUTS[name]
     if not folder.is_dir():
         raise StoreError(f"{folder} is not a folder; --layout {name} is {layout.what}")

@@ -62,7 +62,7 @@ class Unusual(NamedTuple):
 @dataclass(frozen=True)
 class Listing:
     """The triples of a folder: `names` is a sorted bytes array [n], each the path below the
-    folder without suffix, and a mark for the overlay's suffix. `digest` tells the names of all
+    folder without suffix, and a mark for the overlay's suffix. `digest` is of the names of all
     files of triples, in any order of listing."""
 
     names: np.ndarray

@@ -24,7 +24,7 @@ def open_source(
     text: str, declared: Sequence[FieldOption] = (), layout: str | None = None
 ) -> Source:
     """The source at a path or URL, with these fields, in this layout; a folder of which nothing is
-    declared is one of triples. StoreError where it lies otherwise."""
+    declared is one of triples. StoreError where its layout is another."""
     if layout is not None and layout not in LAYOUT_NAMES:
         raise StoreError(f"--layout {layout!r} is not known; there are {', '.join(LAYOUT_NAMES)}")
     names = [option.name for option in declared]

@@ -139,7 +139,7 @@ def _slots_of(files: Sequence[FieldFiles]) -> tuple[str, ...]:
     for each in files:
         if strange := [slot for slot in each.pattern.slots if slot not in slots]:
             raise StoreError(
-                f"the pattern {each.pattern.text!r} of {each.option.name} tells files apart by "
+                f"the pattern {each.pattern.text!r} of {each.option.name} distinguishes files by "
                 f"{{{strange[0]}}}, and that of the others has none; write it into all of them, or "
                 "* where it is no matter"
             )
@@ -147,7 +147,7 @@ def _slots_of(files: Sequence[FieldFiles]) -> tuple[str, ...]:
 
 
 def ident(slots: Sequence[str], pattern: Pattern, values: dict[str, bytes]) -> int:
-    """64 bits of what a field's pattern tells of a sample."""
+    """64 bits of what a field's pattern captures of a sample."""
     shared = slots if pattern.slots == slots else [slot for slot in slots if slot in pattern.slots]
     return xxhash.xxh3_64_intdigest(join_name(shared, values))
 

@@ -33,7 +33,7 @@ _SHOWN: Final = 3
 
 
 class Parts(Protocol):
-    """Which parts a sample is made of, as far as its name tells."""
+    """Which parts a sample is made of, as far as its name shows."""
 
     def of(self, name: str) -> dict[str, str]:
         """What its JSON names: background and cutout, or nothing."""
@@ -233,8 +233,8 @@ class PatternSource(FileSamples):
 
 
 def loaded(field: Field, option: FieldOption, data: bytes, *, file: str) -> Value:
-    """What a source hands on of a file; what a FieldError says to declare, it says of this very
-    line."""
+    """The value of a field in a file. A FieldError that proposes declarations proposes them for
+    this very option."""
     try:
         return field.load(data, file=file)
     except FieldError as error:

@@ -28,7 +28,7 @@ _ENDING: Final = re.compile(r"(.*\.)([^./{}*]+)", re.DOTALL)
 
 
 class Found(NamedTuple):
-    """What a path told: the value of each slot, and the texts of what is no part of the name."""
+    """Captured of a path: the value of each slot, and the texts of what is no part of the name."""
 
     values: dict[str, bytes]
     variant: tuple[bytes, ...]
@@ -97,7 +97,7 @@ class Pattern:
                 f"one sample; write for example {usable}"
             )
         if names.count(FOLDERS) > 1:
-            raise FieldError(f"the pattern {self.text!r} holds **/ twice; once is what can be told")
+            raise FieldError(f"the pattern {self.text!r} holds **/ twice; it can match only once")
         folders = self.text.split("/")
         if self.text.startswith("/") or ".." in folders or "" in folders:
             raise FieldError(
@@ -167,7 +167,7 @@ class Pattern:
         return True
 
     def match(self, path: bytes) -> Found | None:
-        """What a path below the folder tells; None where it is of another pattern."""
+        """What is captured of a path below the folder; None where it does not match."""
         if self._backward is None:
             found = self._regex.fullmatch(path)
             texts = () if found is None else found.groups()

@@ -44,7 +44,7 @@ def share_to_allow(num_broken: int, num_read: int) -> float:
 
 
 def left_out(broken: Sequence[str]) -> str:
-    """What is said of broken files."""
+    """The message for broken files."""
     return f"samples whose files cannot be decoded ({', '.join(broken[:3])})"
 
 

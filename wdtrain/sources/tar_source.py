@@ -141,7 +141,7 @@ class TarSource:
     def _check_found(self, text: str, index: _Index) -> None:
         for option, ending, places in zip(self._options, self._endings, self._places, strict=False):
             if not (places != _NONE).any() and not self._field_is_optional(option):
-                there = index.others.told(8) or "nothing"
+                there = index.others.most_common(8) or "nothing"
                 raise StoreError(
                     f"{redacted(text)} holds no member that ends in .{ending} ({option.name}); its "
                     f"members end in {there}: write one of these, as --field "
@@ -250,7 +250,7 @@ class TarSource:
             return
 
     def signal(self, index: int) -> int:
-        """See `contents.FromFiles`; what lies behind a URL is taken not to change."""
+        """See `contents.FromFiles`; what is behind a URL is assumed not to change."""
         url = self._urls[int(self._tars[index])]
         return 0 if is_url(url) else signal_of([url])
 
@@ -291,7 +291,7 @@ def _there(text: str) -> list[str]:
 
 
 def _how_to_unpack(error: CompressedTar, text: str) -> str:
-    """What is said of a compressed tar: the command that unpacks it."""
+    """The message for a compressed tar: the command that unpacks it."""
     url = error.name
     fetch = f"curl -fL {shlex.quote(url)} | {_UNPACK[error.how]}"
     unpack = fetch if is_url(url) else f"{_UNPACK[error.how]} {shlex.quote(url)}"

@@ -1,4 +1,4 @@
-"""What lies on disk and how it is read. No torch.
+"""What is on disk and how it is read. No torch.
 
 Read `manifest.py` and `schema.py` (what a dataset is), `shards.py`, `frames.py` and `tar.py` (how
 blocks lie in a shard), `samples.py` (how samples lie in a block), `filling.py` and `loading.py`

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 import numpy as np
 
 KEPT: Final = 8
-"""Arrays whose memory is kept for the next ones unless told otherwise: what lies idle stays small
+"""Arrays whose memory is kept for the next ones by default: what is idle stays small
 beside what is used, however sizes differ."""
 
 _SPARE: Final = 8
@@ -54,9 +54,9 @@ def _ordinary(num_bytes: int) -> np.ndarray:
 
 
 class Recycled:
-    """Thread-safe. allocate: uninitialised uint8 [num_bytes]; None: ordinary memory. released: told
-    of each lease when nothing shows its memory any more, to add what may still read it. kept:
-    arrays whose memory is kept for the next ones."""
+    """Thread-safe. allocate: uninitialised uint8 [num_bytes]; None: ordinary memory. released:
+    called with each lease when nothing shows its memory any more, to add what may still read it.
+    kept: arrays whose memory is kept for the next ones."""
 
     def __init__(
         self,

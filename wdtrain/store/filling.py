@@ -153,7 +153,7 @@ class _Column:
         return not own and self.field.channels == 3 and self.field.resizing.loop == "area"
 
     def compiled(self, codec: Codec | None) -> native.Column:
-        """As the compiled part is told; None: it passes this column over."""
+        """As passed to the compiled part; None: it skips this column."""
         shape, value_bytes = self.field.shape(*self._stored), self.field.dtype.itemsize
         prefix = b""
         if codec in ("png", "npy"):
@@ -276,7 +276,7 @@ class Filler:
 
 
 def _copied_starts(starts: np.ndarray, sizes: np.ndarray, manifest: Manifest) -> np.ndarray:
-    """int64 [1 + fields, n]: where in raw samples begins what is copied as it lies there, the name
+    """int64 [1 + fields, n]: where in raw samples begins what is copied as it is, the name
     and the pixels; from the starts and sizes [members, n].
 
     The name is the start of the header before a member; pixels are its end, after that of `.npy`.

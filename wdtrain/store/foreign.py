@@ -1,9 +1,9 @@
 """Reading somebody else's tars by their index: blocks of samples, and the pixels in them.
 
 Hands on what `shards.py` and `samples.py` hand on of our own shards. A block here is the records of
-its samples and the bytes of their members, read in as few pieces as lie apart in the tar. Files are
-understood as at packing (`Field.load`), and brought to the size wanted as they are read.
-The surprise: damage is found by sample, not by block; of a damaged block the others are kept.
+its samples and the bytes of their members, read in as few pieces as are apart in the tar and kept
+without the gaps between. Files are decoded as at packing (`Field.load`), and resized as they are
+read. The surprise: damage is found by sample, not by block; the rest of a damaged block is kept.
 """
 
 from __future__ import annotations
@@ -44,12 +44,20 @@ class ForeignShardReader(ShardReader):
         """They are read from the index, block by block."""
 
     def read_packed(self, index: int) -> bytes:
-        """The records of a block, with their number in front, and the bytes that they point to;
-        StoreError or DamagedBlock where it cannot be read."""
+        """The records of a block, with their number in front, and the bytes of their members in the
+        order of the tar, without the gaps that were read along; StoreError or DamagedBlock where it
+        cannot be read."""
         records = self._records(index)
-        parts = [_COUNT.pack(len(records)), records.tobytes()]
-        for start, stop in zip(*_extents(records), strict=True):
-            parts.append(bytes(self._read(index, start, stop - start)))
+        parts: list[bytes | memoryview] = [_COUNT.pack(len(records)), records.tobytes()]
+        order = _tar_order(records)
+        starts, sizes = (records[name].ravel()[order].tolist() for name in ("starts", "sizes"))
+        begins, ends = _extents(records)
+        first = [*np.searchsorted(starts, begins).tolist(), len(starts)]
+        for at, (begin, end) in enumerate(zip(begins, ends, strict=True)):
+            piece = memoryview(self._read(index, begin, end - begin))
+            those = slice(first[at], first[at + 1])
+            for start, size in zip(starts[those], sizes[those], strict=True):
+                parts.append(piece[start - begin : start - begin + size])
         return b"".join(parts)
 
     def unpack(self, index: int, packed: bytes | memoryview) -> bytes | memoryview:
@@ -108,6 +116,14 @@ def open_shard(
     return reader(url, shard, manifest, opened=opened, memory=memory)
 
 
+def _tar_order(records: np.ndarray) -> np.ndarray:
+    """Places in `starts` and `sizes`, flattened, of the members that are there, as the tar has
+    them."""
+    order = np.argsort(records["starts"], axis=None, kind="stable")
+    found: np.ndarray = order[records["sizes"].ravel()[order] > 0]
+    return found
+
+
 def _extents(records: np.ndarray) -> tuple[list[int], list[int]]:
     """Starts and ends of the pieces that hold all members of records, in order."""
     return extents(records["starts"], records["sizes"])
@@ -156,15 +172,13 @@ def parse_foreign(data: bytes | memoryview, manifest: Manifest) -> ForeignBlock:
     layout = manifest.index_file.layout
     (count,) = _COUNT.unpack(data[: _COUNT.size])
     records = np.frombuffer(data, layout, count, _COUNT.size)
-    extents = np.array(_extents(records), np.int64)
-    lengths = extents[1] - extents[0]
-    begins = _COUNT.size + count * layout.itemsize + np.cumsum([0, *lengths])
+    sizes, order = records["sizes"].astype(np.int64), _tar_order(records)
+    begin = _COUNT.size + count * layout.itemsize
+    begins = begin + np.cumsum([0, *sizes.ravel()[order]])
     if begins[-1] != len(data):
         raise StoreError("a block does not hold what its index says")
-    starts, sizes = records["starts"].astype(np.int64), records["sizes"].astype(np.int64)
-    which = np.maximum(np.searchsorted(extents[0], starts, side="right") - 1, 0)
-    shift = begins[:-1] - extents[0]
-    places = np.where(sizes > 0, starts + (shift[which] if len(shift) else 0), 0)
+    places = np.zeros(sizes.shape, np.int64)
+    places.ravel()[order] = begins[:-1]
     block = ForeignBlock(data, records, places, sizes, manifest)
     for row, key in enumerate(records["key"].tolist()):
         if not KEY.fullmatch(key.decode("latin-1")):
@@ -218,8 +232,8 @@ def _decode(
         file = f"{each.name} of {key}"
         with decoding(file):
             whole = bytes(data)
-            if (told := size_in_head(whole, file)) is not None:
-                _check_within(told, manifest)  # before room is made for its pixels
+            if (stated := size_in_head(whole, file)) is not None:
+                _check_within(stated, manifest)  # before room is made for its pixels
             values[each.name] = each.load(whole, file=file)
             found[each.name] = each.size_of(values[each.name])
     shown = _one_size(found, manifest)

@@ -54,7 +54,7 @@ class _Entry(schema.Part):
 
 @dataclass(frozen=True)
 class ForeignIndex:
-    """What a manifest says of its index.
+    """The index as the manifest describes it.
 
     name, num_bytes, sha256: of the file. key_bytes: letters of the longest key. block_bytes: most
     that the members of a block take. smallest, largest: (height, width) that no picture falls below

@@ -48,7 +48,7 @@ class _Garbled(StoreError):
 
 
 class Block(NamedTuple):
-    """Where a block of a `.tar` shard lies, and the XXH64 of its bytes."""
+    """The place of a block of a `.tar` shard, and the XXH64 of its bytes."""
 
     offset: int
     num_bytes: int
@@ -87,7 +87,7 @@ class Manifest:
     `remote` is how its shards are reached where it is a URL; it is no part of what the dataset is.
     """
 
-    url: str = field(repr=False)  # may hold secrets: told by `shown` alone
+    url: str = field(repr=False)  # may hold secrets: printed by `redacted` alone
     version: int
     encoding: Encoding
     compression: str
@@ -116,7 +116,7 @@ class Manifest:
         url = folder_of(str(url), MANIFEST_NAME)
         if was_redacted(url):
             raise StoreError(
-                f"{url} is a URL as it is told, without what is secret in it, and so cannot be "
+                f"{url} is a URL as it is shown, without what is secret in it, and so cannot be "
                 "read; a run's folder does not keep the whole one: give it (--data of predict, "
                 "TARGET of other tools, data.url of a recipe)"
             )
@@ -138,7 +138,7 @@ class Manifest:
 
     @property
     def is_remote(self) -> bool:
-        """Whether any of it lies behind a URL."""
+        """Whether any of it is behind a URL."""
         names = [shard.name for split in self.splits.values() for shard in split.shards]
         return is_url(self.url) or (self.index is not None and any(map(is_url, names)))
 
@@ -249,8 +249,8 @@ class Manifest:
             ) from error
 
     def content_of(self, shard: Shard) -> tuple[int, str]:
-        """The bytes and the SHA-256 (hex) of a shard where it lies: of a remote one that is not as
-        the manifest says, read as often as a request that fails."""
+        """The bytes and the SHA-256 (hex) of a shard where it is stored: of a remote one that is
+        not as the manifest says, read as often as a request that fails."""
         url = self.shard_url(shard)
         found = (-1, "")
         for _ in range(self.remote.access.tries if is_url(url) else 1):

@@ -88,7 +88,7 @@ class Column(ctypes.Structure):
 
 
 class Form(ctypes.Structure):
-    """How samples are stored, as the compiled part is told: `Form` of `_rows.h`."""
+    """How samples are stored, as passed to the compiled part: `Form` of `_rows.h`."""
 
     _fields_ = (
         ("columns", ctypes.POINTER(Column)),
@@ -171,7 +171,7 @@ def address_of(data: bytes | memoryview) -> int:
 
 
 def at(array: np.ndarray) -> int:
-    """Where a contiguous array lies in memory; good for as long as it is held."""
+    """The address of a contiguous array; good for as long as it is held."""
     assert array.flags.c_contiguous
     address: int = array.__array_interface__["data"][0]
     return address

@@ -103,7 +103,7 @@ class _Fields(Part):
 
 
 class DeclaredFields(NamedTuple):
-    """What a manifest says of its fields: those in stored order, and the sums of each image."""
+    """The fields of a manifest in stored order, and the sums of each image."""
 
     fields: dict[str, Field]
     sums: dict[str, ChannelSums]

@@ -126,12 +126,12 @@ class ShardReader:
         return self.unpack(index, self.read_packed(index))
 
     def read_packed(self, index: int) -> bytes | memoryview:
-        """A block as it lies in the file; StoreError or DamagedBlock where it cannot be read."""
+        """A block as stored in the file; StoreError or DamagedBlock where it cannot be read."""
         self._check_size(index)
         return self._read(index, *self._extent(index))
 
     def frame(self, index: int) -> Frame:
-        """Where a compressed block lies in its local file, and what it inflates to; DamagedBlock
+        """The place of a compressed block in its local file, and its inflated size; DamagedBlock
         where that is more than a block may be."""
         self._check_size(index)
         assert isinstance(self._file, LocalFile), "only a local file has a descriptor"
@@ -150,7 +150,7 @@ class ShardReader:
         self._verified.add(index)
 
     def _extent(self, index: int) -> tuple[int, int]:
-        """Where a block lies in the file: offset and bytes."""
+        """The place of a block in the file: offset and bytes."""
         if self._is_compressed:
             return int(self._table.offsets[index]), int(self._table.packed[index])
         block = self.shard.blocks[index]

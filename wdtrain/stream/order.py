@@ -27,7 +27,7 @@ ORDER_VERSION = 3
 """Raised whenever the same arguments would give another order: old cursors are then refused."""
 
 SHUFFLE_BYTES = 2**30
-"""What samples are shuffled among, in bytes of memory, unless told otherwise."""
+"""What samples are shuffled among, in bytes of memory, by default."""
 
 TABLE_BLOCKS = 1 << 16
 """Up to here an epoch's permutation of blocks is kept as a table (512 KB), not worked out anew."""

@@ -30,7 +30,7 @@ class ReadAhead:
     """The blocks of one pass over a rank's share of the order, on their way before they are needed.
 
     A `BoundedPrefetcher` loads them, without a bound of its own: what the order needs until a
-    position is asked for in any case, what lies beyond while there is room.
+    position is asked for in any case, what is beyond while there is room.
     """
 
     def __init__(

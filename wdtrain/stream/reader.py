@@ -311,7 +311,7 @@ class _Reading:
         )
 
     def _wait_for(self, task: Future[None]) -> bool:
-        """Whether the task ended before `give_up` said to wait no longer."""
+        """Whether the task ended before `give_up` returned True."""
         give_up = self.stream.give_up
         if give_up is not None:
             # `wait` says whether it ended: a TimeoutError of `result` may be the task's own.

@@ -86,8 +86,8 @@ class Window:
             self.rows = known
 
     def _index(self) -> None:
-        """Which places each block has: blocks are told by their slots, in order of their numbers.
-        Rows lie nowhere yet."""
+        """Which places each block has: blocks are identified by their slots, in order of their
+        numbers. Rows have no place yet."""
         numbers, slots = np.unique(self.places[0], return_inverse=True)
         self._numbers, self._slots = numbers, slots.reshape(-1)
         self._by_slot = np.argsort(self._slots, kind="stable")
@@ -265,7 +265,7 @@ class Blocks:
             raise
 
     def read(self, number: int) -> bytes | memoryview:
-        """A block as it lies in its shard; DamagedBlock or StoreError where it cannot be read."""
+        """A block as stored in its shard; DamagedBlock or StoreError where it cannot be read."""
         shard, inside = self._place(number)
         return self._reader(shard).read_packed(inside)
 
@@ -306,7 +306,7 @@ class Blocks:
             *(part.tolist() for part in self.order.shard_block(np.array(numbers))),
             strict=True,
         ):
-            with suppress(StoreError):  # a shard that is missing: said of its own blocks alone
+            with suppress(StoreError):  # a shard that is missing: reported for its own blocks alone
                 wanted.append((number, (self._reader(shard), inside)))
         while wanted:
             blocks, reading, inflating, parsing = self._loader.load([place for _, place in wanted])

@@ -222,7 +222,7 @@ class Target(ABC):
         return 1.0 - value / other if other else float("nan")
 
     def breakdown(self, metrics: Mapping[str, float]) -> Breakdown | None:
-        """What the report says of a split beside `columns`."""
+        """What the report shows of a split besides `columns`."""
         return None
 
     # ------------------------------------------------------------------ pictures and files
