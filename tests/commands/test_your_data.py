@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import ClassVar
 
 import numpy as np
@@ -28,7 +29,7 @@ from tests.sources.people import (
 )
 from tests.sources.test_suggest import CASES
 from wdtrain import fields
-from wdtrain.commands import inspect_shards, pack_shards, pack_sources
+from wdtrain.commands import bench_stream, inspect_shards, pack_shards, pack_sources
 from wdtrain.packing.verify import verify, walk_blocks
 from wdtrain.store.manifest import Manifest
 
@@ -276,6 +277,34 @@ def test_a_kind_of_ones_own_is_packed(tmp_path: Path, monkeypatch: pytest.Monkey
     declared = ["--field", "image=image:image/{key}.jpg", "--field", "ink=inked:mask/{key}.png"]
     assert pack_shards.main([*given, *declared]) == 0
     assert isinstance(Manifest.load(str(tmp_path / "set")).fields["ink"], Inked)
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments"),
+    [
+        (inspect_shards, ["show", "set"]),
+        (inspect_shards, ["verify", "set"]),
+        (inspect_shards, ["audit", "set"]),
+        (inspect_shards, ["grid", "set"]),
+        (inspect_shards, ["order", "set", "--position", "0"]),
+        (inspect_shards, ["order", "set", "--shuffle"]),
+        (inspect_shards, ["augment", "set", "00", "--epoch", "0"]),
+        (bench_stream, ["set", "--samples", "9", "--rounds", "1", "--threads", "1"]),
+    ],
+    ids=str,
+)
+def test_a_dataset_with_a_kind_of_ones_own_is_opened_by_every_tool(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tool: ModuleType,
+    arguments: list[str],
+) -> None:
+    test_a_kind_of_ones_own_is_packed(tmp_path, monkeypatch)
+    fields.KINDS.pop("inked")
+    assert tool.main(arguments) == 2
+    assert "give --kind inked=PACKAGE.MODULE:CLASS" in capsys.readouterr().err
+    assert tool.main([*arguments, "--kind", f"inked={__name__}:Inked"]) == 0
 
 
 @dataclass(frozen=True)

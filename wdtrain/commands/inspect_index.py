@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from wdtrain.commands.own_kinds import add_kinds, register_kinds
 from wdtrain.commands.pack_shards import MAX_REJECTS, long_work
 from wdtrain.disk.failures import StoreError
-from wdtrain.fields import register
 from wdtrain.packing.foreign_scan import ForeignField
 from wdtrain.packing.indexing import IndexOptions, Naming, write_index
 from wdtrain.remote.remote_files import Remote
@@ -59,7 +59,7 @@ def add_index(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         metavar="NAME=KIND:ENDING[,option=value...]",
         help="a field, and what the names of its members end on behind the key; several: jpg|png",
     )
-    add("--kind", action="append", default=[], metavar="NAME=MODULE:CLASS", help="one's own kind")
+    add_kinds(parser)
     add(
         "--holdout-samples",
         type=float,
@@ -80,9 +80,7 @@ def add_index(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def index(options: argparse.Namespace) -> int:
     """Writes manifest and index, and says what is in them."""
-    for text in options.kind:
-        name, _, path = text.partition("=")
-        register(name, path)
+    register_kinds(options)
     fields = [foreign_field(text) for text in options.field]
     room = key_room([each.field for each in fields])
     naming = Naming(lambda name: key_of(name, room))

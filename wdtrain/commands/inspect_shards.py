@@ -20,6 +20,7 @@ from wdtrain.commands.contact_sheet import contact_sheet
 from wdtrain.commands.inspect_augment import add_augment
 from wdtrain.commands.inspect_index import add_index, index_summary
 from wdtrain.commands.inspect_order import add_order
+from wdtrain.commands.own_kinds import add_kinds, register_kinds
 from wdtrain.commands.pack_shards import long_work
 from wdtrain.commands.read_elsewhere import programs
 from wdtrain.disk.failures import StoreError
@@ -78,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     ):
         action = actions.add_parser(name, help=text, description=text)
         action.add_argument("target", metavar="TARGET", help="a dataset's folder or URL")
+        add_kinds(action)
         action.set_defaults(act=_of_manifest(act))
         if name == "grid":
             _grid_options(action)
@@ -89,7 +91,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _of_manifest(act: Callable[[Manifest, argparse.Namespace], int]) -> Act:
     """An action on a manifest as one on the options that name it."""
-    return lambda options: act(Manifest.load(options.target), options)
+
+    def of_target(options: argparse.Namespace) -> int:
+        register_kinds(options)
+        return act(Manifest.load(options.target), options)
+
+    return of_target
 
 
 def _grid_options(action: argparse.ArgumentParser) -> None:

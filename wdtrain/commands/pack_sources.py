@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from wdtrain.commands.own_kinds import add_kinds, register_kinds
 from wdtrain.disk.failures import StoreError
-from wdtrain.fields import FieldError, register
 from wdtrain.fields.source import Source
 from wdtrain.packing.jobs import TooManyRejects
 from wdtrain.packing.probing import MisfitsError
@@ -41,7 +41,6 @@ GROUP_HELP: Final = (
     "samples that belong together (scenes, videos, patients) fall on one side of the split: a "
     "regular expression over their names whose first (group) is the group, or FILE.csv:COLUMN"
 )
-KIND_HELP: Final = "a kind of field of your own: the class in a module that can be imported"
 UNPACK: Final = "This command unpacks its tars; pack from there, as *.tar:"
 FIELD_EXAMPLES: Final = """\
 anybody's data (docs/your-data.md has more):
@@ -64,9 +63,7 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument("--layout", metavar="LAYOUT", help=LAYOUT_HELP)
     group.add_argument("--group", metavar="REGEX|FILE.csv:COLUMN", help=GROUP_HELP)
-    group.add_argument(
-        "--kind", action="append", default=[], metavar="NAME=PACKAGE.MODULE:CLASS", help=KIND_HELP
-    )
+    add_kinds(group)
 
 
 def layouts_help() -> str:
@@ -80,13 +77,7 @@ def layouts_help() -> str:
 def source_of(options: argparse.Namespace) -> Source | Callable[[], Source]:
     """The source that is made on the fly, or else what opens the folder or the tars: `pack` starts
     its processes while these are listed."""
-    for text in options.kind:
-        name, equals, path = text.partition("=")
-        if not equals:
-            raise FieldError(
-                f"--kind {text!r} names no class; write --kind NAME=package.module:Class"
-            )
-        register(name, path)
+    register_kinds(options)
     made: Source | None = parse_source(options.source)
     if made is not None and (options.field or options.layout):
         raise StoreError(
