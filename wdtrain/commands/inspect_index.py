@@ -13,6 +13,7 @@ from wdtrain.commands.pack_shards import MAX_REJECTS, long_work
 from wdtrain.disk.failures import StoreError
 from wdtrain.packing.foreign_scan import ForeignField
 from wdtrain.packing.indexing import IndexOptions, Naming, write_index
+from wdtrain.packing.splits import Holdout
 from wdtrain.remote.remote_files import Remote
 from wdtrain.sources.field_options import parse_field
 from wdtrain.sources.grouping import parse_group, told_group
@@ -64,8 +65,9 @@ def add_index(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "--holdout-samples",
         type=float,
         metavar="P",
-        help="share of samples (with --group: of groups) that becomes the split val; default 0, "
-        "with --group 0.1",
+        default=Holdout().samples,
+        help="share of samples, with --group of whole groups, that training never sees: the split "
+        f"val; 0: none; default {Holdout().samples}",
     )
     add(
         "--group",
@@ -86,9 +88,8 @@ def index(options: argparse.Namespace) -> int:
     naming = Naming(lambda name: key_of(name, room))
     if options.group is not None:
         naming = replace(naming, group_of=parse_group(options.group).of)
-    share = options.holdout_samples
     asked = IndexOptions(
-        holdout=(0.1 if options.group else 0.0) if share is None else share,
+        holdout=options.holdout_samples,
         group=None if options.group is None else told_group(options.group),
         seed=options.seed,
         max_rejects=options.max_rejects,
@@ -129,11 +130,22 @@ def _report(manifest: Manifest, folder: Path, tars: int, seconds: float) -> None
         f"{index_summary(found)}; {manifest.rejects['count']:,} rejected; digest "
         f"{manifest.digest[:12]}; train with data.url={folder}"
     )
+    print(_held_out(manifest))
+
+
+def _held_out(manifest: Manifest) -> str:
+    """What training never sees, in words."""
     if manifest.splits.keys() == {"train"}:
-        print(
-            "no split is held out: --holdout-samples 0.1 makes val; else train with "
+        return (
+            "nothing is held out: --holdout-samples 0.1 makes the split val; else train with "
             "evaluate.splits=[train]"
         )
+    held = manifest.samples - manifest.split("train").samples
+    groups = " in whole groups" if manifest.settings["group"] else ""
+    return (
+        f"held out of training: {held:,} of {manifest.samples:,} samples{groups} "
+        f"({held / manifest.samples:.0%}), the split val; --holdout-samples 0 holds out none"
+    )
 
 
 def index_summary(found: ForeignIndex) -> str:
