@@ -132,22 +132,24 @@ def test_what_cannot_be_is_one_line(
     assert not (tmp_path / "index").exists()
 
 
-def test_the_way_to_pack_a_compressed_tar_is_a_command_that_does(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("given", ["packed 0.tar.gz", "packed {0..1}.tar.gz", "*.gz", "bare*"])
+def test_compressed_tars_are_unpacked_and_indexed_by_one_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], given: str
 ) -> None:
-    (url,) = make_tars(tmp_path, 5)
-    packed = tmp_path / "packed here.tar.gz"
-    packed.write_bytes(gzip.compress(Path(url).read_bytes()))
-    assert run("index", packed, "--out", tmp_path / "index", *DECLARED) == 2
-    unpack, _, pack = (
-        capsys.readouterr().err.strip().rpartition("for example ")[2].partition(" && ")
-    )
-    subprocess.run(unpack, shell=True, check=True)
-    tool, plain, target, *options = shlex.split(pack)
-    assert (tool, target) == ("tools/pack-shards", "TARGET")
-    how = ("--processes", "1", "--holdout-samples", "0")
-    assert pack_shards.main([plain, str(tmp_path / "packed"), *options, *how]) == 0
-    assert Manifest.load(str(tmp_path / "packed")).samples == 5
+    for number, url in enumerate(make_tars(tmp_path / "plain", 10, 5)):
+        names = [f"packed {number}.tar.gz", f"bare{number}.tar"]
+        (tmp_path / names["bare" in given]).write_bytes(gzip.compress(Path(url).read_bytes()))
+    how = ("--holdout-samples", "0.5", *DECLARED)
+    assert run("index", tmp_path / given, "--out", tmp_path / "index", *how) == 2
+    command = capsys.readouterr().err.strip().rpartition("indexes all: ")[2]
+    unpack, _, again = command.rpartition(" && ")
+    subprocess.run(["bash", "-c", unpack], check=True)
+    tool, *arguments = shlex.split(again)
+    assert tool == "tools/inspect-shards"
+    assert main(arguments) == 0
+    manifest = Manifest.load(str(tmp_path / "index"))
+    assert manifest.samples == (5 if "0.tar" in given else 10)
+    assert manifest.settings["holdout"] == 0.5
 
 
 def test_by_index_come_the_pixels_that_come_by_repacking(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +17,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+import zstandard
 
 from tests.sources.people import (
     COUNT,
@@ -29,7 +32,7 @@ from tests.sources.people import (
 )
 from tests.sources.test_suggest import CASES
 from wdtrain import fields
-from wdtrain.commands import bench_stream, inspect_shards, pack_shards, pack_sources
+from wdtrain.commands import bench_stream, inspect_shards, pack_shards
 from wdtrain.packing.verify import verify, walk_blocks
 from wdtrain.store.manifest import Manifest
 
@@ -314,19 +317,48 @@ class Inked(fields.MaskField):
     kind: ClassVar[str] = "inked"
 
 
-def test_a_folder_of_compressed_tars_is_refused_with_the_command_that_unpacks_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+_PACK: dict[str, Callable[[bytes], bytes]] = {
+    "gz": gzip.compress,
+    "xz": lzma.compress,
+    "bz2": bz2.compress,
+    "zst": zstandard.compress,
+}
+
+
+@pytest.mark.parametrize("ending", _PACK)
+@pytest.mark.parametrize("source", ["some tars", "some tars/data-{{0..1}}.tar.{}", "*/*.tar.{}"])
+@pytest.mark.parametrize("declared", [[], ["--field", "rgb=image:jpg"]], ids=["", "declared"])
+def test_compressed_tars_are_refused_with_the_command_that_unpacks_and_packs_them(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    source: str,
+    ending: str,
+    declared: list[str],
 ) -> None:
+    if declared and source == "some tars":
+        pytest.skip("what is declared of a folder is of its files, not of its tars")
     monkeypatch.chdir(tmp_path)
-    write_tar(tmp_path / "data-0.tar", shard(range(6)))
-    whole = (tmp_path / "data-0.tar").read_bytes()
-    (tmp_path / "tars").mkdir()
-    (tmp_path / "tars" / "data-0.tar.gz").write_bytes(gzip.compress(whole))
-    assert pack_shards.main(["tars", "set", "--processes", "1"]) == 2
+    (tmp_path / "some tars").mkdir()
+    for number in range(2):
+        plain = write_tar(tmp_path / "data.tar", shard(range(6 * number, 6 * number + 6)))
+        packed = tmp_path / "some tars" / f"data-{number}.tar.{ending}"
+        packed.write_bytes(_PACK[ending](plain.read_bytes()))
+    given = [source.format(ending), "set", "--processes", "1", *declared]
+    assert pack_shards.main(given) == 2
     *_, told, command = capsys.readouterr().err.splitlines()
-    assert told == pack_sources.UNPACK
-    subprocess.run(["bash", "-c", command], check=True)
-    assert (tmp_path / "tars" / "data-0.tar").read_bytes() == whole
+    assert told == "This command unpacks and packs it:"
+    unpack, _, pack = command.rpartition(" && ")
+    if ending != "zst":  # its program is not everywhere
+        subprocess.run(["bash", "-c", unpack], check=True)
+    else:
+        assert unpack.strip().startswith("for f in ")
+        for number in range(2):
+            write_tar(tmp_path / f"some tars/data-{number}.tar", shard(range(6)))
+    assert pack_shards.main(shlex.split(pack)[1:]) == 0
+    manifest = Manifest.load(str(tmp_path / "set"))
+    assert manifest.samples == 12
+    assert set(manifest.fields) == ({"rgb"} if declared else {"image", "mask"})
 
 
 def test_a_mask_that_is_unknown_is_not_said_to_be_without_foreground(

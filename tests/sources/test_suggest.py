@@ -234,9 +234,9 @@ def test_a_saved_dataset_is_found(tmp_path: Path) -> None:
     found = advice(str(tmp_path / "saved"))
     assert found is not None
     assert found.arguments == [
-        *("--layout", "hf", "--field", "photo=image:photo"),
-        *("--field", "annotation=classes:annotation,classes=8"),
-        *("--field", "metres=depth:metres,unit=m"),
+        *("--layout", "hf", "--field", "image=image:photo"),
+        *("--field", "labels=classes:annotation,classes=8"),
+        *("--field", "depth=depth:metres,unit=m"),
     ]
 
 
@@ -319,7 +319,9 @@ def test_a_few_broken_files_do_not_hide_what_the_others_are(tmp_path: Path) -> N
     assert said == "samples whose files cannot be decoded (images/00.jpg, images/05.jpg)"
 
 
-def test_folders_that_no_word_tells_apart_are_fields_of_their_names(tmp_path: Path) -> None:
+def test_folders_that_no_word_tells_apart_are_fields(
+    tmp_path: Path,
+) -> None:
     for number in range(6):
         files(
             ("cam/{n}.png", photo),
@@ -330,8 +332,8 @@ def test_folders_that_no_word_tells_apart_are_fields_of_their_names(tmp_path: Pa
     found = suggested(str(tmp_path))
     assert found is not None
     assert sorted(lines_of(found)) == [
-        "cam=image:cam/{key}.png",
-        "lidar=depth:lidar/{key}.png,unit=mm",
+        "depth=depth:lidar/{key}.png,unit=mm",
+        "image=image:cam/{key}.png",
         "person=mask:person/{key}.png",
         "road=mask:road/{key}.png,foreground=1",
     ]

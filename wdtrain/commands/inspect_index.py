@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from wdtrain.commands.own_kinds import add_kinds, register_kinds
 from wdtrain.commands.pack_shards import MAX_REJECTS, long_work
 from wdtrain.disk.failures import StoreError
 from wdtrain.packing.foreign_scan import ForeignField
 from wdtrain.packing.indexing import IndexOptions, Naming, write_index
-from wdtrain.packing.splits import Holdout
 from wdtrain.remote.remote_files import Remote
+from wdtrain.remote.tar_stream import CompressedTar
+from wdtrain.remote.unpacking import packed_ending, unpacking
 from wdtrain.sources.field_options import parse_field
 from wdtrain.sources.grouping import parse_group, told_group
 from wdtrain.sources.names import key_of
@@ -23,6 +25,12 @@ from wdtrain.sources.tar_source import named_tars
 from wdtrain.store.foreign_index import ForeignIndex
 from wdtrain.store.manifest import Manifest
 
+_DEFAULTS: Final[dict[str, Any]] = {
+    "group": None,
+    "holdout_samples": IndexOptions().holdout,
+    "seed": IndexOptions().seed,
+    "max_rejects": IndexOptions().max_rejects,
+}
 _EXAMPLES: Final = """\
 examples:
   inspect-shards index 'photos-{0000..0099}.tar' --out shards/photos \\
@@ -65,9 +73,9 @@ def add_index(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "--holdout-samples",
         type=float,
         metavar="P",
-        default=Holdout().samples,
+        default=_DEFAULTS["holdout_samples"],
         help="share of samples, with --group of whole groups, that training never sees: the split "
-        f"val; 0: none; default {Holdout().samples}",
+        f"val; 0: none; default {_DEFAULTS['holdout_samples']}",
     )
     add(
         "--group",
@@ -76,7 +84,9 @@ def add_index(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "pattern, or FILE.csv:COLUMN; a group lies whole in one split",
     )
     add("--seed", type=int, default=0, metavar="N", help="of the splits; default 0")
-    add("--max-rejects", type=float, default=0.001, metavar="P", help=MAX_REJECTS)
+    add(
+        "--max-rejects", type=float, default=_DEFAULTS["max_rejects"], metavar="P", help=MAX_REJECTS
+    )
     parser.set_defaults(act=index)
 
 
@@ -97,11 +107,31 @@ def index(options: argparse.Namespace) -> int:
     urls = [url for text in options.urls for url in named_tars(text)]
     started = time.perf_counter()
     with long_work("indexing", "bytes") as progress:
-        manifest = write_index(
-            urls, options.out, fields, asked, naming, remote=Remote(), progress=progress
-        )
+        try:
+            manifest = write_index(
+                urls, options.out, fields, asked, naming, remote=Remote(), progress=progress
+            )
+        except CompressedTar as error:
+            raise StoreError(_unpacked_first(error, options)) from error
     _report(manifest, options.out, len(urls), time.perf_counter() - started)
     return 0
+
+
+def _unpacked_first(error: CompressedTar, options: argparse.Namespace) -> str:
+    """What is said of compressed tars: the command that unpacks and indexes them."""
+    packed = [
+        text for text in options.urls if packed_ending(text) or error.name in named_tars(text)
+    ]
+    found = unpacking(packed, error.how)
+    plain = dict(zip(packed, found.plain, strict=True))
+    words = [plain.get(text, text) for text in options.urls] + ["--out", str(options.out)]
+    for name in ("field", "kind"):
+        words += [word for text in getattr(options, name) for word in (f"--{name}", text)]
+    for name in ("group", "holdout_samples", "seed", "max_rejects"):
+        if (value := getattr(options, name)) != _DEFAULTS[name]:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    again = shlex.join(["tools/inspect-shards", "index", *words])
+    return f"{error.found}; this unpacks and indexes all: {found.command} && {again}"
 
 
 def foreign_field(text: str) -> ForeignField:

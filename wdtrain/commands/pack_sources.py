@@ -19,13 +19,13 @@ from wdtrain.disk.failures import StoreError
 from wdtrain.fields.source import Source
 from wdtrain.packing.jobs import TooManyRejects
 from wdtrain.packing.probing import MisfitsError
+from wdtrain.remote.unpacking import unpacking_of_folder
 from wdtrain.scenes import parse_source
 from wdtrain.sources.field_options import parse_field
 from wdtrain.sources.grouping import GroupedSource
 from wdtrain.sources.layouts import LAYOUTS
 from wdtrain.sources.named_source import LAYOUT_NAMES, open_source
 from wdtrain.sources.suggest import Suggestion, advice, uneven
-from wdtrain.sources.tar_source import how_to_unpack_all
 
 SOURCE_HELP: Final = (
     "a folder, the tars of a WebDataset ('https://host/data-{0000..0099}.tar'), or "
@@ -111,14 +111,16 @@ def advice_on(
     except (ValueError, OSError):
         return []
     if found is None and not fitting:
-        unpack = how_to_unpack_all(Path(options.source))
-        return [UNPACK, f"  {unpack}"] if unpack else []
+        unpack = unpacking_of_folder(Path(options.source))
+        return [UNPACK, f"  {unpack.command}"] if unpack else []
     found = found or given
     command = shlex.join([_program(), *_kept(options.source, arguments, found), *fitting])
+    command = f"{found.first} && {command}" if found.first else command
     assumed = f", if {'; '.join(found.meanings)}" if found.meanings else ""
     without = f", without {'; '.join(found.left_out)}" if found.left_out else ""
     cropped = ", all cropped to one shape" if fitting else ""
-    return [f"This command packs it{cropped}{without}{assumed}:", f"  {command}"]
+    what = "unpacks and packs" if found.first else "packs"
+    return [f"This command {what} it{cropped}{without}{assumed}:", f"  {command}"]
 
 
 def _as_given(options: argparse.Namespace) -> list[str]:
@@ -134,7 +136,7 @@ def _fitting(options: argparse.Namespace, found: Suggestion) -> list[str]:
     said = list(zip(found.arguments[::2], found.arguments[1::2], strict=True))
     declared = [parse_field(text) for option, text in said if option == "--field"]
     layout = next((text for option, text in said if option == "--layout"), None)
-    size = uneven(found.source, declared, layout)
+    size = found.size if found.first else uneven(found.source, declared, layout)
     if size is None:
         return []
     return [*([] if options.size else ["--size", f"{size[0]}x{size[1]}"]), "--fit", "crop"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -38,7 +37,6 @@ from wdtrain.packing.splits import CHUNK, Holdout
 from wdtrain.remote.access import file_bytes
 from wdtrain.remote.extents import MAX_BLOCK
 from wdtrain.remote.remote_files import Remote
-from wdtrain.remote.tar_stream import CompressedTar
 from wdtrain.remote.urls import has_secrets, is_url, redacted
 from wdtrain.store import manifest as manifests
 from wdtrain.store.foreign_index import INDEX_MAGIC, SUFFIX, record_layout, sample_checksum
@@ -195,8 +193,6 @@ class _Indexing:
             for number, (url, name) in enumerate(zip(self._urls, self._names, strict=True)):
                 self._tars.append(scan.tar(number, url, redacted(name), self._remote))
                 progress(sum(sizes[: number + 1]), sum(sizes))
-        except CompressedTar as error:
-            raise StoreError(self._packed_instead(error)) from error
         finally:
             scan.close()
         self._rejected = scan.rejected
@@ -211,17 +207,6 @@ class _Indexing:
             raise StoreError(
                 f"{redacted(url)} is not there; give the tars that there are"
             ) from error
-
-    def _packed_instead(self, error: CompressedTar) -> str:
-        declared = " ".join(map(shlex.quote, self._declared()))
-        unpack, plain = error.unpacked()
-        return (
-            f"{error}: index or pack what is in it, for example {unpack} && tools/pack-shards "
-            f"{shlex.quote(plain)} TARGET {declared}"
-        )
-
-    def _declared(self) -> list[str]:
-        return [text for each in self._fields for text in ("--field", str(each))]
 
     # ------------------------------------------------------------------ names and splits
 
