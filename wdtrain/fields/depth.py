@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, ClassVar, Final, Literal, Self, get_args
 
@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 
 from wdtrain.fields import labels, levels, resize
-from wdtrain.fields.base import Field, Resizing, plane
-from wdtrain.fields.depth_format import DepthFormat
+from wdtrain.fields.base import Field, Resizing, option_text, plane
+from wdtrain.fields.depth_format import DepthFormat, DepthKind
 from wdtrain.fields.errors import AmbiguousError, FieldError, shown
 from wdtrain.fields.resize import Size
 
@@ -271,6 +271,19 @@ class DepthField(Field):
             values = {**values, "format": format_of(name, values["format"])}
         return super().from_dict(name, values)
 
+    def typed(self) -> dict[str, str]:
+        """near and far wherever they mean something, format and bits where they are not usual."""
+        kept, usual = self.format, replace(_FORMAT, kind=_kind_stored(self.unit))
+        found = super().typed()
+        found.pop("format", None)
+        if kept.kind != usual.kind:
+            found["format"] = kept.kind
+        if kept.is_logarithmic:
+            found |= {"near": option_text(kept.near_m), "far": option_text(kept.far_m)}
+        if kept.bits != usual.bits:
+            found["bits"] = str(kept.bits)
+        return found
+
     @classmethod
     def declared(cls, name: str, options: Mapping[str, str]) -> Self:
         """Of what is stored: format (its kind; by default that of the unit), near, far and bits."""
@@ -278,10 +291,13 @@ class DepthField(Field):
         words = {
             word: found.pop(option) for option, word in _FORMAT_OPTIONS.items() if option in found
         }
-        unit = found.get("unit")
-        kind = unit if unit in ("relative", "inverse") else _FORMAT.kind
-        stored = {**_FORMAT.as_dict(), "kind": kind, **words}
+        stored = {**_FORMAT.as_dict(), "kind": _kind_stored(found.get("unit")), **words}
         return cls(name, format=format_of(name, stored), **found)
+
+
+def _kind_stored(unit: Unit | None) -> DepthKind:
+    """How a depth of this unit is stored, unless it is said otherwise."""
+    return unit if unit == "relative" or unit == "inverse" else _FORMAT.kind
 
 
 @lru_cache(maxsize=16)

@@ -42,6 +42,12 @@ class FieldOption:
         """FieldError for options that the kind has not, or a kind that there is not."""
         return fields.declared(self.name, self.kind, self.options)
 
+    @staticmethod
+    def of(field: Field, declared: str) -> FieldOption:
+        """What declares this field; declared: as a source's description has it, of which only the
+        pattern counts."""
+        return FieldOption(field.name, field.kind, _COMMA.split(declared)[0], field.typed())
+
     def with_options(self, text: str) -> FieldOption:
         """With options added, written as "unit=mm" or "foreground=1,unknown=255"."""
         return replace(self, options={**self.options, **_read_options(self.name, text.split(","))})
