@@ -11,6 +11,7 @@ import pytest
 from tests.sources.people import (
     COUNT,
     HEIGHT,
+    WIDTH,
     classes,
     figure,
     metres,
@@ -247,9 +248,29 @@ def test_a_question_of_a_declared_field_is_answered(tmp_path: Path) -> None:
     found = advice(str(tmp_path), declared)
     assert found is not None
     assert lines_of(found) == ["rgb=image:i/{key}.jpg", "far=depth:d/{key}.png,optional,unit=mm"]
-    assert found.meanings == [
-        "far: unit=mm (values are millimetres; or it is scale=5000, unit=codes)"
-    ]
+    (told,) = found.meanings
+    assert told.startswith(
+        "far: unit=mm (values are millimetres: 1 to 9.5 m; or it is scale=256: values / 256 are "
+        "metres, as KITTI has it: 3.91 to 37.1 m; scale=5000: "
+    )
+
+
+def test_the_range_of_a_depth_is_that_of_all_files_that_were_looked_at(tmp_path: Path) -> None:
+    for number in range(6):
+        files(("image/{n}.jpg", photo), ("depth/{n}.png", street))(tmp_path, number)
+    found = suggested(str(tmp_path))
+    assert found is not None
+    assert lines_of(found)[1] == "depth=depth:depth/{key}.png,scale=256,near=0.5,far=80"
+    (told,) = found.meanings
+    assert "as KITTI has it: 1 to 75 m; or it is unit=mm: values are millimetres: 0.256 to" in told
+
+
+def street(number: int) -> np.ndarray:
+    """A depth as KITTI has it, of a laser; the first file is near alone."""
+    far = np.linspace(1, 5 + 14 * number, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH)
+    far[:, ::2] = 0
+    far[0, 0], far[-1, -1] = 1, 5 + 14 * number
+    return np.asarray(far * 256, np.uint16)
 
 
 def test_what_is_well_is_given_no_advice(tmp_path: Path) -> None:

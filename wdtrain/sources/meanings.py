@@ -21,6 +21,7 @@ from wdtrain.sources.field_options import FieldOption
 from wdtrain.sources.readable import Contents
 
 _MOST_ROUNDS: Final = 3
+_PIXELS_A_FILE: Final = 250_000
 _MOST_ID: Final = 65_535
 _PLENTY: Final = 64
 """More classes than this are the numbers of objects, or a depth."""
@@ -142,11 +143,14 @@ def answered_each(
     except AmbiguousError as error:
         if rounds == _MOST_ROUNDS:
             return
-        for choice, meaning in error.choices.items():
+        choices = _asked_of_all(error, option, each.contents).choices
+        for choice, meaning in choices.items():
             with contextlib.suppress(FieldError):
                 better = _within_limits(option.with_options(choice), each.contents)
                 for found in answered_each(better, each, meanings, wrong, rounds + 1):
-                    others = ", ".join(other for other in error.choices if other != choice)
+                    others = "; ".join(
+                        f"{other}: {meant}" for other, meant in choices.items() if other != choice
+                    )
                     told = f"{meaning}; or it is {others}" if others else meaning
                     meanings.append((option.name, f"{choice} ({told})"))
                     yield found
@@ -155,6 +159,24 @@ def answered_each(
         wrong.append(str(error))
         return
     yield option
+
+
+def _asked_of_all(error: AmbiguousError, option: FieldOption, contents: Contents) -> AmbiguousError:
+    """The question of a depth, put to pixels of all files that were read: one may be near alone."""
+    if not isinstance(option.field, DepthField):
+        return error
+    pixels = []
+    for data, _ in contents:
+        values = _numbers(data).ravel()
+        step = max(1, len(values) // _PIXELS_A_FILE)
+        pixels += [values[::step], values.max(initial=0)[None]]
+        if (above := values[values > 0]).size:
+            pixels.append(above.min()[None])
+    try:
+        option.field.from_array(np.concatenate(pixels)[None], file=option.pattern)
+    except AmbiguousError as asked:
+        return asked
+    return error
 
 
 def _within_limits(option: FieldOption, contents: Contents) -> FieldOption:
@@ -174,11 +196,14 @@ def _within_limits(option: FieldOption, contents: Contents) -> FieldOption:
 
 def _known(data: bytes | np.ndarray) -> np.ndarray:
     """The depths of contents that are any."""
-    if isinstance(data, bytes) and not npy.is_npy(data):
-        values = levels.read(data, file="depth").values.astype(np.float64)
-    else:
-        values = _array(data).astype(np.float64)
+    values = _numbers(data).astype(np.float64)
     return values[np.isfinite(values) & (values > 0)]
+
+
+def _numbers(data: bytes | np.ndarray) -> np.ndarray:
+    """The numbers of a picture or an array."""
+    is_picture = isinstance(data, bytes) and not npy.is_npy(data)
+    return levels.read(data, file="depth").values if is_picture else _array(data)  # type: ignore[arg-type]
 
 
 def _rounded(value: float, to: Callable[[float], int]) -> float:
