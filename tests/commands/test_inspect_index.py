@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.foreign import Members, make_tars, members_of, name_of, read_plainly
+from tests.foreign import Members, make_tars, members_of, name_of, png, read_plainly
+from tests.sources.people import trimap
 from wdtrain.commands import pack_shards
 from wdtrain.commands.inspect_shards import main
 from wdtrain.packing.verify import walk_blocks
@@ -97,6 +98,23 @@ def test_a_manifest_does_not_tell_where_a_table_of_groups_lies(tmp_path: Path) -
     tar, folder = tmp_path / "data-000.tar", tmp_path / "index"
     assert run("index", tar, "--out", folder, "--group", f"{table}:patient", *DECLARED) == 0
     assert Manifest.load(str(folder)).settings["group"] == "patients.csv:patient"
+
+
+@pytest.mark.parametrize("count", [5, 20])
+def test_trimaps_are_asked_about_before_all_tars_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], count: int
+) -> None:
+    def members(number: int) -> Members:
+        of_number = members_of(number)
+        return [("tri.png", png(trimap(number))), *(each for each in of_number if "JPG" in each)]
+
+    (tar,) = make_tars(tmp_path, count, members=members)
+    declared = ["--field", "image=image:jpg", "--field", "mask=mask:tri.png"]
+    assert run("index", tar, "--out", tmp_path / "index", *declared) == 2
+    assert "--field 'mask=mask:tri.png,unknown=128' (255 is" in capsys.readouterr().err
+    assert not (tmp_path / "index").exists()
+    declared[-1] += ",alpha"
+    assert run("index", tar, "--out", tmp_path / "index", *declared) == 0
 
 
 def test_a_name_becomes_the_key_that_packing_makes_of_it(tmp_path: Path) -> None:

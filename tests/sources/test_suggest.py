@@ -17,10 +17,13 @@ from tests.sources.people import (
     metres,
     photo,
     shard,
+    trimap,
     with_palette,
     write,
     write_tar,
 )
+from wdtrain.fields import FieldError
+from wdtrain.sources.asking import ask
 from wdtrain.sources.families import families_in
 from wdtrain.sources.field_options import parse_field
 from wdtrain.sources.named_source import open_source
@@ -156,6 +159,32 @@ CASES: dict[str, tuple[Make, list[str]]] = {
             "mask=mask:{split}/gt/{key}.png,foreground=1",
         ],
     ),
+    "trimaps": (
+        files(("images/{n}.jpg", photo), ("masks/{n}.png", trimap)),
+        ["image=image:images/{key}.jpg", "mask=mask:masks/{key}.png,unknown=128"],
+    ),
+    "trimaps among triples": (
+        triple(trimap, greys, "png"),
+        [OVERLAY, f"{MASK},unknown=128", DEPTH],
+    ),
+    "trimaps without a word": (
+        files(("photo/{n}.jpg", photo), ("gt/{n}.png", trimap)),
+        ["image=image:photo/{key}.jpg", "mask=mask:gt/{key}.png,unknown=128"],
+    ),
+    "greys of classes among masks": (
+        files(("images/{n}.jpg", photo), ("masks/{n}.png", lambda n: classes(n, 4) * 85)),
+        [
+            "image=image:images/{key}.jpg",
+            "labels=classes:masks/{key}.png,classes=4,map=0:0|85:1|170:2|255:3",
+        ],
+    ),
+    "greys of classes": (
+        files(("images/{n}.jpg", photo), ("labels/{n}.png", lambda n: classes(n, 4) * 85)),
+        [
+            "image=image:images/{key}.jpg",
+            "labels=classes:labels/{key}.png,map=0:0|85:1|170:2|255:3",
+        ],
+    ),
     "masks of some": (
         lambda folder, n: files(("images/{n}.jpg", photo), *([("masks/{n}.png", alpha)] * (n % 2)))(
             folder, n
@@ -210,7 +239,7 @@ def test_what_somebody_has_is_found(tmp_path: Path, case: str) -> None:
     assert {line.partition(": ")[0] for line in found.meanings} == {
         line.partition("=")[0]
         for line in expected
-        if any(option in line for option in ("unit=", "foreground="))
+        if any(option in line for option in ("unit=", "foreground=", "unknown=", "classes=4,map"))
     }
 
 
@@ -253,6 +282,36 @@ def test_a_question_of_a_declared_field_is_answered(tmp_path: Path) -> None:
         "far: unit=mm (values are millimetres: 1 to 9.5 m; or it is scale=256: values / 256 are "
         "metres, as KITTI has it: 3.91 to 37.1 m; scale=5000: "
     )
+
+
+def test_a_declared_trimap_is_asked_about_in_its_own_line(tmp_path: Path) -> None:
+    for number in range(6):
+        files(("i/{n}.jpg", photo), ("m/{n}.png", trimap))(tmp_path, number)
+    declared = [parse_field("rgb=image:i/{key}.jpg"), parse_field("who=mask:m/{key}.png,optional")]
+    with pytest.raises(FieldError) as raised:
+        ask(open_source(str(tmp_path), declared))
+    told = str(raised.value)
+    assert told.startswith("who of 00 and others like it have values 0, 128 and 255, which fill")
+    for settled in ("who=mask:m/{key}.png,optional,unknown=128",
+                    "who=classes:m/{key}.png,optional,classes=3,map=0:0|128:1|255:2",
+                    "who=mask:m/{key}.png,optional,alpha"):  # fmt: skip
+        assert f"--field '{settled}'" in told
+        source = open_source(str(tmp_path), [declared[0], parse_field(settled)])
+        ask(source)
+        assert source.load(3).arrays["who"] is not None
+    found = advice(str(tmp_path), declared)
+    assert found is not None
+    assert lines_of(found) == ["rgb=image:i/{key}.jpg", "who=mask:m/{key}.png,optional,unknown=128"]
+
+
+def test_one_trimap_among_masks_asks_nothing(tmp_path: Path) -> None:
+    for number in range(9):
+        mask = trimap if number == 4 else alpha
+        files(("images/{n}.jpg", photo), ("masks/{n}.png", mask))(tmp_path, number)
+    found = suggested(str(tmp_path))
+    assert found is not None
+    assert lines_of(found) == ["image=image:images/{key}.jpg", "mask=mask:masks/{key}.png"]
+    ask(open_source(str(tmp_path), [parse_field(line) for line in lines_of(found)]))
 
 
 def test_the_range_of_a_depth_is_that_of_all_files_that_were_looked_at(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from wdtrain.packing.jobs import TooManyRejects
 from wdtrain.packing.probing import MisfitsError
 from wdtrain.remote.unpacking import unpacking_of_folder
 from wdtrain.scenes import parse_source
-from wdtrain.sources.field_options import parse_field
+from wdtrain.sources.asking import ask
+from wdtrain.sources.field_options import FieldOption, parse_field
 from wdtrain.sources.grouping import GroupedSource
 from wdtrain.sources.layouts import LAYOUTS
 from wdtrain.sources.named_source import LAYOUT_NAMES, open_source
@@ -87,8 +88,14 @@ def source_of(options: argparse.Namespace) -> Source | Callable[[], Source]:
     if made is not None:
         return _grouped(options.group, lambda: made) if options.group else made
     declared = [parse_field(text) for text in options.field]
-    opened = partial(open_source, options.source, declared, options.layout)
+    opened = partial(_asked, options.source, declared, options.layout)
     return partial(_grouped, options.group, opened) if options.group else opened
+
+
+def _asked(text: str, declared: Sequence[FieldOption], layout: str | None) -> Source:
+    source = open_source(text, declared, layout)
+    ask(source)
+    return source
 
 
 def _grouped(group: str, opened: Callable[[], Source]) -> GroupedSource:

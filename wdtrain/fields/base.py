@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal, NamedTuple, Self
 
@@ -181,6 +181,16 @@ class Field(ABC):
         if npy.is_npy(data):
             return self.from_array(npy.read_npy(data, file=file), file=file)
         return self.from_picture(data, file=file)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is something that only several files together tell: see `judge`."""
+        return False
+
+    def judge(self, contents: Sequence[tuple[bytes | np.ndarray, str]]) -> None:  # noqa: B027
+        """AmbiguousError where some files, with their names, could together mean several things,
+        though each alone would be read. What one of them has and the others have not asks
+        nothing."""
 
     @abstractmethod
     def from_array(self, array: np.ndarray, *, file: str) -> np.ndarray:

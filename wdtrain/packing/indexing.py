@@ -193,6 +193,7 @@ class _Indexing:
             for number, (url, name) in enumerate(zip(self._urls, self._names, strict=True)):
                 self._tars.append(scan.tar(number, url, redacted(name), self._remote))
                 progress(sum(sizes[: number + 1]), sum(sizes))
+            scan.judge()
         finally:
             scan.close()
         self._rejected = scan.rejected

@@ -23,6 +23,9 @@ from wdtrain.sources.readable import Contents
 _MOST_ROUNDS: Final = 3
 _PIXELS_A_FILE: Final = 250_000
 _MOST_ID: Final = 65_535
+_FEW: Final = 8
+_APART: Final = 16
+"""So few values, and so far from each other, are the greys of classes and no ids."""
 _PLENTY: Final = 64
 """More classes than this are the numbers of objects, or a depth."""
 
@@ -116,6 +119,8 @@ def _classes_of(contents: Contents) -> dict[str, str]:
     ids: set[int] = set()
     for data, _ in contents:
         ids |= _values(data)
+    if max(ids) <= _MOST_ID and 2 < len(ids) <= _FEW and np.diff(sorted(ids)).min() >= _APART:
+        return {"map": "|".join(f"{value}:{at}" for at, value in enumerate(sorted(ids)))}
     if max(ids) <= _MOST_ID:
         known = [value for value in ids if 0 <= value < 255]
         return {"classes": str(max(known, default=0) + 1)}
@@ -140,6 +145,7 @@ def answered_each(
         for data, file in each.contents:
             read = option.field.load if isinstance(data, bytes) else option.field.from_array
             read(data, file=file)  # type: ignore[arg-type]
+        option.field.judge(each.contents)
     except AmbiguousError as error:
         if rounds == _MOST_ROUNDS:
             return

@@ -29,6 +29,7 @@ from wdtrain.remote.unpacking import (
     unpacking,
     unpacking_of_folder,
 )
+from wdtrain.sources.asking import FILES_READ, ask, spread_over
 from wdtrain.sources.families import KIND_OF, Family, families_in, with_partner
 from wdtrain.sources.field_options import FieldOption, parse_field
 from wdtrain.sources.folder import TRIPLES as TRIPLES_JSON
@@ -41,8 +42,6 @@ from wdtrain.sources.pattern_source import PatternSource
 from wdtrain.sources.readable import Contents, divided, is_photo, left_out, share_to_allow
 from wdtrain.sources.tar_source import TAR_ENDINGS, TarSource, is_tar, member_families
 
-FILES_READ: Final = 48
-"""Of a field: spread over all there are."""
 _ORDER: Final = ("image", "mask", "classes", "depth", "")
 _MOST_APART: Final = 12
 
@@ -71,7 +70,7 @@ def advice(
         source = open_source(text, declared, layout)
     except (StoreError, FieldError):
         return suggested(text, declared)
-    if not _is_refused(source):
+    if not _is_asked(source) and not _is_refused(source):
         return None
     if declared and isinstance(source, PatternSource | TarSource):
         return _with_answers(text, source, declared, layout) or suggested(text)
@@ -85,7 +84,7 @@ def uneven(text: str, declared: Sequence[FieldOption], layout: str | None) -> Si
 
 def _uneven(source: Source) -> Size | None:
     sizes: Counter[Size] = Counter()
-    for index in _spread(len(source), FILES_READ):
+    for index in spread_over(len(source), FILES_READ):
         with contextlib.suppress(FieldError):
             arrays = source.load(index).arrays
             sizes.update([field.size_of(arrays[field.name]) for field in source.fields[:1]])
@@ -108,13 +107,21 @@ def _check(source: Source, sample: Sample) -> None:
 def _is_refused(source: Source) -> bool:
     """Whether no more than half of some samples can be loaded."""
     wrong = 0
-    indices = _spread(len(source))
+    indices = spread_over(len(source))
     for index in indices:
         try:
             _check(source, source.load(index))
         except FieldError:
             wrong += 1
     return 2 * wrong >= len(indices)
+
+
+def _is_asked(source: Source) -> bool:
+    try:
+        ask(source)
+    except FieldError:
+        return True
+    return False
 
 
 def _with_answers(
@@ -124,7 +131,7 @@ def _with_answers(
     layout: str | None,
 ) -> Suggestion | None:
     """The same declarations, with the likeliest answers to what they leave open."""
-    files = [source.raw(index) for index in _spread(len(source), FILES_READ)]
+    files = [source.raw(index) for index in spread_over(len(source), FILES_READ)]
     answered, meanings = [], list[Meaning]()
     for at, option in enumerate(declared):
         contents = [(each[at], option.pattern) for each in files]
@@ -197,12 +204,8 @@ def _layout_of(folder: Path) -> str | None:
 
 def _try(source: Source) -> None:
     """Some samples are loaded; FieldError for what cannot be packed."""
-    for index in _spread(len(source)):
+    for index in spread_over(len(source)):
         _check(source, source.load(index))
-
-
-def _spread(count: int, most: int = 9) -> list[int]:
-    return sorted(set(np.linspace(0, count - 1, most).astype(int).tolist())) if count else []
 
 
 # ---------------------------------------------------------------------------- where fields may be
@@ -245,7 +248,7 @@ def _leading(folder: Path, families: Sequence[Family]) -> Family | None:
 
 def _contents(folder: Path, paths: Sequence[str], most: int = FILES_READ) -> Contents:
     paths = sorted(paths)
-    return [(read_regular(folder / paths[at]), paths[at]) for at in _spread(len(paths), most)]
+    return [(read_regular(folder / paths[at]), paths[at]) for at in spread_over(len(paths), most)]
 
 
 def _in_tars(text: str) -> list[Candidate]:
@@ -330,7 +333,7 @@ def _of_one_size(
 ) -> list[FieldOption]:
     """The fields that are of the size of the pictures, which are the first."""
     kept = list(options)
-    for index in _spread(len(source)):
+    for index in spread_over(len(source)):
         try:
             arrays = source.load(index).arrays
         except FieldError:

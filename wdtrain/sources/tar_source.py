@@ -103,7 +103,7 @@ class TarSource:
         """Reads every tar once. text: a path or URL, with braces or, of local ones, `*`. StoreError
         for tars that cannot be read at places, or hold no such members."""
         self._urls = named_tars(text)
-        self._options = list(options)
+        self.options = list(options)
         self.fields = tuple(option.field for option in options)
         self._endings = [option.pattern.lower().lstrip(".") for option in options]
         index = _Index([*self._endings, _META])
@@ -130,7 +130,7 @@ class TarSource:
         self._loaded = (-1, 0)
 
     def _check_found(self, text: str, index: _Index) -> None:
-        for option, ending, places in zip(self._options, self._endings, self._places, strict=False):
+        for option, ending, places in zip(self.options, self._endings, self._places, strict=False):
             if not (places != _NONE).any() and not self._field_is_optional(option):
                 there = index.others.told(8) or "nothing"
                 raise StoreError(
@@ -140,7 +140,7 @@ class TarSource:
                 )
 
     def _field_is_optional(self, option: FieldOption) -> bool:
-        return self.fields[self._options.index(option)].optional
+        return self.fields[self.options.index(option)].optional
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}
@@ -168,7 +168,7 @@ class TarSource:
         self._loaded = index, content_of(members)
         arrays: dict[str, Value] = {}
         key = self.name(index)
-        pairs = zip(self.fields, self._options, self._endings, members, strict=False)
+        pairs = zip(self.fields, self.options, self._endings, members, strict=False)
         for at, (field_, option, ending, data) in enumerate(pairs):
             if self._places[at, index] == _SEVERAL:
                 raise FieldError(
