@@ -341,6 +341,24 @@ def test_show_prints_what_was_declared_so_that_it_packs_again(
     assert _shown("again", capsys) == again
 
 
+@pytest.mark.parametrize("layout", ["seed", "voc"])
+def test_show_prints_a_layout_that_tells_more_than_patterns_do(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    layout: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number in range(COUNT):
+        CASES[layout][0](tmp_path / "mine", number)
+    given = ["mine", "set", "--processes", "1"]
+    assert pack_shards.main([*given, "--layout", layout]) == 0
+    again = _shown("set", capsys)
+    assert again[:2] == ["--layout", layout]
+    assert pack_shards.main([*given, *again]) == 0
+    assert "packed already with these settings" in capsys.readouterr().out
+
+
 def _shown(dataset: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
     """The words of the declaration that `show` prints."""
     capsys.readouterr()

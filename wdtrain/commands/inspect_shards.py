@@ -29,6 +29,8 @@ from wdtrain.record.outputs import OVERWRITE_HELP, Outputs
 from wdtrain.record.picture_grid import png_of
 from wdtrain.remote.urls import redacted
 from wdtrain.sources.field_options import FieldOption
+from wdtrain.sources.layouts import layout_with
+from wdtrain.sources.named_source import HF
 from wdtrain.store.manifest import Manifest
 
 _EXAMPLES: Final = """\
@@ -149,7 +151,8 @@ def declarations(manifest: Manifest) -> list[str]:
     """What declares the fields, as it is typed: of somebody's files as they were found, of all else
     by the endings of its members."""
     source = manifest.source
-    said = ["--layout hf"] if source.get("kind") == "hf" else []
+    layout = HF if source.get("kind") == HF else layout_with(source.get("patterns", {}))
+    said = [f"--layout {layout}"] if layout else []
     for field in manifest.fields.values():
         kind = type(field)
         if kind.__module__.partition(".")[0] != "wdtrain":
