@@ -171,6 +171,13 @@ CASES: dict[str, tuple[Make, list[str]]] = {
         files(("photo/{n}.jpg", photo), ("gt/{n}.png", trimap)),
         ["image=image:photo/{key}.jpg", "mask=mask:gt/{key}.png,unknown=128"],
     ),
+    "palettes of classes among masks": (
+        files(
+            ("images/{n}.jpg", photo),
+            ("masks/{n}.png", lambda n: with_palette(classes(0, 3 + n % 4))),
+        ),
+        ["image=image:images/{key}.jpg", "labels=classes:masks/{key}.png,classes=6"],
+    ),
     "greys of classes among masks": (
         files(("images/{n}.jpg", photo), ("masks/{n}.png", lambda n: classes(n, 4) * 85)),
         [
@@ -239,7 +246,7 @@ def test_what_somebody_has_is_found(tmp_path: Path, case: str) -> None:
     assert {line.partition(": ")[0] for line in found.meanings} == {
         line.partition("=")[0]
         for line in expected
-        if any(option in line for option in ("unit=", "foreground=", "unknown=", "classes=4,map"))
+        if any(word in line for word in ("unit=", "foreground=", "unknown=", "=classes:masks/"))
     }
 
 

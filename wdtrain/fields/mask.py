@@ -383,9 +383,13 @@ class MaskField(Field):
             found.values if has_palette else labels.codes_of(rgb), return_counts=True
         )
         common = [value for value in present[np.argsort(-counts)].tolist() if value]
+        ids = [value for value in present.tolist() if value != _FULL]
+        classes = f"classes:classes={max(ids, default=0) + 1}"
+        are_classes = has_palette and len(ids) > 2
+        choices = {classes: "the palette's indices are those of classes"} if are_classes else {}
         words = [str(value) if has_palette else labels.colour_of(value) for value in common]
         of = "the palette's index" if has_palette else "the colour"
-        choices = {
+        choices |= {
             f"foreground={word}": f"{of} {word} is foreground; several are separated by |"
             for word in words[: _MOST_CHOICES - 1]
         }

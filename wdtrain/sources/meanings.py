@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -152,7 +152,7 @@ def answered_each(
         choices = _asked_of_all(error, option, each.contents).choices
         for choice, meaning in choices.items():
             with contextlib.suppress(FieldError):
-                better = _within_limits(option.with_options(choice), each.contents)
+                better = _fitted(option, choice, each.contents)
                 for found in answered_each(better, each, meanings, wrong, rounds + 1):
                     others = "; ".join(
                         f"{other}: {meant}" for other, meant in choices.items() if other != choice
@@ -183,6 +183,14 @@ def _asked_of_all(error: AmbiguousError, option: FieldOption, contents: Contents
     except AmbiguousError as asked:
         return asked
     return error
+
+
+def _fitted(option: FieldOption, choice: str, contents: Contents) -> FieldOption:
+    """With a choice, and with what all contents ask for where it tells of one file alone."""
+    better = option.with_options(choice)
+    if better.kind != option.kind and better.kind == "classes" and "map" not in better.options:
+        return replace(better, options={**better.options, **_classes_of(contents)})
+    return _within_limits(better, contents)
 
 
 def _within_limits(option: FieldOption, contents: Contents) -> FieldOption:
