@@ -53,7 +53,7 @@ def test_the_seed_schedule_is_pytorchs_plateau_after_its_constant_epochs(losses)
         reference_optimizer, factor=0.5, patience=2
     )
     plateau = schedule("seed", optimizer(), constant_epochs=4, factor=0.5, patience=2)
-    for epoch, loss in enumerate([3.0, 5.0, 7.0, 9.0, *losses], start=1):
+    for epoch, loss in enumerate([9.0, 7.0, 5.0, 0.01, *losses], start=1):
         plateau.observe(loss, epoch)
         if epoch > 4:
             reference.step(loss)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -26,7 +25,7 @@ _MULTI_PICTURE: Final = b"MPF\0"
 _APP1, _APP2, _SCAN, _END = 0xE1, 0xE2, 0xDA, 0xD9
 _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _ALONE: Final = frozenset({0x01, *range(0xD0, 0xD9)})
-_MARKER: Final = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]", re.DOTALL)
+_MARKER: Final = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
 _JPEG_MOST_PER_BYTE: Final = 1 << 12
 """Pixels: a block of 8 x 8 takes a bit at least, or less where it is coded arithmetically."""
 
@@ -102,14 +101,15 @@ def plain_jpeg(data: bytes, *, name: str = "picture") -> bytes:
 
     Pixels and colour profile stay; FieldError where its end is missing.
     """
-    end = jpeg_end(data)
-    if end is None:
+    segments = _segments_or_none(data)
+    end = None if segments is None else _end_behind(data, segments[-1][2])
+    if segments is None or end is None:
         raise FieldError(f"{name} cannot be decoded: it is cut off")
     kept, at = [], 0
-    for marker, start, stop in _segments(data):
-        body = data[start + 4 : start + 4 + len(_EXIF)]
-        is_exif = marker == _APP1 and body == _EXIF
-        if is_exif or (marker == _APP2 and body.startswith(_MULTI_PICTURE)):
+    for marker, start, stop in segments:
+        if marker not in (_APP1, _APP2):
+            continue
+        if data.startswith(_EXIF if marker == _APP1 else _MULTI_PICTURE, start + 4):
             kept.append(data[at:start])
             at = stop
     return b"".join([*kept, data[at:end]]) if kept or end < len(data) else data
@@ -117,46 +117,56 @@ def plain_jpeg(data: bytes, *, name: str = "picture") -> bytes:
 
 def jpeg_end(data: bytes) -> int | None:
     """Where the first picture of a JPEG file ends; None where it does not."""
-    at = 0
-    try:
-        for marker, _, stop in _segments(data):
-            at = stop if marker == _SCAN else at
-        while at and (found := _MARKER.search(data, at)):
-            marker, at = data[found.end() - 1], found.end()
-            if marker == _END:
-                return at
-            if marker not in _ALONE:
-                at += struct.unpack_from(">H", data, at)[0]
-    except (struct.error, ValueError):
-        pass
+    segments = _segments_or_none(data)
+    return None if segments is None else _end_behind(data, segments[-1][2])
+
+
+def _end_behind(data: bytes, at: int) -> int | None:
+    """Where a picture ends whose first scan's data begin at `at`."""
+    while found := _MARKER.search(data, at):
+        marker, at = data[found.end() - 1], found.end()
+        if marker == _END:
+            return at
+        if marker not in _ALONE:
+            if at + 2 > len(data):
+                return None
+            at += data[at] << 8 | data[at + 1]
     return None
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """(marker, start, stop) of a JPEG's segments up to its first scan, that one's head included."""
-    at = 2
+def _segments(data: bytes) -> list[tuple[int, int, int]]:
+    """(marker, start, stop) of a JPEG's segments up to its first scan, that one's head included.
+    IndexError or ValueError where it has no scan. A plain loop: every picture packed comes here."""
+    found, at = [], 2
     while True:
-        if data[at : at + 1] != b"\xff":
+        if data[at] != 0xFF:
             raise ValueError("no marker where one belongs")
-        while data[at + 1 : at + 2] == b"\xff":
+        while (marker := data[at + 1]) == 0xFF:
             at += 1
-        marker = data[at + 1] if at + 1 < len(data) else _END
         if marker == _END:
             raise ValueError("a JPEG without a picture")
         if marker in _ALONE:
             at += 2
             continue
-        stop = at + 2 + struct.unpack_from(">H", data, at + 2)[0]
-        yield marker, at, stop
+        stop = at + 2 + (data[at + 2] << 8 | data[at + 3])
+        found.append((marker, at, stop))
         if marker == _SCAN:
-            return
+            return found
         at = stop
+
+
+def _segments_or_none(data: bytes) -> list[tuple[int, int, int]] | None:
+    """As `_segments`; None where it has no scan."""
+    try:
+        return _segments(data)
+    except (IndexError, ValueError):
+        return None
 
 
 def _look_jpeg(data: bytes) -> Header:
     frame, turn = None, 1
     for marker, start, stop in _segments(data):
-        if marker == _APP1 and data[start + 4 :].startswith(_EXIF):
+        if marker == _APP1 and data.startswith(_EXIF, start + 4):
             turn = _turn(data[start + 4 + len(_EXIF) : stop])
         elif marker in _FRAMES and frame is None:
             frame = struct.unpack_from(">HHB", data, start + 5)

@@ -33,6 +33,8 @@ _ZLIB_STORED_HEADER: Final = b"\x78\x01"
 _STORED_BLOCK: Final = 65535
 _COLOUR_TYPES: Final = {1: 0, 3: 2}
 """By channels: greyscale, RGB."""
+_VALUES: Final = {2: 3, 4: 2, 6: 4}
+"""A pixel, by colour type; else 1."""
 _TYPE_NAMES: Final = {0: "greyscale", 2: "RGB", 3: "palette", 4: "greyscale+alpha", 6: "RGBA"}
 
 
@@ -141,7 +143,7 @@ def png_shape(data: bytes | memoryview, *, name: str) -> Size:
 def png_holds_too_little(data: bytes) -> bool:
     """Whether a PNG's bytes are fewer than its pixels can have been deflated to."""
     width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
-    line_bytes = 1 + width * bits * {2: 3, 4: 2, 6: 4}.get(colour, 1) // 8
+    line_bytes = 1 + width * bits * _VALUES.get(colour, 1) // 8
     return bool(height * line_bytes > _DEFLATE_MOST * len(data))
 
 

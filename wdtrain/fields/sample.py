@@ -27,9 +27,7 @@ def encode_meta(meta: dict[str, Any], *, pad_to: int = 0) -> bytes:
     """Canonical JSON, padded with spaces up to `pad_to` bytes; FieldError for what JSON has no
     word for, NaN and infinity among it."""
     try:
-        text = json.dumps(
-            meta, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
-        )
+        text = _ENCODER.encode(meta)
     except (ValueError, TypeError, RecursionError) as error:
         raise FieldError(f"json cannot be written ({error})") from error
     return text.encode().ljust(pad_to)
@@ -72,4 +70,6 @@ def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _DECODER: Final = json.JSONDecoder(
     parse_constant=lambda name: None, parse_float=_finite, object_pairs_hook=_each_name_once
 )
-"""Made once: `json.loads` makes one for each text, which takes longer than most samples' JSON."""
+_ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+"""Both made once: `json.loads` and `dumps` make one for each text, which takes longer than most
+samples' JSON."""

@@ -38,9 +38,10 @@ class PackedSample:
 
 def prepare(plan: Plan, index: int) -> PackedSample:
     """The sample of an index, ready to be written; FieldError with the reason to reject it."""
-    check_key(plan.source.key(index), plan.longest_key)
+    check_key(key := plan.source.key(index), plan.longest_key)
     sample = plan.source.load(index)
-    check_key(sample.key, plan.longest_key)
+    if sample.key != key:
+        check_key(sample.key, plan.longest_key)
     members, arrays = zip(*_fitted(plan, sample), strict=True)
     meta = encode_meta(_meta(plan, sample, index))
     stored = list(zip(plan.fields, members, arrays, strict=True))
@@ -95,7 +96,7 @@ def _fitted(plan: Plan, sample: Sample) -> Iterator[tuple[bytes, np.ndarray]]:
     fit = fit_to(stored, settings.size, settings.fit)
     for field in plan.fields:
         value = values[field.name]
-        if isinstance(value, np.ndarray) and field.name in plan.padded:
+        if plan.padded and isinstance(value, np.ndarray) and field.name in plan.padded:
             value = field.cleared(value)
         data = kept.get(field.name)
         if data is None and stored == settings.size and settings.encoding == "image":

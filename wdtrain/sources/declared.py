@@ -31,6 +31,7 @@ _WORDS: Final = {
 _MILLIMETRES: Final = (100, 20_000)
 """Values between which depth is likelier to be millimetres (0.1 to 20 m) than 16-bit codes."""
 _HIGHEST_LABEL: Final = 40
+_FIRST_ALPHA: Final = np.uint8(_HIGHEST_LABEL + 1)
 _FULL: Final = 255
 _MOST_BEYOND: Final = 0.5
 
@@ -57,9 +58,11 @@ class Declared:
 
     def codes(self, values: np.ndarray) -> np.ndarray:
         """Depth codes [h, w] as they are stored, of the values of a file, of which 0 is unknown."""
+        if self.per_metre is None and self.is_sure:
+            return values
         known = values[values > 0]
         if self.per_metre is None:
-            if not self.is_sure and known.size and _are_like_millimetres(known):
+            if known.size and _are_like_millimetres(known):
                 raise FieldError(_ambiguous(self.depth, known))
             return values
         metres = values / self.per_metre
@@ -107,8 +110,10 @@ def _ambiguous(depth: DepthFormat, known: np.ndarray) -> str:
 
 def _check_alpha(mask: np.ndarray) -> None:
     """FieldError for a mask of labels with 255 for "leave out", which alpha would turn around."""
+    if (mask - _FIRST_ALPHA < _FULL - _FIRST_ALPHA).any():  # wraps around: above labels, below 255
+        return
     low = (mask > 0) & (mask <= _HIGHEST_LABEL)
-    if not low.any() or not (mask == _FULL).any() or ((mask < _FULL) & ~low & (mask > 0)).any():
+    if not low.any() or not (mask == _FULL).any():
         return
     # The soft edge of an alpha is as thin as a pixel or changes; a label fills an area evenly.
     kernel = np.ones((3, 3), np.uint8)

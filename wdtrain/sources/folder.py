@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from functools import cached_property
+from functools import cached_property, lru_cache
 from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import Any, Final
@@ -150,13 +150,13 @@ class FolderSource(FileSamples):
         else:  # nearly always; every sample comes through here more than once
             suffixes = [OVERLAY_SUFFIXES[name[-1:]], ".mask.png", ".depth.png", ".json"]
         start = self._prefix + name[:-1]
-        return [start + os.fsencode(suffix) for suffix in suffixes]
+        return [start + _encoded(suffix) for suffix in suffixes]
 
     def _stem(self, index: int) -> str:
         return bytes(self._names[index][:-1]).decode("utf-8", "backslashreplace")
 
     def _path(self, index: int, suffix: str) -> bytes:
-        return b"%b%b%b" % (self._prefix, self._names[index][:-1], os.fsencode(suffix))
+        return b"%b%b%b" % (self._prefix, self._names[index][:-1], _encoded(suffix))
 
     def _suffixes(self, index: int, member: str) -> list[str]:
         """The suffixes under which a member of a sample may lie: the usual one, or what is there
@@ -190,14 +190,14 @@ class FolderSource(FileSamples):
             raise FieldError("missing overlay: there is a mask or depth without it")
         if len(suffixes) > 1:
             raise FieldError(f"more than one {member}: {' and '.join(suffixes)}; keep one")
-        read = [*OVERLAY_SUFFIXES.values()] if member == "overlay" else [f".{member}.png", ".json"]
+        read = _OVERLAYS if member == "overlay" else (f".{member}.png", ".json")
         if suffixes[0].lower() not in read:
             endings = ", ".join(suffix.rpartition(".")[2] for suffix in read if suffix != ".json")
             raise FieldError(
                 f"{member} of another kind: it ends on {suffixes[0]!r}; {endings} is read"
             )
-        path, suffix = self._path(index, suffixes[0]), os.fsencode(suffixes[0])
-        data = read_member(path, what=member, file=suffix)
+        path = self._path(index, suffixes[0])
+        data = read_member(path, what=member, file=_encoded(suffixes[0]))
         if data is None:
             raise FieldError(f"missing {member}: no file ends on {suffixes[0]}")
         return data
@@ -242,6 +242,12 @@ class FolderSource(FileSamples):
 
     def _expect_meta(self, index: int) -> None:
         begin_to_read(self._path(index, ".json"))
+
+
+@lru_cache(maxsize=64)
+def _encoded(suffix: str) -> bytes:
+    """As `os.fsencode`, which every sample asks some twenty times of the same few."""
+    return os.fsencode(suffix)
 
 
 def _is_of(suffix: str, member: str, usual: str) -> bool:
