@@ -152,7 +152,8 @@ def test_with_and_without_the_compiled_part_the_same_is_left_out_and_the_rest_is
 ) -> None:
     case, how = Case(SETS[0], 2, 4, 2, 1), How(1, 2, 5)  # tasks of two and three pieces
     data = packed(*case.made)
-    bad = spoil(data, tmp_path / "bad", {(0, 1, 0), (2, 0, 0)}, {(0, 0, 2), (1, 2, 5)})
+    # Block 0, (0, 0), is the last of a task: what stands in the wrong place is not written over.
+    bad = spoil(data, tmp_path / "bad", {(0, 0, 0), (2, 0, 0)}, {(0, 1, 2), (1, 2, 5)})
     here: dict[str, str] = {}
     there: dict[str, str] = {}
     rest = seen(read_ranks(bad, case, how, on_damage="skip", damaged=here))
