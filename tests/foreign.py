@@ -107,13 +107,15 @@ def index_of(
     fields: Sequence[ForeignField] = FIELDS,
     *,
     group: str = "",
+    holdout: float = 0.0,
     **options: Any,
 ) -> Manifest:
     def group_of(name: str) -> str | None:
         found = re.search(group, name) if group else None
         return found[1] if found else None
 
-    return write_index(urls, folder, fields, IndexOptions(**options), Naming(plain_key, group_of))
+    chosen = IndexOptions(holdout=holdout, **options)
+    return write_index(urls, folder, fields, chosen, Naming(plain_key, group_of))
 
 
 def read_plainly(

@@ -100,7 +100,19 @@ def test_a_batch_that_the_chunk_does_not_divide_is_refused_with_the_nearest() ->
 
 
 def test_a_run_has_one_length() -> None:
-    assert "either train.steps or train.epochs" in refusal("train.epochs=2")
+    said = refusal("train.epochs=2", "train.steps=3")
+    assert "give either train.steps or train.epochs; both are given" in said
+    assert "train.epochs; neither is given" in refusal("train.steps=null")
+
+
+@pytest.mark.parametrize("more", [[], ["train.epochs=null"]])
+def test_the_length_on_the_command_line_takes_the_place_of_the_recipes(more: list[str]) -> None:
+    depth = ROOT / "recipes" / "depth-only.yaml"
+    assert load_recipe(depth, []).train.epochs
+    found = load_recipe(depth, ["train.steps=7", *more]).train
+    assert (found.steps, found.epochs) == (7, None)
+    found = load_recipe(PLAYGROUND, ["train.epochs=2"]).train
+    assert (found.steps, found.epochs) == (None, 2)
 
 
 def test_a_loss_is_a_name_or_a_name_with_options() -> None:

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import omegaconf
 import yaml
@@ -29,6 +29,7 @@ from wdtrain.settings import (
     overrides_of,
     parse_bytes,
     parse_memory,
+    without_replaced,
 )
 from wdtrain.settings import RecipeError as RecipeError
 from wdtrain.settings import recipe_keys as recipe_keys
@@ -44,6 +45,8 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, protected_namespaces=(), coerce_numbers_to_str=True
     )
+    either: ClassVar[tuple[str, ...]] = ()
+    """Keys of which one is set: one given on the command line takes the place of the file's."""
 
 
 class DataSettings(Section):
@@ -85,6 +88,8 @@ class RunSettings(Section):
 
 
 class TrainSettings(Section):
+    either: ClassVar[tuple[str, ...]] = ("steps", "epochs")
+
     batch_size: int = Field(256, ge=1, description="samples of one optimizer step, over all ranks")
     steps: int | None = Field(None, ge=1, description="optimizer steps to train for; or epochs")
     epochs: int | None = Field(None, ge=1, description="passes over the data; or steps")
@@ -92,7 +97,8 @@ class TrainSettings(Section):
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give either train.steps or train.epochs, and set the other to null")
+            found = "neither is" if self.steps is None else "both are"
+            raise ValueError(f"give either train.steps or train.epochs; {found} given")
         return self
 
 
@@ -384,7 +390,8 @@ def load_recipe(
     if inspect is not None:
         inspect(OmegaConf.to_container(loaded))
     try:
-        merged = OmegaConf.merge(loaded, overrides_of(overrides))
+        given = overrides_of(overrides)
+        merged = OmegaConf.merge(without_replaced(Recipe, loaded, given), given)
         values = OmegaConf.to_container(merged, resolve=True)
     except omegaconf.errors.OmegaConfBaseException as error:
         raise RecipeError(f"recipe {path}: {error}") from error

@@ -91,6 +91,23 @@ def overrides_of(overrides: list[str]) -> DictConfig:
     return given
 
 
+def without_replaced(
+    section: type[BaseModel], loaded: DictConfig, given: DictConfig, prefix: str = ""
+) -> DictConfig:
+    """What a recipe's file holds, without keys whose alternative (`Section.either`) is set on the
+    command line: the words there take their place."""
+    either = getattr(section, "either", ())
+    if any(OmegaConf.select(given, prefix + key) is not None for key in either):
+        replaced = OmegaConf.create({})
+        for key in either:
+            OmegaConf.update(replaced, prefix + key, None)
+        loaded = DictConfig(OmegaConf.merge(loaded, replaced))
+    for name, field in section.model_fields.items():
+        if _is_section(field.annotation):
+            loaded = without_replaced(field.annotation, loaded, given, f"{prefix}{name}.")
+    return loaded
+
+
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} as {"a.b": 1}."""
     flat: dict[str, Any] = {}

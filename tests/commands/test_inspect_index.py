@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.foreign import Members, make_tars, members_of, name_of, read_plainly
+from tests.foreign import Members, make_tars, members_of, name_of, png, read_plainly
+from tests.sources.people import trimap
 from wdtrain.commands import pack_shards
 from wdtrain.commands.inspect_shards import main
 from wdtrain.packing.verify import walk_blocks
@@ -32,11 +33,12 @@ def test_tars_in_braces_become_a_dataset(
 ) -> None:
     urls = make_tars(tmp_path)
     pattern = tmp_path / "data-{000..002}.tar"
-    assert run("index", pattern, "--out", tmp_path / "index", *DECLARED) == 0
+    none = ("--holdout-samples", "0")
+    assert run("index", pattern, "--out", tmp_path / "index", *none, *DECLARED) == 0
     told = capsys.readouterr().out
     assert "indexed 70 samples of 3 tars" in told
     assert f"train with data.url={tmp_path / 'index'}" in told
-    assert "no split is held out: --holdout-samples 0.1 makes val" in told
+    assert "nothing is held out: --holdout-samples 0.1 makes the split val" in told
     manifest = Manifest.load(str(tmp_path / "index"))
     keys = [
         key for _, _, block in walk_blocks(manifest, manifest.split("train")) for key in block.keys
@@ -47,11 +49,32 @@ def test_tars_in_braces_become_a_dataset(
     assert "70 samples decoded" in capsys.readouterr().out
 
 
-def test_a_group_is_held_out_by_a_tenth_unless_told_otherwise(tmp_path: Path) -> None:
+def test_a_tenth_is_held_out_as_in_packing_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_tars(tmp_path)
+    pattern = tmp_path / "data-{000..002}.tar"
+    assert run("index", pattern, "--out", tmp_path / "index", *DECLARED) == 0
+    told = "held out of training: 7 of 70 samples (10%), the split val; --holdout-samples 0 holds"
+    assert told in capsys.readouterr().out
+    packing = [str(pattern), str(tmp_path / "packed"), *DECLARED, "--processes", "1"]
+    assert pack_shards.main(packing) == 0
+    held = [
+        {key for _, _, block in walk_blocks(each, each.split("val")) for key in block.keys}
+        for each in (Manifest.load(str(tmp_path / name)) for name in ("index", "packed"))
+    ]
+    assert held[0] == held[1]
+    assert len(held[0]) == 7
+
+
+def test_a_group_is_held_out_by_a_tenth_unless_told_otherwise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     make_tars(tmp_path, name=lambda number: f"scene{number // 2:02d}/{number:04d}")
     pattern = tmp_path / "data-{000..002}.tar"
     assert run("index", pattern, "--out", tmp_path / "a", "--group", r"(scene\d+)/", *DECLARED) == 0
     assert Manifest.load(str(tmp_path / "a")).split("val").samples in (6, 8)
+    assert "of 70 samples in whole groups (" in capsys.readouterr().out
     share = ("--holdout-samples", "0.5")
     assert run("index", pattern, "--out", tmp_path / "b", *share, *DECLARED) == 0
     assert Manifest.load(str(tmp_path / "b")).split("val").samples == 35
@@ -77,11 +100,29 @@ def test_a_manifest_does_not_tell_where_a_table_of_groups_lies(tmp_path: Path) -
     assert Manifest.load(str(folder)).settings["group"] == "patients.csv:patient"
 
 
+@pytest.mark.parametrize("count", [5, 20])
+def test_trimaps_are_asked_about_before_all_tars_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], count: int
+) -> None:
+    def members(number: int) -> Members:
+        of_number = members_of(number)
+        return [("tri.png", png(trimap(number))), *(each for each in of_number if "JPG" in each)]
+
+    (tar,) = make_tars(tmp_path, count, members=members)
+    declared = ["--field", "image=image:jpg", "--field", "mask=mask:tri.png"]
+    assert run("index", tar, "--out", tmp_path / "index", *declared) == 2
+    assert "--field 'mask=mask:tri.png,unknown=128' (255 is" in capsys.readouterr().err
+    assert not (tmp_path / "index").exists()
+    declared[-1] += ",alpha"
+    assert run("index", tar, "--out", tmp_path / "index", *declared) == 0
+
+
 def test_a_name_becomes_the_key_that_packing_makes_of_it(tmp_path: Path) -> None:
     from wdtrain.sources.names import name_of as name_of_key
 
     make_tars(tmp_path, 5, name=lambda number: f"room {number}/a-b")
-    assert run("index", tmp_path / "data-000.tar", "--out", tmp_path / "index", *DECLARED) == 0
+    none = ("--holdout-samples", "0", *DECLARED)
+    assert run("index", tmp_path / "data-000.tar", "--out", tmp_path / "index", *none) == 0
     manifest = Manifest.load(str(tmp_path / "index"))
     ((_, _, block),) = walk_blocks(manifest, manifest.split("train"))
     assert [name_of_key(key) for key in block.keys] == [f"room {number}/a-b" for number in range(5)]
@@ -109,29 +150,32 @@ def test_what_cannot_be_is_one_line(
     assert not (tmp_path / "index").exists()
 
 
-def test_the_way_to_pack_a_compressed_tar_is_a_command_that_does(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("given", ["packed 0.tar.gz", "packed {0..1}.tar.gz", "*.gz", "bare*"])
+def test_compressed_tars_are_unpacked_and_indexed_by_one_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], given: str
 ) -> None:
-    (url,) = make_tars(tmp_path, 5)
-    packed = tmp_path / "packed here.tar.gz"
-    packed.write_bytes(gzip.compress(Path(url).read_bytes()))
-    assert run("index", packed, "--out", tmp_path / "index", *DECLARED) == 2
-    unpack, _, pack = (
-        capsys.readouterr().err.strip().rpartition("for example ")[2].partition(" && ")
-    )
-    subprocess.run(unpack, shell=True, check=True)
-    tool, plain, target, *options = shlex.split(pack)
-    assert (tool, target) == ("tools/pack-shards", "TARGET")
-    how = ("--processes", "1", "--holdout-samples", "0")
-    assert pack_shards.main([plain, str(tmp_path / "packed"), *options, *how]) == 0
-    assert Manifest.load(str(tmp_path / "packed")).samples == 5
+    for number, url in enumerate(make_tars(tmp_path / "plain", 10, 5)):
+        names = [f"packed {number}.tar.gz", f"bare{number}.tar"]
+        (tmp_path / names["bare" in given]).write_bytes(gzip.compress(Path(url).read_bytes()))
+    how = ("--holdout-samples", "0.5", *DECLARED)
+    assert run("index", tmp_path / given, "--out", tmp_path / "index", *how) == 2
+    command = capsys.readouterr().err.strip().rpartition("indexes all: ")[2]
+    unpack, _, again = command.rpartition(" && ")
+    subprocess.run(["bash", "-c", unpack], check=True)
+    tool, *arguments = shlex.split(again)
+    assert tool == "tools/inspect-shards"
+    assert main(arguments) == 0
+    manifest = Manifest.load(str(tmp_path / "index"))
+    assert manifest.samples == (5 if "0.tar" in given else 10)
+    assert manifest.settings["holdout"] == 0.5
 
 
 def test_by_index_come_the_pixels_that_come_by_repacking(tmp_path: Path) -> None:
     """Of the same keys, also at another size."""
     urls = make_tars(tmp_path, 40, 20, members=lambda number: members_of(number, (48, 64)))
-    assert run("index", *urls, "--out", tmp_path / "index", *DECLARED) == 0
-    how = ("--processes", "1", "--holdout-samples", "0")
+    none = ("--holdout-samples", "0")
+    assert run("index", *urls, "--out", tmp_path / "index", *none, *DECLARED) == 0
+    how = ("--processes", "1", *none)
     pattern = str(tmp_path / "data-{000..001}.tar")
     assert pack_shards.main([pattern, str(tmp_path / "packed"), *DECLARED, *how]) == 0
     for size in (None, 24, (20, 36)):

@@ -203,10 +203,11 @@ def test_show_tells_every_field_with_what_is_declared_of_it(
         "left",
         "KEY.left.jpg",
         "things",
-        "classes=300 bits=16",
-        "lossless=True",
-        "kind=inverse",
-        "partly=True",
+        "--field things=classes:things.png,classes=300 \\\n",
+        "--field right=image:right.png,lossless \\\n",
+        "--field near=depth:near.png,unit=codes,format=inverse,bits=8 \\\n",
+        "--field far=depth:far.png,unit=codes,near=0.5,far=20 \\\n",
+        "--field parts=mask:parts.png \\\n",
         "rear mean (train, red green blue): 0.0059",
     ):
         assert wanted in shown  # fmt: skip

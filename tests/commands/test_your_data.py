@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import ClassVar
 
 import numpy as np
 import pytest
+import zstandard
 
 from tests.sources.people import (
     COUNT,
@@ -28,7 +32,7 @@ from tests.sources.people import (
 )
 from tests.sources.test_suggest import CASES
 from wdtrain import fields
-from wdtrain.commands import inspect_shards, pack_shards, pack_sources
+from wdtrain.commands import bench_stream, inspect_shards, pack_shards
 from wdtrain.packing.verify import verify, walk_blocks
 from wdtrain.store.manifest import Manifest
 
@@ -278,6 +282,34 @@ def test_a_kind_of_ones_own_is_packed(tmp_path: Path, monkeypatch: pytest.Monkey
     assert isinstance(Manifest.load(str(tmp_path / "set")).fields["ink"], Inked)
 
 
+@pytest.mark.parametrize(
+    ("tool", "arguments"),
+    [
+        (inspect_shards, ["show", "set"]),
+        (inspect_shards, ["verify", "set"]),
+        (inspect_shards, ["audit", "set"]),
+        (inspect_shards, ["grid", "set"]),
+        (inspect_shards, ["order", "set", "--position", "0"]),
+        (inspect_shards, ["order", "set", "--shuffle"]),
+        (inspect_shards, ["augment", "set", "00", "--epoch", "0"]),
+        (bench_stream, ["set", "--samples", "9", "--rounds", "1", "--threads", "1"]),
+    ],
+    ids=str,
+)
+def test_a_dataset_with_a_kind_of_ones_own_is_opened_by_every_tool(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tool: ModuleType,
+    arguments: list[str],
+) -> None:
+    test_a_kind_of_ones_own_is_packed(tmp_path, monkeypatch)
+    fields.KINDS.pop("inked")
+    assert tool.main(arguments) == 2
+    assert "give --kind inked=PACKAGE.MODULE:CLASS" in capsys.readouterr().err
+    assert tool.main([*arguments, "--kind", f"inked={__name__}:Inked"]) == 0
+
+
 @dataclass(frozen=True)
 class Inked(fields.MaskField):
     """A kind of somebody's own."""
@@ -285,19 +317,109 @@ class Inked(fields.MaskField):
     kind: ClassVar[str] = "inked"
 
 
-def test_a_folder_of_compressed_tars_is_refused_with_the_command_that_unpacks_them(
+def test_show_prints_what_was_declared_so_that_it_packs_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write_tar(tmp_path / "data-0.tar", shard(range(6)))
-    whole = (tmp_path / "data-0.tar").read_bytes()
-    (tmp_path / "tars").mkdir()
-    (tmp_path / "tars" / "data-0.tar.gz").write_bytes(gzip.compress(whole))
-    assert pack_shards.main(["tars", "set", "--processes", "1"]) == 2
+    monkeypatch.setattr(fields, "KINDS", dict(fields.KINDS))
+    for number in range(COUNT):
+        CASES["three folders of other names"][0](tmp_path / "mine", number)
+    declared = [
+        *("--field", "rgb=image:my photos/img_{key}.png"),
+        *("--field", "who=mask:masks/m{key}.png,optional,foreground=1|3,unknown=255"),
+        *("--field", "ink=inked:masks/m{key}.png,foreground=any"),
+        *("--field", "far=depth:depths/d-{key}-x.npy,unit=m,far=90,near=1"),
+    ]
+    given = ["mine", "set", "--processes", "1", "--kind", f"inked={__name__}:Inked"]
+    assert pack_shards.main([*given, *declared]) == 0
+    again = _shown("set", capsys)
+    assert again[::2] == ["--kind", *["--field"] * 4]
+    assert again[7] == "ink=inked:masks/m{key}.png,foreground=any"
+    assert pack_shards.main(["mine", "again", "--processes", "1", *again]) == 0
+    first, second = (Manifest.load(str(tmp_path / name)) for name in ("set", "again"))
+    assert first.fields == second.fields
+    assert _shown("again", capsys) == again
+
+
+@pytest.mark.parametrize("layout", ["seed", "voc"])
+def test_show_prints_a_layout_that_tells_more_than_patterns_do(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    layout: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number in range(COUNT):
+        CASES[layout][0](tmp_path / "mine", number)
+    given = ["mine", "set", "--processes", "1"]
+    assert pack_shards.main([*given, "--layout", layout]) == 0
+    again = _shown("set", capsys)
+    assert again[:2] == ["--layout", layout]
+    assert pack_shards.main([*given, *again]) == 0
+    assert "packed already with these settings" in capsys.readouterr().out
+
+
+def _shown(dataset: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """The words of the declaration that `show` prints."""
+    capsys.readouterr()
+    assert inspect_shards.main(["show", dataset]) == 0
+    lines = iter(capsys.readouterr().out.splitlines())
+    assert "declared by" in lines
+    declaration = ""
+    for line in lines:
+        declaration += line.removesuffix("\\")
+        if not line.endswith("\\"):
+            return shlex.split(declaration)
+    raise AssertionError("the declaration has no end")
+
+
+_PACK: dict[str, Callable[[bytes], bytes]] = {
+    "gz": gzip.compress,
+    "xz": lzma.compress,
+    "bz2": bz2.compress,
+    "zst": zstandard.compress,
+}
+
+
+@pytest.mark.parametrize("ending", _PACK)
+@pytest.mark.parametrize(
+    ("source", "declared"),
+    [
+        ("some tars", []),
+        ("some tars/data-{{0..1}}.tar.{}", []),
+        ("some tars/data-{{0..1}}.tar.{}", ["--field", "rgb=image:jpg"]),
+        ("*/*.tar.{}", ["--field", "rgb=image:jpg"]),
+    ],
+)
+def test_compressed_tars_are_refused_with_the_command_that_unpacks_and_packs_them(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    source: str,
+    ending: str,
+    declared: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "some tars").mkdir()
+    for number in range(2):
+        plain = write_tar(tmp_path / "data.tar", shard(range(6 * number, 6 * number + 6)))
+        packed = tmp_path / "some tars" / f"data-{number}.tar.{ending}"
+        packed.write_bytes(_PACK[ending](plain.read_bytes()))
+    given = [source.format(ending), "set", "--processes", "1", *declared]
+    assert pack_shards.main(given) == 2
     *_, told, command = capsys.readouterr().err.splitlines()
-    assert told == pack_sources.UNPACK
-    subprocess.run(["bash", "-c", command], check=True)
-    assert (tmp_path / "tars" / "data-0.tar").read_bytes() == whole
+    assert told == "This command unpacks and packs it:"
+    unpack, _, pack = command.rpartition(" && ")
+    if ending != "zst":  # its program is not everywhere
+        subprocess.run(["bash", "-c", unpack], check=True)
+    else:
+        assert unpack.strip().startswith("for f in ")
+        for number in range(2):
+            write_tar(tmp_path / f"some tars/data-{number}.tar", shard(range(6)))
+    assert pack_shards.main(shlex.split(pack)[1:]) == 0
+    manifest = Manifest.load(str(tmp_path / "set"))
+    assert manifest.samples == 12
+    assert set(manifest.fields) == ({"rgb"} if declared else {"image", "mask"})
 
 
 def test_a_mask_that_is_unknown_is_not_said_to_be_without_foreground(

@@ -14,7 +14,6 @@ from tests.end_to_end.runs import Runs
 
 SMALL = (
     "train.steps=2",
-    "train.epochs=null",
     "train.batch_size=4",
     "data.chunk=2",
     "data.size=32",

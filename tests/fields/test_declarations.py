@@ -6,6 +6,7 @@ import json
 import pickle
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,31 @@ def test_a_field_is_read_back_as_it_was_written(field: Field) -> None:
     values = json.loads(json.dumps(field.as_dict(), allow_nan=False))
     assert fields.from_dict(field.name, values) == field
     assert pickle.loads(pickle.dumps(field)) == field
+
+
+@given(st.one_of(IMAGES, masks(), classes(), depths()))
+def test_a_field_is_typed_as_it_is_declared(field: Field) -> None:
+    if isinstance(field, MaskField):
+        field = replace(field, partly=False)  # of what was padded: nobody declares it
+    if isinstance(field, DepthField) and not field.format.is_logarithmic:
+        field = replace(field, format=DepthFormat(kind=field.format.kind, bits=field.format.bits))
+        assert not {"near", "far"} & set(field.typed()), "limits in metres mean nothing here"
+    if isinstance(field, ClassesField):
+        spans = [each for each in field.map if each[1] is None or each[1] >= 0]
+        field = replace(field, map=tuple(spans))
+    assert fields.declared(field.name, field.kind, field.typed()) == field
+
+
+def test_what_is_usual_is_not_typed() -> None:
+    assert ClassesField("labels", classes=40).typed() == {"classes": "40"}
+    assert ClassesField("labels", classes=300).typed() == {"classes": "300"}
+    relative = DepthField.declared("depth", {"unit": "relative", "bits": "8"})
+    assert relative.typed() == {"unit": "relative", "bits": "8"}
+    assert DepthField.declared("depth", {"scale": "256"}).typed() == {
+        "scale": "256",
+        "near": "0.5",
+        "far": "20",
+    }
 
 
 JSON = st.recursive(

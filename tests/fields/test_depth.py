@@ -169,7 +169,7 @@ def test_codes_stay_what_they_are() -> None:
         (
             saved((METRES * 1000).astype(np.uint16)),
             "a picture of 16 bits with values of 1147 to 11500",
-            ["unit=mm", "scale=5000", "unit=codes"],
+            ["unit=mm", "scale=256", "scale=5000", "unit=codes"],
         ),
         (
             saved((METRES * 20).astype(np.uint8)),
@@ -193,6 +193,28 @@ def test_a_depth_without_a_unit_names_the_declarations_that_it_could_be(
     for text in choices:
         assert f"--field 'depth=depth:PATTERN,{text}'" in str(raised.value)
         of(**dict(option.split("=", 1) for option in text.split(",")))
+
+
+def asked(values: np.ndarray) -> dict[str, str]:
+    with pytest.raises(AmbiguousError) as raised:
+        of().read(saved(values), file="d.png")
+    return raised.value.choices
+
+
+def test_of_16_bits_the_likelier_reading_comes_first_with_its_metres() -> None:
+    street = np.linspace(2.5 * 256, 80 * 256, 600).reshape(20, 30).astype(np.uint16)
+    room = np.linspace(500, 9000, 600).reshape(20, 30).astype(np.uint16)
+    choices = asked(street)
+    assert list(choices)[:2] == ["scale=256", "unit=mm"]
+    assert choices["scale=256"].endswith("as KITTI has it: 2.5 to 80 m")
+    assert choices["unit=mm"] == "values are millimetres: 0.64 to 20.5 m"
+    choices = asked(room)
+    assert list(choices)[:2] == ["unit=mm", "scale=256"]
+    assert choices["unit=mm"] == "values are millimetres: 0.5 to 9 m"
+    laser = np.where(np.arange(600).reshape(20, 30) % 4 == 0, street // 2, 0).astype(np.uint16)
+    assert next(iter(asked(laser))) == "scale=256"
+    assert next(iter(asked(street // 2))) == "unit=mm"
+    assert next(iter(asked(np.zeros((4, 4), np.uint16)))) == "unit=mm"
 
 
 def test_depth_beyond_its_limits_is_refused_with_what_was_found() -> None:

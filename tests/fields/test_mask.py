@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from PIL import Image
 
 from tests.fields.making import PALETTE, png_of, saved
 from wdtrain.fields import FieldError, MaskField, declared
-from wdtrain.fields.errors import AmbiguousError
+from wdtrain.fields.errors import AmbiguousError, kind_and_options
 from wdtrain.fields.npy import encode_npy
 from wdtrain.fields.resize import known_area
 
@@ -74,6 +75,104 @@ def test_a_lossy_mask_is_cut_at_half(kind: str, pixels: np.ndarray) -> None:
     got = PLAIN.read(saved(pixels, kind, quality=60), file="m.jpg")
     assert set(np.unique(got)) == {0, 255}
     assert (got != EXPECTED).mean() < 0.03
+
+
+def levels_of(*values: int, number: int = 0, size: int = 48) -> np.ndarray:
+    """uint8 [size, size]: rings of these values, the last in the middle."""
+    y, x = np.mgrid[:size, :size]
+    far = np.hypot(y - size / 2, x - size / 2 + number % 5)
+    at = len(values) - 1 - np.minimum(far // (size / 2 / len(values)), len(values) - 1)
+    return np.array(values, np.uint8)[at.astype(int)]
+
+
+def shrunk(mask: np.ndarray, by: int) -> np.ndarray:
+    return cv2.resize(mask, None, fx=1 / by, fy=1 / by, interpolation=cv2.INTER_AREA)
+
+
+def asked(masks: list[np.ndarray | bytes], **options: str) -> list[str]:
+    """The choices of the question that several masks are; [] where there is none."""
+    try:
+        of(**options).judge([(each, f"{at}.png") for at, each in enumerate(masks)])
+    except AmbiguousError as error:
+        return list(error.choices)
+    return []
+
+
+TRIMAP = ["unknown=128", "classes:classes=3,map=0:0|128:1|255:2", "alpha"]
+
+
+@pytest.mark.parametrize("form", ["png", "npy", "npy of int64", "16 bits", "one file"])
+def test_a_trimap_is_asked_about_and_each_answer_settles_it(form: str) -> None:
+    masks: list[Any] = [levels_of(0, 128, 255, number=number) for number in range(6)]
+    files = {
+        "png": [saved(mask) for mask in masks],
+        "npy": [encode_npy(mask) for mask in masks],
+        "npy of int64": [encode_npy(mask.astype(np.int64)) for mask in masks],
+        "16 bits": [saved(mask.astype(np.uint16) * 257) for mask in masks],
+        "one file": [saved(masks[0])],
+    }[form]
+    choices = asked(files)
+    if form == "16 bits":
+        assert choices[0] == "unknown=32896"
+    else:
+        assert choices == TRIMAP
+    with pytest.raises(AmbiguousError, match="as alpha, some would be half foreground") as raised:
+        of().judge([(data, "a.png") for data in files])
+    told = str(raised.value)
+    assert f"--field 'mask=mask:PATTERN,{choices[0]}'" in told
+    assert "--field 'mask=classes:PATTERN,classes=3,map=0:0|" in told
+    for choice in choices:
+        kind, options = kind_and_options(choice, "mask")
+        read = dict(each.partition("=")[::2] for each in options.split(","))
+        field = declared("mask", kind, read)
+        field.judge([(data, "a.png") for data in files])
+        assert len(np.unique(field.read(files[0], file="a.png"))) == 3
+
+
+def test_masks_of_a_few_classes_are_asked_about() -> None:
+    choices = asked([levels_of(0, 85, 170, 255, number=number) for number in range(6)])
+    assert choices == ["classes:classes=4,map=0:0|85:1|170:2|255:3", "alpha", "foreground=any"]
+
+
+@pytest.mark.parametrize("by", [2, 3, 4, 7])
+def test_masks_that_were_resized_are_not_asked_about(by: int) -> None:
+    assert not asked([shrunk(levels_of(0, 255, number=n, size=96), by) for n in range(9)])
+    lines = [cv2.line(np.zeros((48, 48), np.uint8), (n, 3), (40, 9 * n), 255, by) for n in range(5)]
+    assert not asked([shrunk(line, 2) for line in lines])
+
+
+def test_what_is_alpha_is_not_asked_about() -> None:
+    hard: list[Any] = [levels_of(0, 255, number=number) for number in range(9)]
+    assert not asked(hard)
+    assert not asked([hard[0] // 255, DISK])
+    assert not asked([saved(hard[0], "JPEG", quality=50), saved(levels_of(0, 128, 255), "JPEG")])
+    again = [cv2.imdecode(cv2.imencode(".jpg", mask)[1], 0) for mask in hard]
+    assert not asked(again)
+    assert not asked([np.where((mask > 3) & (mask < 252), 255, mask // 4 * 4) for mask in again])
+    ramps = [np.tile(np.arange(0, 256, 8, dtype=np.uint8).repeat(4), (40, 1)) for _ in range(9)]
+    assert not asked(ramps)
+    blank = np.zeros((48, 48), np.uint8)
+    disks = [cv2.circle(blank.copy(), (20, 20), n + 3, 255, -1, cv2.LINE_AA) for n in range(9)]
+    assert not asked(disks)
+    assert not asked([levels_of(0, 128, 255)], unknown="128")
+    assert not asked([levels_of(0, 128, 255)], foreground="any")
+    assert not asked([levels_of(0, 128, 255)], alpha="")
+
+
+def test_one_mask_that_differs_from_the_others_asks_nothing() -> None:
+    masks: list[Any] = [levels_of(0, 255, number=number) for number in range(11)]
+    odd = levels_of(0, 128, 255)
+    for count in (1, 3, 11):
+        assert not asked([*masks[:count], odd])
+    assert asked([*masks[:6], odd, odd]) == TRIMAP
+
+
+def test_alpha_is_declared_alone_and_kept() -> None:
+    with pytest.raises(FieldError, match="alpha and foreground are declared; choose"):
+        of(alpha="", foreground="1")
+    assert of(alpha="").as_dict()["alpha"] is True
+    assert "alpha" not in of().as_dict()
+    np.testing.assert_array_equal(of(alpha="").read(saved(void()), file="m"), void())
 
 
 def test_alpha_stays_alpha() -> None:

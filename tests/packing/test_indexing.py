@@ -131,13 +131,11 @@ def test_all_of_train_is_what_its_mean_is_of(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ what cannot be used
 
 
-def test_a_compressed_tar_is_refused_with_the_way_to_pack_it(tmp_path: Path) -> None:
+def test_a_compressed_tar_is_refused_with_what_to_do(tmp_path: Path) -> None:
     (plain,) = make_tars(tmp_path, 5)
     packed = tmp_path / "data.tar"
     packed.write_bytes(gzip.compress(Path(plain).read_bytes()))
-    unpack = r"gzip -dc \S+/data.tar > \S+/data-plain.tar"
-    pack = r"tools/pack-shards \S+/data-plain.tar TARGET --field image=image:jpg --field mask="
-    with pytest.raises(StoreError, match=rf"is compressed .gzip.*{unpack} && {pack}"):
+    with pytest.raises(StoreError, match=r"is compressed .gzip.*; unpack it .gzip -dc. and give"):
         index_of([str(packed)], tmp_path / "index")
     assert not (tmp_path / "index").exists()
 

@@ -27,6 +27,13 @@ def figure(number: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
     return ((y - 8 - number % 5) ** 2 + (x - 12 - number % 7) ** 2 < 40).astype(np.uint8)
 
 
+def trimap(number: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
+    """uint8 [height, width] of 0, 128 and 255: a disk with a broad rim that is not known."""
+    y, x = np.mgrid[:height, :width]
+    far = (y - 8 - number % 5) ** 2 + (x - 12 - number % 7) ** 2
+    return np.where(far < 40, 255, np.where(far < 130, 128, 0)).astype(np.uint8)
+
+
 def metres(number: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
     """float32 [height, width] of 1 to 10 m."""
     far = np.linspace(1, 9, height * width, dtype=np.float32).reshape(height, width)

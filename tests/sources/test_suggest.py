@@ -11,15 +11,19 @@ import pytest
 from tests.sources.people import (
     COUNT,
     HEIGHT,
+    WIDTH,
     classes,
     figure,
     metres,
     photo,
     shard,
+    trimap,
     with_palette,
     write,
     write_tar,
 )
+from wdtrain.fields import FieldError
+from wdtrain.sources.asking import ask
 from wdtrain.sources.families import families_in
 from wdtrain.sources.field_options import parse_field
 from wdtrain.sources.named_source import open_source
@@ -155,6 +159,39 @@ CASES: dict[str, tuple[Make, list[str]]] = {
             "mask=mask:{split}/gt/{key}.png,foreground=1",
         ],
     ),
+    "trimaps": (
+        files(("images/{n}.jpg", photo), ("masks/{n}.png", trimap)),
+        ["image=image:images/{key}.jpg", "mask=mask:masks/{key}.png,unknown=128"],
+    ),
+    "trimaps among triples": (
+        triple(trimap, greys, "png"),
+        [OVERLAY, f"{MASK},unknown=128", DEPTH],
+    ),
+    "trimaps without a word": (
+        files(("photo/{n}.jpg", photo), ("gt/{n}.png", trimap)),
+        ["image=image:photo/{key}.jpg", "mask=mask:gt/{key}.png,unknown=128"],
+    ),
+    "palettes of classes among masks": (
+        files(
+            ("images/{n}.jpg", photo),
+            ("masks/{n}.png", lambda n: with_palette(classes(0, 3 + n % 4))),
+        ),
+        ["image=image:images/{key}.jpg", "labels=classes:masks/{key}.png,classes=6"],
+    ),
+    "greys of classes among masks": (
+        files(("images/{n}.jpg", photo), ("masks/{n}.png", lambda n: classes(n, 4) * 85)),
+        [
+            "image=image:images/{key}.jpg",
+            "labels=classes:masks/{key}.png,classes=4,map=0:0|85:1|170:2|255:3",
+        ],
+    ),
+    "greys of classes": (
+        files(("images/{n}.jpg", photo), ("labels/{n}.png", lambda n: classes(n, 4) * 85)),
+        [
+            "image=image:images/{key}.jpg",
+            "labels=classes:labels/{key}.png,map=0:0|85:1|170:2|255:3",
+        ],
+    ),
     "masks of some": (
         lambda folder, n: files(("images/{n}.jpg", photo), *([("masks/{n}.png", alpha)] * (n % 2)))(
             folder, n
@@ -209,7 +246,7 @@ def test_what_somebody_has_is_found(tmp_path: Path, case: str) -> None:
     assert {line.partition(": ")[0] for line in found.meanings} == {
         line.partition("=")[0]
         for line in expected
-        if any(option in line for option in ("unit=", "foreground="))
+        if any(word in line for word in ("unit=", "foreground=", "unknown=", "=classes:masks/"))
     }
 
 
@@ -234,9 +271,9 @@ def test_a_saved_dataset_is_found(tmp_path: Path) -> None:
     found = advice(str(tmp_path / "saved"))
     assert found is not None
     assert found.arguments == [
-        *("--layout", "hf", "--field", "photo=image:photo"),
-        *("--field", "annotation=classes:annotation,classes=8"),
-        *("--field", "metres=depth:metres,unit=m"),
+        *("--layout", "hf", "--field", "image=image:photo"),
+        *("--field", "labels=classes:annotation,classes=8"),
+        *("--field", "depth=depth:metres,unit=m"),
     ]
 
 
@@ -247,9 +284,59 @@ def test_a_question_of_a_declared_field_is_answered(tmp_path: Path) -> None:
     found = advice(str(tmp_path), declared)
     assert found is not None
     assert lines_of(found) == ["rgb=image:i/{key}.jpg", "far=depth:d/{key}.png,optional,unit=mm"]
-    assert found.meanings == [
-        "far: unit=mm (values are millimetres; or it is scale=5000, unit=codes)"
-    ]
+    (told,) = found.meanings
+    assert told.startswith(
+        "far: unit=mm (values are millimetres: 1 to 9.5 m; or it is scale=256: values / 256 are "
+        "metres, as KITTI has it: 3.91 to 37.1 m; scale=5000: "
+    )
+
+
+def test_a_declared_trimap_is_asked_about_in_its_own_line(tmp_path: Path) -> None:
+    for number in range(6):
+        files(("i/{n}.jpg", photo), ("m/{n}.png", trimap))(tmp_path, number)
+    declared = [parse_field("rgb=image:i/{key}.jpg"), parse_field("who=mask:m/{key}.png,optional")]
+    with pytest.raises(FieldError) as raised:
+        ask(open_source(str(tmp_path), declared))
+    told = str(raised.value)
+    assert told.startswith("who of 00 and others like it have values 0, 128 and 255, which fill")
+    for settled in ("who=mask:m/{key}.png,optional,unknown=128",
+                    "who=classes:m/{key}.png,optional,classes=3,map=0:0|128:1|255:2",
+                    "who=mask:m/{key}.png,optional,alpha"):  # fmt: skip
+        assert f"--field '{settled}'" in told
+        source = open_source(str(tmp_path), [declared[0], parse_field(settled)])
+        ask(source)
+        assert source.load(3).arrays["who"] is not None
+    found = advice(str(tmp_path), declared)
+    assert found is not None
+    assert lines_of(found) == ["rgb=image:i/{key}.jpg", "who=mask:m/{key}.png,optional,unknown=128"]
+
+
+def test_one_trimap_among_masks_asks_nothing(tmp_path: Path) -> None:
+    for number in range(9):
+        mask = trimap if number == 4 else alpha
+        files(("images/{n}.jpg", photo), ("masks/{n}.png", mask))(tmp_path, number)
+    found = suggested(str(tmp_path))
+    assert found is not None
+    assert lines_of(found) == ["image=image:images/{key}.jpg", "mask=mask:masks/{key}.png"]
+    ask(open_source(str(tmp_path), [parse_field(line) for line in lines_of(found)]))
+
+
+def test_the_range_of_a_depth_is_that_of_all_files_that_were_looked_at(tmp_path: Path) -> None:
+    for number in range(6):
+        files(("image/{n}.jpg", photo), ("depth/{n}.png", street))(tmp_path, number)
+    found = suggested(str(tmp_path))
+    assert found is not None
+    assert lines_of(found)[1] == "depth=depth:depth/{key}.png,scale=256,near=0.5,far=80"
+    (told,) = found.meanings
+    assert "as KITTI has it: 1 to 75 m; or it is unit=mm: values are millimetres: 0.256 to" in told
+
+
+def street(number: int) -> np.ndarray:
+    """A depth as KITTI has it, of a laser; the first file is near alone."""
+    far = np.linspace(1, 5 + 14 * number, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH)
+    far[:, ::2] = 0
+    far[0, 0], far[-1, -1] = 1, 5 + 14 * number
+    return np.asarray(far * 256, np.uint16)
 
 
 def test_what_is_well_is_given_no_advice(tmp_path: Path) -> None:
@@ -319,7 +406,9 @@ def test_a_few_broken_files_do_not_hide_what_the_others_are(tmp_path: Path) -> N
     assert said == "samples whose files cannot be decoded (images/00.jpg, images/05.jpg)"
 
 
-def test_folders_that_no_word_tells_apart_are_fields_of_their_names(tmp_path: Path) -> None:
+def test_folders_that_no_word_tells_apart_are_fields(
+    tmp_path: Path,
+) -> None:
     for number in range(6):
         files(
             ("cam/{n}.png", photo),
@@ -330,8 +419,8 @@ def test_folders_that_no_word_tells_apart_are_fields_of_their_names(tmp_path: Pa
     found = suggested(str(tmp_path))
     assert found is not None
     assert sorted(lines_of(found)) == [
-        "cam=image:cam/{key}.png",
-        "lidar=depth:lidar/{key}.png,unit=mm",
+        "depth=depth:lidar/{key}.png,unit=mm",
+        "image=image:cam/{key}.png",
         "person=mask:person/{key}.png",
         "road=mask:road/{key}.png,foreground=1",
     ]

@@ -19,9 +19,10 @@ from wdtrain.fields import FieldError
 from wdtrain.remote import extents
 from wdtrain.remote.access import LocalFile
 from wdtrain.remote.tar_stream import Endings
+from wdtrain.remote.unpacking import unpacking_of_folder
 from wdtrain.sources import tar_source
 from wdtrain.sources.field_options import parse_field
-from wdtrain.sources.tar_source import TarSource, how_to_unpack_all
+from wdtrain.sources.tar_source import TarSource
 
 IMAGE, MASK = "image=image:jpg", "mask=mask:seg.png"
 COUNT = 10
@@ -109,7 +110,7 @@ def test_a_compressed_tar_is_refused_with_the_command_that_unpacks_it(tars: Path
     packed.write_bytes(gzip.compress(plain.read_bytes()))
     with pytest.raises(StoreError) as refused:
         source_of(packed, IMAGE)
-    command = str(refused.value).rpartition("pack from there: ")[2]
+    command = str(refused.value).rpartition("take what is there then: ")[2]
     subprocess.run(["bash", "-c", command], check=True)
     assert (tars / "data.tar").read_bytes() == plain.read_bytes()
 
@@ -167,14 +168,21 @@ def test_all_compressed_tars_of_a_folder_are_unpacked_by_one_command(
     for number in range(2):
         whole = (tars / "data-0000.tar").read_bytes()
         (folder / f"{number}{ending}").write_bytes(gzip.compress(whole))
-    for source in (folder, folder / f"*{ending}"):
-        command = how_to_unpack_all(source)
-        assert command is not None
+    for source in (folder / f"{{0..1}}{ending}", folder / f"*{ending}"):
+        with pytest.raises(StoreError) as refused:
+            source_of(source, IMAGE)
+        command = str(refused.value).rpartition("take what is there then: ")[2]
         subprocess.run(["bash", "-c", command], check=True)
+        assert (folder / "0.tar").read_bytes() == whole
         assert (folder / "1.tar").read_bytes() == whole
         (folder / "1.tar").unlink()
-    assert how_to_unpack_all(tars) is None
-    assert how_to_unpack_all(tmp_path / "nothing" / "there") is None
+    assert unpacking_of_folder(tars) is None
+    assert unpacking_of_folder(tmp_path / "nothing" / "there") is None
+    found = unpacking_of_folder(folder)
+    assert found is not None
+    subprocess.run(["bash", "-c", found.command], check=True)
+    assert (folder / "1.tar").read_bytes() == whole
+    assert found.plain == [f"{folder}/*.tar"]
 
 
 def test_one_of_several_endings_is_a_fields(tmp_path: Path) -> None:

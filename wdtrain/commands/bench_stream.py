@@ -21,6 +21,7 @@ import torch
 from rich.table import Table
 
 from wdtrain.commands import Output, run_command, tool_parser
+from wdtrain.commands.own_kinds import add_kinds, register_kinds
 from wdtrain.disk.machine import usable_cores
 from wdtrain.settings import parse_bytes
 from wdtrain.store import native
@@ -77,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--shuffle-bytes", default="1GiB", metavar="SIZE", help="data.shuffle_bytes; default 1GiB")
     add("--samples", type=int, metavar="N", help="of each round; default: an epoch, at most 100000")
     add("--rounds", type=int, default=5, metavar="N", help="the median counts; default 5")
+    add_kinds(parser)
     add("--json", action="store_true", help="print one JSON object")
     return parser
 
@@ -95,6 +97,7 @@ def _bench(options: argparse.Namespace) -> int:
     for name in ("batch_size", "size", "samples", "rounds"):
         if (count := getattr(options, name)) is not None and count < 1:
             raise ValueError(f"--{name.replace('_', '-')} is {count}; it must be 1 or more")
+    register_kinds(options)
     manifest = Manifest.load(options.target)
     samples = options.samples or min(manifest.split(options.split).samples, 100_000)
     floor = _Floor(manifest, options)

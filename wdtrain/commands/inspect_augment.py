@@ -24,6 +24,7 @@ from wdtrain.commands.augment_picture import (
     see,
 )
 from wdtrain.commands.inspect_order import check_cursor, manifest_of
+from wdtrain.commands.own_kinds import add_kinds
 from wdtrain.commands.pack_shards import long_work
 from wdtrain.commands.trust import add_trust, load_run_recipe
 from wdtrain.config import AugmentSettings, DataSettings, Recipe, RunSettings, load_recipe
@@ -98,6 +99,7 @@ def add_augment(actions: Any) -> None:
         default = AugmentSettings.model_fields[name].default
         text = f"augment.{name}; default: the recipe's, else {default}"
         add(f"--{name.replace('_', '-')}", type=float, metavar="X", help=text)
+    add_kinds(action)
     action.set_defaults(act=show_augment)
 
 

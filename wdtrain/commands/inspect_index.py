@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from wdtrain.commands.own_kinds import add_kinds, register_kinds
 from wdtrain.commands.pack_shards import MAX_REJECTS, long_work
 from wdtrain.disk.failures import StoreError
-from wdtrain.fields import register
 from wdtrain.packing.foreign_scan import ForeignField
 from wdtrain.packing.indexing import IndexOptions, Naming, write_index
 from wdtrain.remote.remote_files import Remote
+from wdtrain.remote.tar_stream import CompressedTar
+from wdtrain.remote.unpacking import packed_ending, unpacking
 from wdtrain.sources.field_options import parse_field
 from wdtrain.sources.grouping import parse_group, told_group
 from wdtrain.sources.names import key_of
@@ -22,6 +25,12 @@ from wdtrain.sources.tar_source import named_tars
 from wdtrain.store.foreign_index import ForeignIndex
 from wdtrain.store.manifest import Manifest
 
+_DEFAULTS: Final[dict[str, Any]] = {
+    "group": None,
+    "holdout_samples": IndexOptions().holdout,
+    "seed": IndexOptions().seed,
+    "max_rejects": IndexOptions().max_rejects,
+}
 _EXAMPLES: Final = """\
 examples:
   inspect-shards index 'photos-{0000..0099}.tar' --out shards/photos \\
@@ -59,13 +68,14 @@ def add_index(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         metavar="NAME=KIND:ENDING[,option=value...]",
         help="a field, and what the names of its members end on behind the key; several: jpg|png",
     )
-    add("--kind", action="append", default=[], metavar="NAME=MODULE:CLASS", help="one's own kind")
+    add_kinds(parser)
     add(
         "--holdout-samples",
         type=float,
         metavar="P",
-        help="share of samples (with --group: of groups) that becomes the split val; default 0, "
-        "with --group 0.1",
+        default=_DEFAULTS["holdout_samples"],
+        help="share of samples, with --group of whole groups, that training never sees: the split "
+        f"val; 0: none; default {_DEFAULTS['holdout_samples']}",
     )
     add(
         "--group",
@@ -74,23 +84,22 @@ def add_index(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "pattern, or FILE.csv:COLUMN; a group lies whole in one split",
     )
     add("--seed", type=int, default=0, metavar="N", help="of the splits; default 0")
-    add("--max-rejects", type=float, default=0.001, metavar="P", help=MAX_REJECTS)
+    add(
+        "--max-rejects", type=float, default=_DEFAULTS["max_rejects"], metavar="P", help=MAX_REJECTS
+    )
     parser.set_defaults(act=index)
 
 
 def index(options: argparse.Namespace) -> int:
     """Writes manifest and index, and says what is in them."""
-    for text in options.kind:
-        name, _, path = text.partition("=")
-        register(name, path)
+    register_kinds(options)
     fields = [foreign_field(text) for text in options.field]
     room = key_room([each.field for each in fields])
     naming = Naming(lambda name: key_of(name, room))
     if options.group is not None:
         naming = replace(naming, group_of=parse_group(options.group).of)
-    share = options.holdout_samples
     asked = IndexOptions(
-        holdout=(0.1 if options.group else 0.0) if share is None else share,
+        holdout=options.holdout_samples,
         group=None if options.group is None else told_group(options.group),
         seed=options.seed,
         max_rejects=options.max_rejects,
@@ -98,11 +107,31 @@ def index(options: argparse.Namespace) -> int:
     urls = [url for text in options.urls for url in named_tars(text)]
     started = time.perf_counter()
     with long_work("indexing", "bytes") as progress:
-        manifest = write_index(
-            urls, options.out, fields, asked, naming, remote=Remote(), progress=progress
-        )
+        try:
+            manifest = write_index(
+                urls, options.out, fields, asked, naming, remote=Remote(), progress=progress
+            )
+        except CompressedTar as error:
+            raise StoreError(_unpacked_first(error, options)) from error
     _report(manifest, options.out, len(urls), time.perf_counter() - started)
     return 0
+
+
+def _unpacked_first(error: CompressedTar, options: argparse.Namespace) -> str:
+    """What is said of compressed tars: the command that unpacks and indexes them."""
+    packed = [
+        text for text in options.urls if packed_ending(text) or error.name in named_tars(text)
+    ]
+    found = unpacking(packed, error.how)
+    plain = dict(zip(packed, found.plain, strict=True))
+    words = [plain.get(text, text) for text in options.urls] + ["--out", str(options.out)]
+    for name in ("field", "kind"):
+        words += [word for text in getattr(options, name) for word in (f"--{name}", text)]
+    for name in ("group", "holdout_samples", "seed", "max_rejects"):
+        if (value := getattr(options, name)) != _DEFAULTS[name]:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    again = shlex.join(["tools/inspect-shards", "index", *words])
+    return f"{error.found}; this unpacks and indexes all: {found.command} && {again}"
 
 
 def foreign_field(text: str) -> ForeignField:
@@ -131,11 +160,22 @@ def _report(manifest: Manifest, folder: Path, tars: int, seconds: float) -> None
         f"{index_summary(found)}; {manifest.rejects['count']:,} rejected; digest "
         f"{manifest.digest[:12]}; train with data.url={folder}"
     )
+    print(_held_out(manifest))
+
+
+def _held_out(manifest: Manifest) -> str:
+    """What training never sees, in words."""
     if manifest.splits.keys() == {"train"}:
-        print(
-            "no split is held out: --holdout-samples 0.1 makes val; else train with "
+        return (
+            "nothing is held out: --holdout-samples 0.1 makes the split val; else train with "
             "evaluate.splits=[train]"
         )
+    held = manifest.samples - manifest.split("train").samples
+    groups = " in whole groups" if manifest.settings["group"] else ""
+    return (
+        f"held out of training: {held:,} of {manifest.samples:,} samples{groups} "
+        f"({held / manifest.samples:.0%}), the split val; --holdout-samples 0 holds out none"
+    )
 
 
 def index_summary(found: ForeignIndex) -> str:

@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from wdtrain.commands.inspect_shuffle import show_shuffle
+from wdtrain.commands.own_kinds import add_kinds, register_kinds
 from wdtrain.commands.trust import add_trust, load_run_recipe
 from wdtrain.config import DataSettings, Recipe, TrainSettings, load_recipe
 from wdtrain.disk.failures import DamagedBlock, StoreError
+from wdtrain.fields import register_all
 from wdtrain.remote.access import is_url
 from wdtrain.settings import parse_bytes
 from wdtrain.store.foreign import open_shard
@@ -128,6 +130,7 @@ def add_order(actions: Any) -> None:
         add(option, type=kind, metavar=shown, help=f"{what}; default {_DEFAULTS[name]}")
     add("--places", action="store_true", help="leave keys out, and read nothing but the manifest")
     add("--json", action="store_true", help="one JSON object a line")
+    add_kinds(action)
     action.set_defaults(act=show_order)
 
 
@@ -223,7 +226,9 @@ def _recipe(options: argparse.Namespace) -> Recipe:
 
 def manifest_of(options: argparse.Namespace, recipe: Recipe | None) -> Manifest:
     """The dataset named, or else the run's own."""
+    register_kinds(options)
     if options.target is not None:
+        register_all({} if recipe is None else recipe.data.kinds)
         return Manifest.load(options.target)
     if recipe is None:
         raise ValueError("neither a dataset nor --run is named; name TARGET, or the run's folder")

@@ -4,15 +4,14 @@ order it is read (`inspect_order.py`), and what networks saw of a sample (`inspe
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from textwrap import indent
-from typing import Any, Final
+from typing import Final
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from wdtrain.commands import Output, run_command, tool_parser
@@ -20,15 +19,18 @@ from wdtrain.commands.contact_sheet import contact_sheet
 from wdtrain.commands.inspect_augment import add_augment
 from wdtrain.commands.inspect_index import add_index, index_summary
 from wdtrain.commands.inspect_order import add_order
+from wdtrain.commands.own_kinds import add_kinds, register_kinds
 from wdtrain.commands.pack_shards import long_work
 from wdtrain.commands.read_elsewhere import programs
 from wdtrain.disk.failures import StoreError
-from wdtrain.fields import Field
 from wdtrain.packing.audit import audit
 from wdtrain.packing.verify import verify
 from wdtrain.record.outputs import OVERWRITE_HELP, Outputs
 from wdtrain.record.picture_grid import png_of
 from wdtrain.remote.urls import redacted
+from wdtrain.sources.field_options import FieldOption
+from wdtrain.sources.layouts import layout_with
+from wdtrain.sources.named_source import HF
 from wdtrain.store.manifest import Manifest
 
 _EXAMPLES: Final = """\
@@ -78,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     ):
         action = actions.add_parser(name, help=text, description=text)
         action.add_argument("target", metavar="TARGET", help="a dataset's folder or URL")
+        add_kinds(action)
         action.set_defaults(act=_of_manifest(act))
         if name == "grid":
             _grid_options(action)
@@ -89,7 +92,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _of_manifest(act: Callable[[Manifest, argparse.Namespace], int]) -> Act:
     """An action on a manifest as one on the options that name it."""
-    return lambda options: act(Manifest.load(options.target), options)
+
+    def of_target(options: argparse.Namespace) -> int:
+        register_kinds(options)
+        return act(Manifest.load(options.target), options)
+
+    return of_target
 
 
 def _grid_options(action: argparse.ArgumentParser) -> None:
@@ -107,6 +115,8 @@ def show(manifest: Manifest, options: argparse.Namespace) -> int:
         f"{manifest.samples_per_block} a block, digest {manifest.digest[:12]}"
     )
     console.print(_fields_table(manifest))
+    lines = " \\\n    ".join(declarations(manifest))
+    console.print(f"declared by\n    {lines}", markup=False, highlight=False)
     for image in manifest.sums:
         for name, values in zip(("mean", "std"), manifest.mean_and_std(image), strict=True):
             numbers = " ".join(f"{value:.4f}" for value in values)
@@ -128,26 +138,31 @@ def _form(manifest: Manifest) -> str:
 
 
 def _fields_table(manifest: Manifest) -> Table:
-    table = Table("field", "kind", "member", "dtype", "declared")
+    table = Table("field", "kind", "member", "dtype")
     for name, field in manifest.fields.items():
         member = (
             f"KEY.{field.member(manifest.encoding)}" if manifest.index is None else "as it lies"
         )
-        facts = (field.kind, member, str(field.dtype))
-        table.add_row(name, *facts, escape(_declared(field)))
+        table.add_row(name, field.kind, member, str(field.dtype))
     return table
 
 
-def _declared(field: Field) -> str:
-    """What of a declaration is not as it would be without one; what codes mean, always."""
-    attributes: dict[str, Any] = {}
-    for one in dataclasses.fields(field):
-        value = getattr(field, one.name)
-        if hasattr(value, "as_dict"):
-            attributes |= value.as_dict()
-        elif one.name != "name" and value != one.default:
-            attributes[one.name] = value
-    return " ".join(f"{name}={value}" for name, value in attributes.items())
+def declarations(manifest: Manifest) -> list[str]:
+    """What declares the fields, as it is typed: of somebody's files as they were found, of all else
+    by the endings of its members."""
+    source = manifest.source
+    layout = HF if source.get("kind") == HF else layout_with(source.get("patterns", {}))
+    said = [f"--layout {layout}"] if layout else []
+    for field in manifest.fields.values():
+        kind = type(field)
+        if kind.__module__.partition(".")[0] != "wdtrain":
+            said.append(f"--kind {field.kind}={kind.__module__}:{kind.__qualname__}")
+    for name, field in manifest.fields.items():
+        endings = source.get("endings", {}).get(name)
+        pattern = "|".join(endings) if endings else source.get("patterns", {}).get(name)
+        option = FieldOption.of(field, pattern or field.member(manifest.encoding))
+        said.append(f"--field {shlex.quote(str(option))}")
+    return said
 
 
 def _splits_table(manifest: Manifest) -> Table:

@@ -14,18 +14,19 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from wdtrain.commands.own_kinds import add_kinds, register_kinds
 from wdtrain.disk.failures import StoreError
-from wdtrain.fields import FieldError, register
 from wdtrain.fields.source import Source
 from wdtrain.packing.jobs import TooManyRejects
 from wdtrain.packing.probing import MisfitsError
+from wdtrain.remote.unpacking import unpacking_of_folder
 from wdtrain.scenes import parse_source
-from wdtrain.sources.field_options import parse_field
+from wdtrain.sources.asking import ask
+from wdtrain.sources.field_options import FieldOption, parse_field
 from wdtrain.sources.grouping import GroupedSource
 from wdtrain.sources.layouts import LAYOUTS
 from wdtrain.sources.named_source import LAYOUT_NAMES, open_source
 from wdtrain.sources.suggest import Suggestion, advice, uneven
-from wdtrain.sources.tar_source import how_to_unpack_all
 
 SOURCE_HELP: Final = (
     "a folder, the tars of a WebDataset ('https://host/data-{0000..0099}.tar'), or "
@@ -41,7 +42,6 @@ GROUP_HELP: Final = (
     "samples that belong together (scenes, videos, patients) fall on one side of the split: a "
     "regular expression over their names whose first (group) is the group, or FILE.csv:COLUMN"
 )
-KIND_HELP: Final = "a kind of field of your own: the class in a module that can be imported"
 UNPACK: Final = "This command unpacks its tars; pack from there, as *.tar:"
 FIELD_EXAMPLES: Final = """\
 anybody's data (docs/your-data.md has more):
@@ -64,9 +64,7 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument("--layout", metavar="LAYOUT", help=LAYOUT_HELP)
     group.add_argument("--group", metavar="REGEX|FILE.csv:COLUMN", help=GROUP_HELP)
-    group.add_argument(
-        "--kind", action="append", default=[], metavar="NAME=PACKAGE.MODULE:CLASS", help=KIND_HELP
-    )
+    add_kinds(group)
 
 
 def layouts_help() -> str:
@@ -80,13 +78,7 @@ def layouts_help() -> str:
 def source_of(options: argparse.Namespace) -> Source | Callable[[], Source]:
     """The source that is made on the fly, or else what opens the folder or the tars: `pack` starts
     its processes while these are listed."""
-    for text in options.kind:
-        name, equals, path = text.partition("=")
-        if not equals:
-            raise FieldError(
-                f"--kind {text!r} names no class; write --kind NAME=package.module:Class"
-            )
-        register(name, path)
+    register_kinds(options)
     made: Source | None = parse_source(options.source)
     if made is not None and (options.field or options.layout):
         raise StoreError(
@@ -96,8 +88,14 @@ def source_of(options: argparse.Namespace) -> Source | Callable[[], Source]:
     if made is not None:
         return _grouped(options.group, lambda: made) if options.group else made
     declared = [parse_field(text) for text in options.field]
-    opened = partial(open_source, options.source, declared, options.layout)
+    opened = partial(_asked, options.source, declared, options.layout)
     return partial(_grouped, options.group, opened) if options.group else opened
+
+
+def _asked(text: str, declared: Sequence[FieldOption], layout: str | None) -> Source:
+    source = open_source(text, declared, layout)
+    ask(source)
+    return source
 
 
 def _grouped(group: str, opened: Callable[[], Source]) -> GroupedSource:
@@ -120,14 +118,16 @@ def advice_on(
     except (ValueError, OSError):
         return []
     if found is None and not fitting:
-        unpack = how_to_unpack_all(Path(options.source))
-        return [UNPACK, f"  {unpack}"] if unpack else []
+        unpack = unpacking_of_folder(Path(options.source))
+        return [UNPACK, f"  {unpack.command}"] if unpack else []
     found = found or given
     command = shlex.join([_program(), *_kept(options.source, arguments, found), *fitting])
+    command = f"{found.first} && {command}" if found.first else command
     assumed = f", if {'; '.join(found.meanings)}" if found.meanings else ""
     without = f", without {'; '.join(found.left_out)}" if found.left_out else ""
     cropped = ", all cropped to one shape" if fitting else ""
-    return [f"This command packs it{cropped}{without}{assumed}:", f"  {command}"]
+    what = "unpacks and packs" if found.first else "packs"
+    return [f"This command {what} it{cropped}{without}{assumed}:", f"  {command}"]
 
 
 def _as_given(options: argparse.Namespace) -> list[str]:
@@ -143,7 +143,7 @@ def _fitting(options: argparse.Namespace, found: Suggestion) -> list[str]:
     said = list(zip(found.arguments[::2], found.arguments[1::2], strict=True))
     declared = [parse_field(text) for option, text in said if option == "--field"]
     layout = next((text for option, text in said if option == "--layout"), None)
-    size = uneven(found.source, declared, layout)
+    size = found.size if found.first else uneven(found.source, declared, layout)
     if size is None:
         return []
     return [*([] if options.size else ["--size", f"{size[0]}x{size[1]}"]), "--fit", "crop"]

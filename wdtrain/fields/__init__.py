@@ -2,9 +2,9 @@
 
 Owns the kinds (`image`, `mask`, `classes`, `depth`), what their arrays mean, how a person's files
 become them, how they are stored and brought to another size. numpy, no torch; stands on the ground.
-Read `base.py` first, then one kind; `resize.py` is the arithmetic of areas; `jpeg.py`, `png.py` and
-`npy.py` are the members' bytes; `pictures.py` reads what others wrote; `sample.py` is a sample on
-its way into a dataset.
+Read `base.py` first, then one kind (`alpha_or_labels.py` is of masks); `resize.py` is the
+arithmetic of areas; `jpeg.py`, `png.py` and `npy.py` are the members' bytes; `pictures.py` reads
+what others wrote; `sample.py` is a sample on its way into a dataset.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal, NamedTuple, Self
 
@@ -182,6 +182,16 @@ class Field(ABC):
             return self.from_array(npy.read_npy(data, file=file), file=file)
         return self.from_picture(data, file=file)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is something that only several files together tell: see `judge`."""
+        return False
+
+    def judge(self, contents: Sequence[tuple[bytes | np.ndarray, str]]) -> None:  # noqa: B027
+        """AmbiguousError where some files, with their names, could together mean several things,
+        though each alone would be read. What one of them has and the others have not asks
+        nothing."""
+
     @abstractmethod
     def from_array(self, array: np.ndarray, *, file: str) -> np.ndarray:
         """The same of an array of numbers: of a `.npy` or `.npz` file, or of a table's cell."""
@@ -242,6 +252,17 @@ class Field(ABC):
         option, for one that there is not or a value that it cannot have."""
         return cls(name, **cls.read_options(name, options))
 
+    def typed(self) -> dict[str, str]:
+        """The options as a person types them behind `--field NAME=KIND:PATTERN`, those left out
+        that are as they are by themselves: `declared` reads them to this field."""
+        usual = {one.name: one.default for one in dataclasses.fields(self)}
+        found = {}
+        for option in ("optional", *self.options):
+            value = getattr(self, option, None)
+            if option in usual and value != usual[option]:
+                found[option] = option_text(value)
+        return found
+
     @classmethod
     def read_options(cls, name: str, options: Mapping[str, str]) -> dict[str, Any]:
         """The values of declared options, each read from its text."""
@@ -289,6 +310,15 @@ def flag(text: str) -> bool:
     if text.lower() in ("false", "no", "0"):
         return False
     raise ValueError("it is yes or no")
+
+
+def option_text(value: Any) -> str:
+    """A value as an option's text has it."""
+    if isinstance(value, tuple):
+        return "|".join(map(option_text, value))
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else repr(value)
+    return "" if value is True else str(value)
 
 
 def _plain(value: Any) -> Any:

@@ -108,6 +108,20 @@ class ClassesField(Field):
                     f"and {self.ignore} (ignore)"
                 )
 
+    def typed(self) -> dict[str, str]:
+        found = super().typed()
+        spans = [
+            ("*" if first is None else f"{first}" if first == last else f"{first}-{last}", of)
+            for first, last, of in self.map
+        ]
+        for option, pairs in (("map", spans), ("colours", self.colours)):
+            if pairs:
+                found[option] = "|".join(f"{value}:{of}" for value, of in pairs)
+        bits, ignore = found.pop("bits", ""), found.pop("ignore", "")
+        if self.declared(self.name, found) != self and ignore:
+            found["ignore"] = ignore
+        return found if self.declared(self.name, found) == self else {**found, "bits": bits}
+
     def _least_count(self) -> int:
         """The fewest classes that the declaration speaks of."""
         ignored = (_MOST[8], _MOST[16]) if self.ignore == -1 else (self.ignore,)

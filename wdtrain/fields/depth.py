@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, ClassVar, Final, Literal, Self, get_args
 
@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 
 from wdtrain.fields import labels, levels, resize
-from wdtrain.fields.base import Field, Resizing, plane
-from wdtrain.fields.depth_format import DepthFormat
+from wdtrain.fields.base import Field, Resizing, option_text, plane
+from wdtrain.fields.depth_format import DepthFormat, DepthKind
 from wdtrain.fields.errors import AmbiguousError, FieldError, shown
 from wdtrain.fields.resize import Size
 
@@ -32,6 +32,12 @@ _FORMAT_OPTIONS: Final = {"format": "kind", "near": "near_m", "far": "far_m", "b
 _TABLED: Final = (np.dtype(np.uint8), np.dtype(np.uint16))
 _MOST_BEYOND: Final = 0.5
 _UNKNOWN_GREY: Final = 128
+_MOST_OF_IT: Final = 95
+_SPARSE: Final = 0.5
+_MOST_MILLIMETRES: Final = (8_000, 12_000)
+"""Sensors that write millimetres are of rooms: where more than 5 % of what is known is farther,
+values of 16 bits are likelier KITTI's (47 m); a laser leaves most of the pixels unknown, too, and
+then 31 m are enough."""
 _MOST_UNIT: Final = 1 + 1e-3
 """A relative depth that exceeds 1 by rounding is taken for 1."""
 
@@ -237,11 +243,7 @@ class DepthField(Field):
         span = f"{known.min():.6g} to {known.max():.6g}" if known.size else "no known depth"
         if full == 65535:
             what = "a picture of 16 bits"
-            choices = {
-                "unit=mm": "values are millimetres",
-                "scale=5000": "values a metre: TUM 5000, KITTI 256",
-                "unit=codes": "codes of this project, logarithmic; format, near, far as they are",
-            }
+            choices = _choices_of_16_bits(known, known.size / max(1, values.size))
         elif full:
             what = "a picture of 8 bits"
             choices = {
@@ -271,6 +273,19 @@ class DepthField(Field):
             values = {**values, "format": format_of(name, values["format"])}
         return super().from_dict(name, values)
 
+    def typed(self) -> dict[str, str]:
+        """near and far wherever they mean something, format and bits where they are not usual."""
+        kept, usual = self.format, replace(_FORMAT, kind=_kind_stored(self.unit))
+        found = super().typed()
+        found.pop("format", None)
+        if kept.kind != usual.kind:
+            found["format"] = kept.kind
+        if kept.is_logarithmic:
+            found |= {"near": option_text(kept.near_m), "far": option_text(kept.far_m)}
+        if kept.bits != usual.bits:
+            found["bits"] = str(kept.bits)
+        return found
+
     @classmethod
     def declared(cls, name: str, options: Mapping[str, str]) -> Self:
         """Of what is stored: format (its kind; by default that of the unit), near, far and bits."""
@@ -278,10 +293,33 @@ class DepthField(Field):
         words = {
             word: found.pop(option) for option, word in _FORMAT_OPTIONS.items() if option in found
         }
-        unit = found.get("unit")
-        kind = unit if unit in ("relative", "inverse") else _FORMAT.kind
-        stored = {**_FORMAT.as_dict(), "kind": kind, **words}
+        stored = {**_FORMAT.as_dict(), "kind": _kind_stored(found.get("unit")), **words}
         return cls(name, format=format_of(name, stored), **found)
+
+
+def _kind_stored(unit: Unit | None) -> DepthKind:
+    """How a depth of this unit is stored, unless it is said otherwise."""
+    return unit if unit == "relative" or unit == "inverse" else _FORMAT.kind
+
+
+def _choices_of_16_bits(known: np.ndarray, share: float) -> dict[str, str]:
+    """What depths of 16 bits may be, the likelier first, with the metres that each would give.
+    share: of the pixels whose depth is known."""
+
+    def span(per_metre: float) -> str:
+        low, high = known.min(initial=65535) / per_metre, known.max(initial=0) / per_metre
+        return f"{low:.3g} to {high:.3g} m" if known.size else "nothing is known"
+
+    millimetres = {"unit=mm": f"values are millimetres: {span(1000)}"}
+    kitti = {"scale=256": f"values / 256 are metres, as KITTI has it: {span(256)}"}
+    most = _MOST_MILLIMETRES[share > _SPARSE]
+    is_far = bool(known.size) and np.percentile(known, _MOST_OF_IT) > most
+    return {
+        **(kitti if is_far else millimetres),
+        **(millimetres if is_far else kitti),
+        "scale=5000": f"values / 5000 are metres, as TUM has it: {span(5000)}",
+        "unit=codes": "codes of this project, logarithmic; format, near, far as they are",
+    }
 
 
 @lru_cache(maxsize=16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,23 +18,32 @@ class FieldError(ValueError):
     and what to do."""
 
 
+_OF_KIND: Final = re.compile(r"([A-Za-z0-9_-]+):(.*)", re.DOTALL)
+
+
 class AmbiguousError(FieldError):
     """A file that could mean several things, until one of `choices` is declared.
 
-    found: what was found. choices: by the options that would settle it ("unit=mm"), what the file
-    then means; `name` and `kind` are those of the field.
+    found: what was found. choices: by the options that would settle it ("unit=mm", of another kind
+    "classes:classes=3"), what the file then means; `name` and `kind` are those of the field.
     """
 
     def __init__(self, found: str, choices: Mapping[str, str], *, name: str, kind: str) -> None:
         self.found, self.choices, self.name, self.kind = found, dict(choices), name, kind
         declarations = "; ".join(
-            f"--field '{name}={kind}:PATTERN,{options}' ({meaning})"
-            for options, meaning in choices.items()
+            "--field '{}={}:PATTERN,{}' ({})".format(name, *kind_and_options(each, kind), meaning)
+            for each, meaning in choices.items()
         )
         super().__init__(f"{found}; declare which it is: {declarations}")
 
     def __reduce__(self) -> tuple[object, ...]:
         return _again, (self.found, self.choices, self.name, self.kind)
+
+
+def kind_and_options(choice: str, kind: str) -> tuple[str, str]:
+    """The kind of a choice, `kind` where it names none ("classes:classes=3"), and its options."""
+    found = _OF_KIND.fullmatch(choice)
+    return (found[1], found[2]) if found else (kind, choice)
 
 
 def _again(found: str, choices: dict[str, str], name: str, kind: str) -> AmbiguousError:

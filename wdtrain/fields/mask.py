@@ -8,15 +8,15 @@ a real 1 becomes 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, Self
 
-import cv2
 import numpy as np
 
 from wdtrain.fields import labels, levels, resize
-from wdtrain.fields.base import Field, Resizing, plane
+from wdtrain.fields.alpha_or_labels import fills_areas, greys_of, holds_labels
+from wdtrain.fields.base import Field, Resizing, flag, plane
 from wdtrain.fields.errors import AmbiguousError, FieldError, shown
 from wdtrain.fields.labels import Label, shown_values
 from wdtrain.fields.levels import Levels
@@ -30,9 +30,11 @@ ANY: Final = "any"
 """As foreground: every value but 0, and but those that are declared to be something else."""
 
 _FULL: Final = 255
-_HIGHEST_LABEL: Final = 40
 _UNKNOWN_COLOUR: Final = (160, 40, 40)
 _MOST_CHOICES: Final = 3
+_MOST_LEVELS: Final = 8
+_LEAST_SHARE: Final = 0.25
+"""Of the files that are looked at, those that have areas of a value between."""
 
 
 def _read_labels(text: str) -> tuple[Label, ...]:
@@ -45,26 +47,29 @@ class MaskField(Field):
     """foreground, background, unknown: the values or colours of a person's files that mean it.
     Without `foreground` files hold alpha; without `background` it is every other value, but for the
     largest that there is, which most label sets leave out. partly: pixels may be unknown for
-    another reason."""
+    another reason. alpha: files hold alpha, however few values they have."""
 
     kind: ClassVar[str] = "mask"
     options: ClassVar[Mapping[str, Callable[[str], Any]]] = {
         "foreground": _read_labels,
         "background": _read_labels,
         "unknown": _read_labels,
+        "alpha": flag,
     }
 
     foreground: tuple[Label, ...] = ()
     background: tuple[Label, ...] = ()
     unknown: tuple[Label, ...] = ()
     partly: bool = False
+    alpha: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.partly, bool):
-            raise FieldError(
-                f"field {self.name}: partly is {shown(self.partly)}; it is true or false"
-            )
+        for word in ("partly", "alpha"):
+            if not isinstance(value := getattr(self, word), bool):
+                raise FieldError(f"field {self.name}: {word} is {shown(value)}; it is yes or no")
+        if self.alpha and self.foreground:
+            raise FieldError(f"field {self.name}: alpha and foreground are declared; choose")
         seen: dict[Label, str] = {}
         for word in ("foreground", "background", "unknown"):
             for label in self._labels_declared(word):
@@ -109,6 +114,11 @@ class MaskField(Field):
 
     def padded(self) -> Self:
         return self if self.has_unknown else replace(self, partly=True)
+
+    def as_dict(self) -> dict[str, Any]:
+        """alpha only where it is declared: older versions know nothing of it."""
+        values = super().as_dict()
+        return values if values.pop("alpha") is False else {**values, "alpha": True}
 
     def cleared(self, array: np.ndarray) -> np.ndarray:
         return np.where(array == UNKNOWN, 0, array).astype(np.uint8)
@@ -165,6 +175,49 @@ class MaskField(Field):
 
     def from_picture(self, data: bytes, *, file: str) -> np.ndarray:
         return self._stored(levels.read(data, file=file), file)
+
+    @property
+    def is_open(self) -> bool:
+        return not (self.foreground or self.unknown or self.alpha)
+
+    def judge(self, contents: Sequence[tuple[bytes | np.ndarray, str]]) -> None:
+        """AmbiguousError for masks of a few values of which some are neither 0 nor full, and fill
+        areas: trimaps, classes. An alpha has such values at edges, and many of them."""
+        if not self.is_open:
+            return
+        values: set[int] = set()
+        filled, full = [], _FULL
+        for data, file in contents:
+            found = greys_of(data, file)
+            if found is None:
+                continue
+            values |= set(np.unique(found.values).tolist())
+            full = max(full, found.full)
+            if len(values) > _MOST_LEVELS:
+                return
+            if fills_areas(found):
+                filled.append(file)
+        is_usual = len(filled) >= max(min(2, len(contents)), _LEAST_SHARE * len(contents))
+        if is_usual and len(values) > 2:
+            raise self._of_few_values(sorted(values), filled[0], full)
+
+    def _of_few_values(self, values: list[int], file: str, full: int) -> AmbiguousError:
+        between = [value for value in values if full // 4 <= value <= full - full // 4]
+        ids = "|".join(f"{value}:{at}" for at, value in enumerate(values))
+        classes = {f"classes:classes={len(values)},map={ids}": f"{len(values)} classes"}
+        alpha = {"alpha": f"{values[-1]} is all foreground, the others are shares of it"}
+        choices = {**classes, **alpha, f"foreground={ANY}": "all but 0 is foreground"}
+        if values[0] == 0 and len(values) == 3 and between:
+            middle, high = values[1:]
+            trimap = {f"unknown={middle}": f"{high} is foreground, {middle} is left out: a trimap"}
+            choices = {**trimap, **classes, **alpha}
+        return AmbiguousError(
+            f"{file} and others like it have {shown_values(np.array(values))}, which fill areas: "
+            "as alpha, some would be half foreground",
+            choices,
+            name=self.name,
+            kind=self.kind,
+        )
 
     def _of_floats(self, values: np.ndarray, file: str) -> np.ndarray:
         if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
@@ -278,11 +331,13 @@ class MaskField(Field):
             )
         if not found.is_exact:
             return np.where(greys.values >= FOREGROUND, _FULL, 0).astype(np.uint8)
+        if self.alpha:
+            return levels.bytes_of(np.maximum(greys.values, 0), greys.full)
         judged = greys.values if unknown is None else greys.values[~unknown]
         if judged.min(initial=0) < 0 or 0 < judged.max(initial=0) <= greys.full // 2:
             raise self._of_labels(judged, file)
         alpha = levels.bytes_of(np.maximum(greys.values, 0), greys.full)
-        if _holds_labels(alpha if unknown is None else np.where(unknown, 0, alpha)):
+        if holds_labels(alpha if unknown is None else np.where(unknown, 0, alpha)):
             raise self._of_labels(judged, file)
         return alpha
 
@@ -328,9 +383,13 @@ class MaskField(Field):
             found.values if has_palette else labels.codes_of(rgb), return_counts=True
         )
         common = [value for value in present[np.argsort(-counts)].tolist() if value]
+        ids = [value for value in present.tolist() if value != _FULL]
+        classes = f"classes:classes={max(ids, default=0) + 1}"
+        are_classes = has_palette and len(ids) > 2
+        choices = {classes: "the palette's indices are those of classes"} if are_classes else {}
         words = [str(value) if has_palette else labels.colour_of(value) for value in common]
         of = "the palette's index" if has_palette else "the colour"
-        choices = {
+        choices |= {
             f"foreground={word}": f"{of} {word} is foreground; several are separated by |"
             for word in words[: _MOST_CHOICES - 1]
         }
@@ -352,14 +411,3 @@ def _is_one_of(wanted: tuple[Label, ...], values: np.ndarray) -> np.ndarray:
         if label != ANY:
             found |= values == labels.number_of(label)
     return found
-
-
-def _holds_labels(alpha: np.ndarray) -> bool:
-    """Whether values are labels with 255 for "leave out", which alpha would turn around."""
-    low = (alpha > 0) & (alpha <= _HIGHEST_LABEL)
-    if not low.any() or not (alpha == _FULL).any() or ((alpha < _FULL) & ~low & (alpha > 0)).any():
-        return False
-    # The soft edge of an alpha is as thin as a pixel or changes; a label fills an area evenly.
-    kernel = np.ones((3, 3), np.uint8)
-    even = cv2.erode(alpha, kernel) == cv2.dilate(alpha, kernel)
-    return bool((even & low).any())

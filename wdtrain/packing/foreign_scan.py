@@ -135,6 +135,7 @@ class Scan:
         self._held: list[tuple[Any, ...]] = []
         self.found, self.rejected = 0, Rejected()
         self._name_at = self._decoded = 0
+        self._judged: list[list[tuple[bytes | np.ndarray, str]]] = [[] for _ in fields]
         self._endings = Endings()
 
     def tar(self, number: int, url: str, name: str, remote: Remote | None) -> ScannedTar:
@@ -162,6 +163,20 @@ class Scan:
                 "nothing to index in it; give other tars"
             )
         return ScannedTar(num_bytes, digest.hexdigest(), first, self.found)
+
+    def judge(self) -> None:
+        """StoreError where the first samples together leave open what they mean: asked of eight,
+        or of all where there are fewer."""
+        for each, contents in zip(self._fields, self._judged, strict=True):
+            try:
+                each.field.judge(contents)
+            except AmbiguousError as error:
+                raise self._question(error) from error
+            contents.clear()
+
+    def _question(self, error: AmbiguousError) -> StoreError:
+        (each,) = (one for one in self._fields if one.field.name == error.name)
+        return StoreError(str(error).replace("PATTERN", str(each).partition(":")[2]))
 
     def close(self) -> None:
         """All that was found is in the files."""
@@ -211,8 +226,10 @@ class Scan:
             if (read := sum(ends) - sum(begins)) > MAX_BLOCK:
                 raise FieldError(f"too large: {read:,} bytes, and {MAX_BLOCK:,} is the most")
             height, width = self._checked(sample)
+            if self._decoded == _PROBED:
+                self.judge()
         except AmbiguousError as error:
-            raise StoreError(str(error)) from error
+            raise self._question(error) from error
         except FieldError as error:
             self.rejected.add(sample.name, str(error))
             if self.rejected.count == _HOPELESS and not self.found:
@@ -251,6 +268,8 @@ class Scan:
             with decoding(file):
                 if self._decoded < _PROBED:
                     foreign_pixels(each.field, each.field.load(data, file=file))
+                    if each.field.is_open:
+                        self._judged[column].append((data, file))
                 sizes[name] = member_size(each.field, data, file)
         if len(set(sizes.values())) != 1:
             listed = ", ".join(

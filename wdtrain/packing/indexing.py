@@ -2,18 +2,16 @@
 
 Owns what is decided once all tars were read: whose key came before, which split a sample is in, how
 many make a block; and the two files that say so. The records wait on disk meanwhile and are gone
-through a stretch at a time. The surprise: mean and deviation are of a keyed sample of the pictures,
-since to decode all of them would cost more than all else here.
+through a stretch at a time.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,8 +21,7 @@ import numpy as np
 from wdtrain.disk.durable import rename_synced, write_whole, writing
 from wdtrain.disk.failures import StoreError
 from wdtrain.disk.locks import is_under, take
-from wdtrain.fields import FieldError, ImageField
-from wdtrain.fields.errors import decoding
+from wdtrain.fields import ImageField
 from wdtrain.fields.source import SPLITS
 from wdtrain.packing.foreign_records import OUT, ForeignRecords
 from wdtrain.packing.foreign_scan import (
@@ -33,39 +30,32 @@ from wdtrain.packing.foreign_scan import (
     Scan,
     ScannedTar,
     counted_kinds,
-    shown_name,
 )
+from wdtrain.packing.foreign_statistics import statistics_of
 from wdtrain.packing.options import PackingProgress
-from wdtrain.packing.prepare import PixelSums
 from wdtrain.packing.splits import CHUNK, Holdout
-from wdtrain.remote.access import file_bytes, open_file
+from wdtrain.remote.access import file_bytes
 from wdtrain.remote.extents import GAP, MAX_BLOCK
 from wdtrain.remote.remote_files import Remote
-from wdtrain.remote.tar_stream import CompressedTar
 from wdtrain.remote.urls import has_secrets, is_url, redacted
 from wdtrain.store import manifest as manifests
-from wdtrain.store.foreign import foreign_pixels
 from wdtrain.store.foreign_index import INDEX_MAGIC, SUFFIX, record_layout, sample_checksum
 from wdtrain.store.manifest import Manifest
-from wdtrain.store.permutation import permutation_key
 
 _TEMPORARY: Final = ".indexing"
 _BLOCK_BYTES: Final = 1 << 20
 _LEAST_SAMPLES: Final = 8  # of a block of a small dataset
 _WANTED_BLOCKS: Final = 64
 _MOST_SAMPLES: Final = 1 << 12  # of a block
-_PICTURES: Final = 2048
-"""Of train, whose pixels are summed: all of a small dataset, a keyed draw of a large one."""
-_TRAIN: Final = SPLITS.index("train")
 
 
 @dataclass(frozen=True, kw_only=True)
 class IndexOptions:
-    """What an index is made by. holdout: share 0..1 of groups, or of samples that have none, that
-    training never sees. group: how groups were found, in words. max_rejects: share of samples that
-    may be left out."""
+    """What an index is made by. holdout: share 0..1 of the samples, in whole groups where they
+    have any, that training never sees: the split `val`. group: how groups were found, in words.
+    max_rejects: share of samples that may be left out."""
 
-    holdout: float = 0.0
+    holdout: float = Holdout().samples
     group: str | None = None
     seed: int = 0
     max_rejects: float = 0.001
@@ -203,8 +193,7 @@ class _Indexing:
             for number, (url, name) in enumerate(zip(self._urls, self._names, strict=True)):
                 self._tars.append(scan.tar(number, url, redacted(name), self._remote))
                 progress(sum(sizes[: number + 1]), sum(sizes))
-        except CompressedTar as error:
-            raise StoreError(self._packed_instead(error)) from error
+            scan.judge()
         finally:
             scan.close()
         self._rejected = scan.rejected
@@ -219,17 +208,6 @@ class _Indexing:
             raise StoreError(
                 f"{redacted(url)} is not there; give the tars that there are"
             ) from error
-
-    def _packed_instead(self, error: CompressedTar) -> str:
-        declared = " ".join(map(shlex.quote, self._declared()))
-        unpack, plain = error.unpacked()
-        return (
-            f"{error}: index or pack what is in it, for example {unpack} && tools/pack-shards "
-            f"{shlex.quote(plain)} TARGET {declared}"
-        )
-
-    def _declared(self) -> list[str]:
-        return [text for each in self._fields for text in ("--field", str(each))]
 
     # ------------------------------------------------------------------ names and splits
 
@@ -293,7 +271,9 @@ class _Indexing:
             "samples_per_block": block,
             "fields": [{"name": each.field.name, **each.field.as_dict()} for each in self._fields],
             "splits": splits,
-            "statistics": self._statistics(),
+            "statistics": statistics_of(
+                self.records, self._fields, self._urls, self._options.seed, self._remote
+            ),
             "rejects": self._rejected.as_dict(),
             "settings": {**vars(self._options)},
             "source": {
@@ -406,43 +386,3 @@ class _Indexing:
                 held = held[step:]
         if len(held):
             yield held
-
-    def _statistics(self) -> dict[str, Any]:
-        """Of each image the sums of the pixels of a draw of train. What cannot be decoded is left
-        out here: it is found as damage when it is read."""
-        key = permutation_key("statistics", self._options.seed)
-        rows = self.records.drawn(_TRAIN, _PICTURES, key)
-        found = {}
-        for column, each in enumerate(self._fields):
-            if not isinstance(each.field, ImageField):
-                continue
-            sums = PixelSums()
-            for data, file in self._members(rows, column):
-                with suppress(FieldError), decoding(file):
-                    pixels = foreign_pixels(each.field, each.field.load(data, file=file))
-                    sums.add(np.ascontiguousarray(pixels))
-            if not sums.pixels:
-                raise StoreError(f"no picture of {each.field.name} can be decoded; mend the tars")
-            entry = sums.as_dict()
-            mean, std = manifests.mean_and_std(entry)
-            found[each.field.name] = {**entry, "mean": list(mean), "std": list(std)}
-        return found
-
-    def _members(self, rows: np.ndarray, column: int) -> Iterator[tuple[bytes, str]]:
-        """The bytes of a field of these rows, and what they are called."""
-        file, number = None, -1
-        try:
-            for row in rows.tolist():
-                record = self.records.table[row]
-                if int(record["shard"]) != number:
-                    if file is not None:
-                        file.close()
-                    number = int(record["shard"])
-                    file = open_file(self._urls[number], remote=self._remote)
-                assert file is not None, "it was opened"
-                start, size = int(record["starts"][column]), int(record["sizes"][column])
-                name = shown_name(self.records.name(row))
-                yield bytes(file.read(start, size)), name
-        finally:
-            if file is not None:
-                file.close()

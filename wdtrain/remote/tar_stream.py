@@ -10,7 +10,6 @@ it, as tar itself has it.
 from __future__ import annotations
 
 import re
-import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
@@ -41,18 +40,13 @@ class CompressedTar(StoreError):
         super().__init__(name, how)
         self.name, self.how = name, how
 
-    def unpacked(self) -> tuple[str, str]:
-        """A command that unpacks it, and the tar that is there then."""
-        is_far = "://" in self.name
-        plain = re.sub(r"\.t?[a-z0-9]{2,4}$", "", self.name.partition("?")[0])
-        plain = f"{(plain.rpartition('/')[2] if is_far else plain).removesuffix('.tar')}-plain.tar"
-        unpack = f"{self.how} -dc"
-        source = shlex.quote(self.name)
-        command = f"curl -fL {source} | {unpack}" if is_far else f"{unpack} {source}"
-        return f"{command} > {shlex.quote(plain)}", plain
+    @property
+    def found(self) -> str:
+        """What it is, and why that cannot work; what to do depends on what was asked for."""
+        return f"{self.name} is compressed ({self.how}), so no place in it can be read alone"
 
     def __str__(self) -> str:
-        return f"{self.name} is compressed ({self.how}), so no place in it can be read alone"
+        return f"{self.found}; unpack it ({self.how} -dc) and give the plain tar"
 
 
 class Endings:

@@ -6,5 +6,6 @@ patterns), `layouts.py` and `seed_parts.py` (patterns that have a name), `names.
 `grouping.py`.
 `tar_source.py` and `hf_source.py` are other people's tars and saved datasets; `folder.py`,
 `listing.py` and `declared.py` are folders of triples; `division.py` is a split that a person made.
-`families.py` and `suggest.py` look at what was refused and find the command that works.
+`families.py`, `meanings.py` and `suggest.py` look at what was refused and find the command that
+works; `packed_tars.py` looks into compressed tars.
 """

@@ -12,6 +12,7 @@ from typing import Final
 
 from wdtrain import fields
 from wdtrain.fields import KINDS, Field, FieldError
+from wdtrain.fields.errors import kind_and_options
 
 _EXAMPLE: Final = "--field 'depth=depth:depth/{key}.npy,unit=m'"
 _LINE: Final = re.compile(r"(?P<name>[^=:,{}/]+)=(?:(?P<kind>[^=:,{}/]+):)?(?P<rest>.*)", re.DOTALL)
@@ -42,9 +43,18 @@ class FieldOption:
         """FieldError for options that the kind has not, or a kind that there is not."""
         return fields.declared(self.name, self.kind, self.options)
 
+    @staticmethod
+    def of(field: Field, declared: str) -> FieldOption:
+        """What declares this field; declared: as a source's description has it, of which only the
+        pattern counts."""
+        return FieldOption(field.name, field.kind, _COMMA.split(declared)[0], field.typed())
+
     def with_options(self, text: str) -> FieldOption:
-        """With options added, written as "unit=mm" or "foreground=1,unknown=255"."""
-        return replace(self, options={**self.options, **_read_options(self.name, text.split(","))})
+        """With options added, written as "unit=mm" or "foreground=1,unknown=255"; of another kind
+        as "classes:classes=3"."""
+        kind, options = kind_and_options(text, self.kind)
+        more = _read_options(self.name, options.split(","))
+        return replace(self, kind=kind, options={**self.options, **more})
 
 
 def parse_field(text: str) -> FieldOption:

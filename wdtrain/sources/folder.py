@@ -27,6 +27,7 @@ from wdtrain.fields.png import decode_fast_png
 from wdtrain.fields.sample import decode_meta
 from wdtrain.sources.declared import read_declared
 from wdtrain.sources.division import Division, division_of
+from wdtrain.sources.field_options import FieldOption
 from wdtrain.sources.listing import NO_OVERLAY, OVERLAY_SUFFIXES, list_folder
 from wdtrain.sources.reading import FileSamples, begin_to_read, read_member
 
@@ -36,6 +37,12 @@ UNFINISHED: Final = ".triples-started.json"
 _PNG_BITS_AT: Final = 24
 _MASK_DTYPE: Final = np.dtype(np.uint8)
 _NUM_PROBES: Final = 100
+TRIPLE: Final = (
+    FieldOption("overlay", "image", "{key}.overlay.jpg"),
+    FieldOption("mask", "mask", "{key}.mask.png"),
+    FieldOption("depth", "depth", "{key}.depth.png"),
+)
+"""What is said of a triple where triples.json says nothing."""
 _MEMBERS: Final = ("overlay", "mask", "depth", "json")
 _OVERLAYS: Final = tuple(OVERLAY_SUFFIXES.values())
 _OVERLAY: Final = ImageField("overlay")
@@ -87,6 +94,7 @@ class FolderSource(FileSamples):
         guess = None if self.declares_depth else self._guessed_depth()
         self.declared = read_declared(declared, guess)
         self.fields = triple_of(self.declared.depth)
+        self.options = [] if declared else list(TRIPLE)
         self.description: dict[str, Any] = {"kind": "folder", "listing": listing.digest}
         if stated := {name: declared[name] for name in ("depth", "mask") if name in declared}:
             self.description["declared"] = stated
@@ -110,6 +118,14 @@ class FolderSource(FileSamples):
     def key(self, index: int) -> str:
         """The sample's path without suffix, folders joined by `__`."""
         return self._stem(index).replace("/", "__")
+
+    def name(self, index: int) -> str:
+        """The sample's path without suffix."""
+        return self._stem(index)
+
+    def raw(self, index: int) -> list[bytes | None]:
+        """The bytes of the mask, of which alone something may be open; see `asking.ask`."""
+        return [None, self._read(index, "mask"), None]
 
     def load(self, index: int) -> Sample:
         """The triple of an index; FieldError where a file is missing or cannot be decoded."""

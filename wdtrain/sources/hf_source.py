@@ -47,7 +47,7 @@ class HuggingFaceSource:
                 f"{folder} is no folder that the datasets library saved (it holds none of "
                 f"{', '.join(MARKS)}); save it with dataset.save_to_disk({str(folder)!r})"
             )
-        self._options = list(options)
+        self.options = list(options)
         self.fields = tuple(option.field for option in options)
         self._splits = list(self._tables)
         self._ends = np.cumsum([len(table) for table in self._tables.values()])
@@ -70,7 +70,7 @@ class HuggingFaceSource:
         for split, table in self._tables.items():
             columns = table.column_names
             where = f"{folder}, split {split}," if len(self._tables) > 1 else str(folder)
-            for option in self._options:
+            for option in self.options:
                 may_lack = option.field.optional and option.pattern in anywhere
                 if option.pattern not in columns and not may_lack:
                     raise StoreError(
@@ -123,7 +123,7 @@ class HuggingFaceSource:
         table = self._tables[split]
         cells = table[row]
         arrays: dict[str, Value] = {}
-        for field, option in zip(self.fields, self._options, strict=True):
+        for field, option in zip(self.fields, self.options, strict=True):
             cell = cells.pop(option.pattern) if option.pattern in cells else None
             value = self._value(field, option, cell, f"{option.pattern} of {self.name(index)}")
             if value is not None:
@@ -141,6 +141,13 @@ class HuggingFaceSource:
             if value is not None and getattr(kinds[name], "dtype", None) in _META
         }
         return Sample(self.key(index), arrays, {**meta, "name": self.name(index)})
+
+    def raw(self, index: int) -> list[bytes | np.ndarray | None]:
+        """The cell of each field, None where it is empty or no picture or array."""
+        split, row = self._place(index)
+        cells = self._tables[split][row]
+        name = self.name(index)
+        return [_contents(cells.get(option.pattern), name) for option in self.options]
 
     def _value(self, field: Field, option: FieldOption, cell: Any, file: str) -> Value | None:
         if cell is None:

@@ -87,6 +87,16 @@ def open_layout(name: str, folder: Path, declared: Sequence[FieldOption]) -> Pat
     return _MAKERS.get(name, PatternSource)(folder, options)
 
 
+def layout_with(patterns: Mapping[str, str]) -> str | None:
+    """The layout whose fields lie where these lie; patterns: by name, options behind them or not.
+    A layout may tell more than patterns do: split lists, parts."""
+    for name, layout in LAYOUTS.items():
+        fields = map(parse_field, layout.fields)
+        if all(patterns.get(each.name, "").split(",")[0] == each.pattern for each in fields):
+            return name
+    return None
+
+
 def merged(first: Sequence[FieldOption], more: Sequence[FieldOption]) -> list[FieldOption]:
     """Declared fields, those of the same name replaced by what was declared later."""
     found = {option.name: option for option in (*first, *more)}

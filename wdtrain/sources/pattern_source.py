@@ -68,6 +68,7 @@ class PatternSource(FileSamples):
         self._prefix = os.fsencode(self._folder) + b"/"
         if not self._folder.is_dir():
             raise StoreError(f"{folder} is not a folder; --field looks for files in one")
+        self.options = list(options)
         self.fields = tuple(option.field for option in options)
         self._files = [
             FieldFiles(option, Pattern(option.pattern), field.optional)

@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import glob
 import os
-import shlex
 from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -32,6 +30,7 @@ from wdtrain.remote.braces import expand_braces
 from wdtrain.remote.extents import MAX_MEMBER, extents
 from wdtrain.remote.remote_files import Remote
 from wdtrain.remote.tar_stream import CompressedTar, Endings, TarStream, split_name
+from wdtrain.remote.unpacking import PACKED_ENDINGS, refusal
 from wdtrain.remote.urls import is_url, redacted
 from wdtrain.sources.families import ENDINGS
 from wdtrain.sources.field_options import FieldOption
@@ -39,16 +38,8 @@ from wdtrain.sources.listing import as_array
 from wdtrain.sources.names import key_of, printable
 from wdtrain.sources.pattern_source import key_room, loaded
 
-TAR_ENDINGS: Final = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2", ".tar.lz4")
+TAR_ENDINGS: Final = (".tar", *PACKED_ENDINGS)
 _META: Final = "json"
-_UNPACK: Final = {
-    "gzip": "gzip -dc", "zstd": "zstd -dc", "bzip2": "bzip2 -dc", "xz": "xz -dc", "lz4": "lz4 -dc"
-}  # fmt: skip
-_PROGRAMS: Final = {
-    ".tar.gz": "gzip -dc", ".tgz": "gzip -dc", ".tar.zst": "zstd -dc", ".tar.xz": "xz -dc",
-    ".tar.bz2": "bzip2 -dc", ".tar.lz4": "lz4 -dc",
-}  # fmt: skip
-"""By the ending of a compressed tar, what unpacks it."""
 _NONE, _SEVERAL = -1, -2
 """In the place of a member's beginning."""
 _MOST_FAMILIES: Final = 64
@@ -112,7 +103,7 @@ class TarSource:
         """Reads every tar once. text: a path or URL, with braces or, of local ones, `*`. StoreError
         for tars that cannot be read at places, or hold no such members."""
         self._urls = named_tars(text)
-        self._options = list(options)
+        self.options = list(options)
         self.fields = tuple(option.field for option in options)
         self._endings = [option.pattern.lower().lstrip(".") for option in options]
         index = _Index([*self._endings, _META])
@@ -120,7 +111,7 @@ class TarSource:
             try:
                 index.read(url, number)
             except CompressedTar as error:
-                raise StoreError(_how_to_unpack(error, text)) from error
+                raise StoreError(refusal(error, [text])) from error
         self._tars = np.array(index.tars, np.uint32)
         self._places, self._sizes = np.array(index.places), np.array(index.sizes)
         self._check_found(text, index)
@@ -139,7 +130,7 @@ class TarSource:
         self._loaded = (-1, 0)
 
     def _check_found(self, text: str, index: _Index) -> None:
-        for option, ending, places in zip(self._options, self._endings, self._places, strict=False):
+        for option, ending, places in zip(self.options, self._endings, self._places, strict=False):
             if not (places != _NONE).any() and not self._field_is_optional(option):
                 there = index.others.most_common(8) or "nothing"
                 raise StoreError(
@@ -149,7 +140,7 @@ class TarSource:
                 )
 
     def _field_is_optional(self, option: FieldOption) -> bool:
-        return self.fields[self._options.index(option)].optional
+        return self.fields[self.options.index(option)].optional
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}
@@ -177,7 +168,7 @@ class TarSource:
         self._loaded = index, content_of(members)
         arrays: dict[str, Value] = {}
         key = self.name(index)
-        pairs = zip(self.fields, self._options, self._endings, members, strict=False)
+        pairs = zip(self.fields, self.options, self._endings, members, strict=False)
         for at, (field_, option, ending, data) in enumerate(pairs):
             if self._places[at, index] == _SEVERAL:
                 raise FieldError(
@@ -288,36 +279,6 @@ def _there(text: str) -> list[str]:
     if not found:
         raise StoreError(f"no file is named {text}; name the tars that there are")
     return found
-
-
-def _how_to_unpack(error: CompressedTar, text: str) -> str:
-    """The message for a compressed tar: the command that unpacks it."""
-    url = error.name
-    fetch = f"curl -fL {shlex.quote(url)} | {_UNPACK[error.how]}"
-    unpack = fetch if is_url(url) else f"{_UNPACK[error.how]} {shlex.quote(url)}"
-    plain = os.path.basename(url.partition("?")[0])
-    plain = (
-        plain.rpartition(".tar")[0] + ".tar"
-        if ".tar" in plain
-        else f"{plain.rpartition('.')[0]}.tar"
-    )
-    if not is_url(url):
-        plain = os.path.join(os.path.dirname(url), plain)
-    return f"{error}; unpack it, and pack from there: {unpack} > {shlex.quote(plain)}"
-
-
-def how_to_unpack_all(source: Path) -> str | None:
-    """The command that unpacks the compressed tars in a folder, or beside such a tar; None where
-    there are none."""
-    folder = source if source.is_dir() else source.parent
-    if not folder.is_dir():
-        return None
-    for ending, program in _PROGRAMS.items():
-        if any(path.name.lower().endswith(ending) for path in folder.iterdir()):
-            inside = shlex.quote(f"{folder}/")
-            plain = '"${f%.*}"' if ending.startswith(".tar") else '"${f%.*}.tar"'
-            return f'for f in {inside}*{ending}; do {program} "$f" > {plain}; done'
-    return None
 
 
 def _in_order(found: bytearray) -> np.ndarray:
