@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 from tests.commands.progress import without_progress
@@ -221,3 +222,28 @@ def test_show_lists_rejects_with_their_reasons(
     shown = capsys.readouterr().out
     assert "1 x broken" in shown
     assert "disk-000003: broken: on purpose" in shown
+
+
+def test_damaged_files_are_counted_by_what_is_wrong_and_told_once(tmp_path: Path) -> None:
+    picture = np.full((32, 40, 3), 90, np.uint8)
+    for name in range(8):
+        for folder, pixels in (("images", picture), ("masks", picture[..., 0] * (name % 2))):
+            (tmp_path / "in" / folder).mkdir(parents=True, exist_ok=True)
+            data = cv2.imencode(".png", pixels)[1].tobytes()
+            cut = 60 if folder == "masks" and name < 3 else None
+            (tmp_path / "in" / folder / f"{name}.png").write_bytes(data[:cut])
+    fields = ("image=image:images/{key}.png", "mask=mask:masks/{key}.png,foreground=any")
+    declared = [word for field in fields for word in ("--field", field)]
+    done = tool(
+        "pack-shards",
+        tmp_path / "in",
+        tmp_path / "out",
+        *declared,
+        "--max-rejects",
+        0.5,
+        cwd=tmp_path,
+    )
+    assert (done.returncode, "WARN" in done.stderr) == (0, False), done.stderr
+    rejects = Manifest.load(tmp_path / "out").rejects
+    assert rejects["reasons"] == {"mask cannot be decoded": 3}
+    assert rejects["list"][1]["reason"].startswith("mask (masks/1.png) cannot be decoded: ")

@@ -14,6 +14,9 @@ from rich.console import Console
 
 from wdtrain.remote.urls import is_url, without_secrets
 
+os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+# Before OpenCV is imported: what it warns of is told once more, by name, where the file is used.
+
 UNREAD: Final = 141
 """The exit code of what a shell's own tools end with when nobody reads them: 128 + SIGPIPE."""
 

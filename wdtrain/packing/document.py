@@ -6,12 +6,12 @@ were finished cannot show in a last digit.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from typing import Any, Final
 
 from wdtrain.disk.failures import StoreError
 from wdtrain.fields import ImageField
+from wdtrain.fields.errors import kind_of_reject
 from wdtrain.packing.contents import FromFiles, contents_digest
 from wdtrain.packing.plan import Job, Plan, field_entry
 from wdtrain.packing.prepare import PixelSums
@@ -123,7 +123,7 @@ def _statistics(sums: PixelSums) -> dict[str, Any]:
 
 def _rejects(rejects: list[tuple[str, str]]) -> dict[str, Any]:
     """How many, how many of each kind (the reason up to its first detail), and each with why."""
-    kinds = Counter(re.split(r"[:;(]", reason)[0].strip() for _, reason in rejects)
+    kinds = Counter(kind_of_reject(reason) for _, reason in rejects)
     return {
         "count": len(rejects),
         "reasons": dict(kinds),

@@ -9,7 +9,6 @@ open is asked before hours of reading; of the others only the heads are looked a
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ import xxhash
 
 from wdtrain.disk.failures import StoreError
 from wdtrain.fields import Field, FieldError
-from wdtrain.fields.errors import AmbiguousError, decoding
+from wdtrain.fields.errors import AmbiguousError, about_file, decoding, kind_of_reject
 from wdtrain.fields.resize import Size
 from wdtrain.remote.access import pieces_of
 from wdtrain.remote.extents import MAX_BLOCK, MAX_MEMBER, extents
@@ -93,7 +92,7 @@ class Rejected:
 
     def add(self, name: str, reason: str) -> None:
         self.count += 1
-        self.kinds[re.split(r"[:;(]", reason)[0].strip()[:80]] += 1
+        self.kinds[kind_of_reject(reason)] += 1
         if len(self.first) < _TOLD_REJECTS:
             self.first.append({"key": shown_name(name_bytes(name)), "reason": reason})
 
@@ -265,12 +264,12 @@ class Scan:
                     raise FieldError(f"missing {name}: no member ends on {wanted}, only on {found}")
                 continue
             file = f"{sample.places[column].name}"
-            with decoding(file):
-                if self._decoded < _PROBED:
-                    foreign_pixels(each.field, each.field.load(data, file=file))
-                    if each.field.is_open:
-                        self._judged[column].append((data, file))
-                sizes[name] = member_size(each.field, data, file)
+            try:
+                sizes[name] = self._size_of(column, data, file)
+            except AmbiguousError:
+                raise
+            except FieldError as error:
+                raise FieldError(about_file(str(error), field=name, file=file)) from error
         if len(set(sizes.values())) != 1:
             listed = ", ".join(
                 f"{name} {height} x {width}" for name, (height, width) in sizes.items()
@@ -278,6 +277,16 @@ class Scan:
             raise FieldError(f"members of different sizes: {listed or 'none is there'}")
         self._decoded += 1
         return next(iter(sizes.values()))
+
+    def _size_of(self, column: int, data: bytes, file: str) -> Size:
+        """(height, width) of a member; the first ones are decoded, and kept to be judged."""
+        each = self._fields[column]
+        with decoding(file):
+            if self._decoded < _PROBED:
+                foreign_pixels(each.field, each.field.load(data, file=file))
+                if each.field.is_open:
+                    self._judged[column].append((data, file))
+            return member_size(each.field, data, file)
 
     def _nothing(self, name: str) -> str:
         kinds = ", ".join(

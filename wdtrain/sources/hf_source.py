@@ -23,7 +23,7 @@ from wdtrain.fields.source import SPLITS
 from wdtrain.sources.division import FOLDERS, Division
 from wdtrain.sources.field_options import FieldOption
 from wdtrain.sources.names import key_of
-from wdtrain.sources.pattern_source import completed, key_room, loaded
+from wdtrain.sources.pattern_source import key_room, loaded, unusable
 
 MARKS: Final = ("dataset_dict.json", "dataset_info.json", "state.json")
 """A folder that the library saved holds one of these."""
@@ -159,7 +159,7 @@ class HuggingFaceSource:
         try:
             return field.from_array(np.asarray(cell), file=file)
         except FieldError as error:
-            raise completed(error, option) from error
+            raise unusable(error, option, file) from error
 
 
 def open_tables(folder: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from wdtrain.disk.failures import StoreError
 from wdtrain.disk.sourcefiles import content_of
 from wdtrain.fields import Field, FieldError, Sample
 from wdtrain.fields.base import Value
+from wdtrain.fields.errors import about_file
 from wdtrain.fields.source import SPLITS
 from wdtrain.sources.division import FOLDERS, Division, division_of
 from wdtrain.sources.field_options import FieldOption
@@ -234,12 +235,17 @@ class PatternSource(FileSamples):
 
 
 def loaded(field: Field, option: FieldOption, data: bytes, *, file: str) -> Value:
-    """The value of a field in a file. A FieldError that proposes declarations proposes them for
-    this very option."""
+    """The value of a field in a file. A FieldError names both, and where it proposes declarations,
+    it proposes them for this very option."""
     try:
         return field.load(data, file=file)
     except FieldError as error:
-        raise completed(error, option) from error
+        raise unusable(error, option, file) from error
+
+
+def unusable(error: FieldError, option: FieldOption, file: str) -> FieldError:
+    """An error of one file of a field."""
+    return FieldError(about_file(str(completed(error, option)), field=option.name, file=file))
 
 
 def completed(error: FieldError, option: FieldOption) -> FieldError:
