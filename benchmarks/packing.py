@@ -52,6 +52,7 @@ from wdtrain.fields.sample import decode_meta, encode_meta
 from wdtrain.packing.pack import pack
 from wdtrain.packing.verify import walk_blocks
 from wdtrain.scenes.playground import Playground
+from wdtrain.sources.folder import FolderSource
 from wdtrain.store.manifest import Manifest
 
 SIZE, LEVEL, SHARD_SAMPLES = 64, 9, 1024
@@ -82,7 +83,7 @@ class Result:
 
 def ours(folder: Path, out: Path, run: Run) -> None:
     pack(
-        folder,
+        FolderSource(folder),
         out,
         size=None if run.pixels == SIZE else SIZE,
         compression=f"zstd:{LEVEL}",
