@@ -30,6 +30,7 @@ def on_terminal(runs: Runs, command: list[str]) -> tuple[subprocess.Popen[str], 
 
     def take_terminal() -> None:
         os.setsid()
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
     process = subprocess.Popen(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import time
 from typing import Any
 
 import numpy as np
@@ -186,11 +185,3 @@ def test_refuses_no_scenes_and_tiny_pictures() -> None:
         Playground(5, 8)
     with pytest.raises(ValueError, match="backgrounds is 0"):
         Playground(5, backgrounds=0)
-
-
-def test_a_thousand_triples_take_under_two_seconds() -> None:
-    begin = time.process_time()
-    source = Playground(1000, 64)
-    for index in range(1000):
-        source.load(index)
-    assert time.process_time() - begin < 2.0

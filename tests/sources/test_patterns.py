@@ -94,7 +94,7 @@ def test_a_name_that_fits_no_pattern_costs_no_time(text: str) -> None:
     begun = time.process_time()
     assert pattern.match(b"a-" * 200 + b".gif") is None
     assert pattern.match(b"x-" * 200 + b"_middle.gif") is None
-    assert time.process_time() - begun < 0.05
+    assert time.process_time() - begun < 2  # a search that branches takes minutes and more
 
 
 def test_endings_may_be_in_upper_case_and_several() -> None:
