@@ -26,6 +26,7 @@ from tests.sources.people import (
     metres,
     photo,
     shard,
+    trimap,
     with_palette,
     write,
     write_tar,
@@ -420,6 +421,41 @@ def test_compressed_tars_are_refused_with_the_command_that_unpacks_and_packs_the
     manifest = Manifest.load(str(tmp_path / "set"))
     assert manifest.samples == 12
     assert set(manifest.fields) == ({"rgb"} if declared else {"image", "mask"})
+
+
+@pytest.mark.parametrize("allowed", [[], ["--max-rejects", "0.5"], ["--max-rejects=0.01"]])
+def test_a_broken_file_changes_no_name_and_no_larger_share_of_rejects(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    allowed: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number in range(COUNT):
+        write(tmp_path / f"mine/i/{number}.jpg", photo(number))
+        write(tmp_path / f"mine/m/{number}.png", trimap(number))
+    (tmp_path / "mine/m/3.png").write_bytes((tmp_path / "mine/m/3.png").read_bytes()[:60])
+    declared = ["--field", "rgb=image:i/{key}.jpg", "--field", "who=mask:m/{key}.png"]
+    assert pack_shards.main(["mine", "set", "--processes", "1", *declared, *allowed]) == 2
+    words = shlex.split(capsys.readouterr().err.splitlines()[-1])
+    assert words.count("--max-rejects") == 1
+    assert ("0.17" in words) == ("0.5" not in words)
+    assert pack_shards.main(words[1:]) == 0
+    manifest = Manifest.load(str(tmp_path / "set"))
+    assert (list(manifest.fields), manifest.samples) == (["rgb", "who"], COUNT - 1)
+
+
+def test_a_glass_is_packed_as_the_alpha_that_it_is_declared_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number in range(COUNT):
+        write(tmp_path / f"mine/i/{number}.jpg", photo(number))
+        write(tmp_path / f"mine/m/{number}.png", figure(number) * np.uint8(100 + 10 * number))
+    declared = ["--field", "i=image:i/{key}.jpg", "--field", "m=mask:m/{key}.png,alpha"]
+    assert pack_shards.main(["mine", "set", *declared, "--processes", "1"]) == 0
+    assert Manifest.load(str(tmp_path / "set")).samples == COUNT
+    assert inspect_shards.main(["verify", "set"]) == 0
 
 
 def test_a_mask_that_is_unknown_is_not_said_to_be_without_foreground(

@@ -348,13 +348,35 @@ def test_a_mask_that_is_missing_is_unknown_where_it_is_optional() -> None:
 
 
 def test_values_below_foreground_alone_are_no_alpha() -> None:
-    with pytest.raises(FieldError, match=r"mask without foreground: values 0 and 127 were found"):
+    with pytest.raises(
+        FieldError, match=r"mask without foreground: values 0 and 127 were found"
+    ) as error:
         PLAIN.check(127 * LABELS)
+    assert "PATTERN" not in str(error.value)
     of(optional="").check(LABELS)  # unknown
     with pytest.raises(FieldError, match="uint8"):
         PLAIN.check(LABELS.astype(np.uint16))
     with pytest.raises(FieldError, match=r"\[h, w\] is needed"):
         PLAIN.check(RED)
+
+
+def test_alpha_that_is_declared_may_stay_below_foreground() -> None:
+    glass = 100 * LABELS
+    field = of(alpha="")
+    for data in (saved(glass), encode_npy(glass), encode_npy(glass / np.float32(255))):
+        got = field.read(data, file="m")
+        np.testing.assert_array_equal(got, glass)
+        field.check(got)
+    of(alpha="", optional="").check(glass)
+
+
+def test_alpha_as_an_answer_is_said_to_be_what_it_is() -> None:
+    masks = [levels_of(0, 100, 200, number=number) for number in range(4)]
+    with pytest.raises(AmbiguousError) as raised:
+        PLAIN.judge([(saved(mask), f"{at}.png") for at, mask in enumerate(masks)])
+    assert raised.value.choices["alpha"] == "they are shares of 255, which is all foreground"
+    got = of(alpha="").read(saved(masks[0]), file="m")
+    assert set(np.unique(got)) == {0, 100, 200}
 
 
 def test_a_palette_of_few_bits_is_read_by_its_indices() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.disks import Disks, write_folder, write_triple
+from tests.sources.people import trimap
 from wdtrain.disk.failures import StoreError
 from wdtrain.disk.sourcefiles import PassedOver
 from wdtrain.fields.errors import FieldError
@@ -22,6 +23,7 @@ from wdtrain.packing.audit import audit
 from wdtrain.packing.pack import pack
 from wdtrain.packing.verify import walk_blocks
 from wdtrain.sources import listing
+from wdtrain.sources.asking import ask
 from wdtrain.sources.folder import FolderSource
 
 COUNT = 40
@@ -285,3 +287,29 @@ def test_source_is_a_pure_function_of_the_index(folder: Path) -> None:
     assert (first.key, first.meta) == (second.key, second.meta)
     for name in ("overlay", "mask", "depth"):
         assert np.array_equal(first.arrays[name], second.arrays[name])
+
+
+METRIC = {"depth": {"kind": "metric", "unit": "mm"}}
+
+
+def test_a_declaration_of_depth_alone_leaves_the_mask_open(folder: Path) -> None:
+    for path in folder.glob("*.mask.png"):
+        path.write_bytes(png(trimap(0)))
+    for path in folder.glob("*.depth.png"):
+        path.write_bytes(png(np.full((24, 32), 3000, np.uint16)))
+
+    def opened(**more: Any) -> FolderSource:
+        (folder / "triples.json").write_text(json.dumps({**METRIC, **more}))
+        return FolderSource(folder)
+
+    with pytest.raises(FieldError) as raised:
+        ask(opened())
+    told = str(raised.value)
+    assert "have values 0, 128 and 255, which fill areas" in told
+    assert "triples.json does not say" in told
+    assert '"mask": {"foreground": [255]}' in told
+    assert "--field 'mask=mask:{key}.mask.png,unknown=128'" in told
+    said = opened(mask={"foreground": [255]})
+    ask(said)
+    assert set(np.unique(said.load(3).arrays["mask"])) == {0, 255}
+    ask(opened(source={"made": "by make-triples"}))  # whose masks are alpha

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.sources.people import classes, metres, photo
+from tests.sources.people import classes, coded, figure, metres, photo, trimap
 from wdtrain.disk.failures import StoreError
 from wdtrain.fields import FieldError
 from wdtrain.sources import hf_source
+from wdtrain.sources.asking import ask
 from wdtrain.sources.field_options import parse_field
 from wdtrain.sources.hf_source import HuggingFaceSource
 
@@ -88,6 +89,33 @@ def test_other_rows_are_another_source(saved: Path, tmp_path: Path) -> None:
     one, other = source_of(saved, FIELDS[0]), source_of(tmp_path / "other", FIELDS[0])
     assert one.description != other.description
     assert one.description == source_of(saved, FIELDS[0]).description
+
+
+def test_masks_in_a_column_of_bytes_are_asked_about(tmp_path: Path) -> None:
+    cells = {
+        "photo": [coded(photo(number), "JPEG") for number in range(6)],
+        "mask": [coded(trimap(number), "PNG") for number in range(6)],
+    }
+    datasets.Dataset.from_dict(cells).save_to_disk(str(tmp_path / "saved"))
+    source = source_of(tmp_path / "saved", "image=image:photo", "mask=mask:mask")
+    assert set(np.unique(source.load(0).arrays["mask"])) == {0, 128, 255}
+    with pytest.raises(FieldError, match=r"--field 'mask=mask:mask,unknown=128'"):
+        ask(source)
+    ask(source_of(tmp_path / "saved", "image=image:photo", "mask=mask:mask,unknown=128"))
+
+
+def test_rows_of_several_lengths_are_a_reject_and_end_nothing(tmp_path: Path) -> None:
+    masks = [(figure(number) * np.uint8(255)).tolist() for number in range(6)]
+    masks[3] = [[0, 255], [1]]
+    cells = {"photo": [coded(photo(number), "JPEG") for number in range(6)], "mask": masks}
+    datasets.Dataset.from_dict(cells).save_to_disk(str(tmp_path / "saved"))
+    source = source_of(tmp_path / "saved", "image=image:photo", "mask=mask:mask")
+    ask(source)
+    assert set(source.load(2).arrays) == {"image", "mask"}
+    with pytest.raises(
+        FieldError, match=r"^mask \(mask of row/000000003\) holds rows that are not"
+    ):
+        source.load(3)
 
 
 def test_an_empty_cell_is_a_reject(tmp_path: Path) -> None:

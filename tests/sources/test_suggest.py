@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 
@@ -246,7 +247,9 @@ def test_what_somebody_has_is_found(tmp_path: Path, case: str) -> None:
     assert {line.partition(": ")[0] for line in found.meanings} == {
         line.partition("=")[0]
         for line in expected
-        if any(word in line for word in ("unit=", "foreground=", "unknown=", "=classes:masks/"))
+        if any(
+            word in line for word in ("unit=", "foreground=", "unknown=", "map=", "=classes:masks/")
+        )
     }
 
 
@@ -309,6 +312,112 @@ def test_a_declared_trimap_is_asked_about_in_its_own_line(tmp_path: Path) -> Non
     found = advice(str(tmp_path), declared)
     assert found is not None
     assert lines_of(found) == ["rgb=image:i/{key}.jpg", "who=mask:m/{key}.png,optional,unknown=128"]
+
+
+def without_full(number: int, *, by: int = 127, full: int = 255) -> np.ndarray:
+    """A trimap; every fourth, and so the first, has nothing but what is between."""
+    values = trimap(number)
+    sure = by if number % 4 == 0 else full
+    return np.where(values == 255, sure, np.where(values == 128, by, 0)).astype(np.uint8)
+
+
+def half_full(number: int) -> np.ndarray:
+    return without_full(number, by=100, full=200)
+
+
+def four_greys(number: int) -> np.ndarray:
+    values = np.array([64, 128, 200, 255], np.uint8)[classes(number, 4)]
+    return values if number % 4 else np.full_like(values, 64)
+
+
+@pytest.mark.parametrize(
+    ("mask", "line"),
+    [
+        (without_full, "mask=mask:m/{key}.png,unknown=127"),
+        (half_full, "mask=mask:m/{key}.png,foreground=200,unknown=100"),
+        (four_greys, "mask=classes:m/{key}.png,classes=4,map=64:0|128:1|200:2|255:3"),
+    ],
+)
+def test_a_trimap_of_which_the_first_has_no_full_value_is_not_turned_around(
+    tmp_path: Path, mask: Callable[[int], np.ndarray], line: str
+) -> None:
+    for number in range(COUNT):
+        files(("images/{n}.jpg", photo), ("m/{n}.png", mask))(tmp_path, number)
+    lines = ["image=image:images/{key}.jpg", "mask=mask:m/{key}.png"]
+    declared = [parse_field(each) for each in lines]
+    with pytest.raises(FieldError) as raised:
+        ask(open_source(str(tmp_path), declared))
+    assert f"--field '{line}'" in str(raised.value)
+    found = advice(str(tmp_path), declared)
+    assert found is not None
+    assert lines_of(found)[1] == line
+    source = open_source(str(tmp_path), [declared[0], parse_field(line)])
+    for number in range(COUNT):
+        values, got = mask(number), source.load(number).arrays["mask"]
+        if "unknown" in line:
+            assert (got[values == values.max()] == (255 if number % 4 else 1)).all()
+            assert (got[values == 0] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "line", "other"),
+    [
+        ([0, 20, 60, 255], "classes=61", "map=0:0|20:1|60:2|255:3"),
+        ([17, 40, 90, 255], "classes=91", "map=17:0|40:1|90:2|255:3"),
+        ([0, 85, 170, 255], "map=0:0|85:1|170:2|255:3", "classes=171"),
+        ([0, 64, 128, 191, 255], "map=0:0|64:1|128:2|191:3|255:4", "classes=192"),
+    ],
+)
+def test_sparse_ids_are_kept_and_greys_are_numbered_and_either_is_said(
+    tmp_path: Path, values: list[int], line: str, other: str
+) -> None:
+    def labelled(number: int) -> np.ndarray:
+        return np.array(values, np.uint8)[classes(number, len(values))]
+
+    for number in range(6):
+        files(("images/{n}.jpg", photo), ("labels/{n}.png", labelled))(tmp_path, number)
+    found = suggested(str(tmp_path))
+    assert found is not None
+    assert lines_of(found)[1] == f"labels=classes:labels/{{key}}.png,{line}"
+    (told,) = found.meanings
+    assert told.startswith(f"labels: {line} (values are ")
+    assert f"; or it is {other}: values are " in told
+    source = open_source(str(tmp_path), [parse_field(each) for each in lines_of(found)])
+    got = source.load(1).arrays["labels"]
+    kept = {value: at for at, value in enumerate(values)} if line[0] == "m" else {255: 255}
+    np.testing.assert_array_equal(got, np.vectorize(lambda each: kept.get(each, each))(labelled(1)))
+
+
+@pytest.mark.parametrize("trouble", ["truncated", "doubled"])
+def test_one_file_in_trouble_does_not_drop_what_was_declared(tmp_path: Path, trouble: str) -> None:
+    for number in range(COUNT):
+        files(("i/{n}.jpg", photo), ("m/{n}.png", trimap))(tmp_path, number)
+    path = tmp_path / "m" / "03.png"
+    if trouble == "truncated":
+        path.write_bytes(path.read_bytes()[:60])
+    else:
+        path.with_suffix(".PNG").write_bytes(path.read_bytes())
+    declared = [parse_field("rgb=image:i/{key}.jpg"), parse_field("who=mask:m/{key}.png")]
+    found = advice(str(tmp_path), declared)
+    assert found is not None
+    assert found.arguments == [
+        *("--field", "rgb=image:i/{key}.jpg"),
+        *("--field", "who=mask:m/{key}.png,unknown=128"),
+        *("--max-rejects", "0.17"),
+    ]
+    assert found.left_out == ["samples whose files cannot be decoded (03)"]
+
+
+def test_tars_that_are_compressed_beside_others_are_named(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a-0.tar", shard(range(5)))
+    for number in (1, 2):
+        plain = write_tar(tmp_path / "b.tar", shard(range(5)))
+        (tmp_path / f"a-{number}.tar.gz").write_bytes(gzip.compress(plain.read_bytes()))
+        plain.unlink()
+    found = suggested(str(tmp_path))
+    assert found is not None
+    (said,) = found.left_out
+    assert said.startswith("a-1.tar.gz and 1 more (compressed: unpack these first")
 
 
 def test_one_trimap_among_masks_asks_nothing(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -120,7 +121,7 @@ def advice_on(
     if found is None and not fitting:
         unpack = unpacking_of_folder(Path(options.source))
         return [UNPACK, f"  {unpack.command}"] if unpack else []
-    found = found or given
+    found = _within(options.max_rejects, found or given)
     command = shlex.join([_program(), *_kept(options.source, arguments, found), *fitting])
     command = f"{found.first} && {command}" if found.first else command
     assumed = f", if {'; '.join(found.meanings)}" if found.meanings else ""
@@ -147,6 +148,13 @@ def _fitting(options: argparse.Namespace, found: Suggestion) -> list[str]:
     if size is None:
         return []
     return [*([] if options.size else ["--size", f"{size[0]}x{size[1]}"]), "--fit", "crop"]
+
+
+def _within(max_rejects: float, found: Suggestion) -> Suggestion:
+    """Without a share of rejects that is allowed anyhow."""
+    if found.arguments[-2:-1] != ["--max-rejects"] or float(found.arguments[-1]) > max_rejects:
+        return found
+    return replace(found, arguments=found.arguments[:-2])
 
 
 def _program() -> str:

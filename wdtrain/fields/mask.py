@@ -124,14 +124,16 @@ class MaskField(Field):
         return np.where(array == UNKNOWN, 0, array).astype(np.uint8)
 
     def check(self, array: np.ndarray) -> None:
-        """Also for values that are no alpha: all are below foreground, and not all are 0."""
+        """Also for values that are no alpha, unless they are declared to be: all are below
+        foreground, and not all are 0."""
         super().check(array)
         known = array[array != UNKNOWN] if self.has_unknown else array
-        if 0 < known.max(initial=0) < FOREGROUND:
+        if not self.alpha and 0 < known.max(initial=0) < FOREGROUND:
             raise FieldError(
                 f"{self.name} without foreground: {shown_values(known)} were found; foreground "
                 f"counts from {FOREGROUND}, and an empty mask is 0 everywhere; declare which "
-                f"values are foreground (--field '{self.name}=mask:PATTERN,foreground=1')"
+                "values are foreground, behind its pattern in --field (foreground=1), or that they "
+                f"are shares of {_FULL} (alpha)"
             )
 
     @property
@@ -205,11 +207,12 @@ class MaskField(Field):
         between = [value for value in values if full // 4 <= value <= full - full // 4]
         ids = "|".join(f"{value}:{at}" for at, value in enumerate(values))
         classes = {f"classes:classes={len(values)},map={ids}": f"{len(values)} classes"}
-        alpha = {"alpha": f"{values[-1]} is all foreground, the others are shares of it"}
+        alpha = {"alpha": f"they are shares of {full}, which is all foreground"}
         choices = {**classes, **alpha, f"foreground={ANY}": "all but 0 is foreground"}
         if values[0] == 0 and len(values) == 3 and between:
             middle, high = values[1:]
-            trimap = {f"unknown={middle}": f"{high} is foreground, {middle} is left out: a trimap"}
+            options = f"unknown={middle}" if high == full else f"foreground={high},unknown={middle}"
+            trimap = {options: f"{high} is foreground, {middle} is left out: a trimap"}
             choices = {**trimap, **classes, **alpha}
         return AmbiguousError(
             f"{file} and others like it have {shown_values(np.array(values))}, which fill areas: "
@@ -227,8 +230,10 @@ class MaskField(Field):
                 f"(--field '{self.name}=mask:PATTERN,foreground=1')"
             )
         alpha = np.rint(values * _FULL).astype(np.uint8)
-        # Where nothing reaches half, the mask is empty: values below foreground alone are no alpha.
-        return self._with_unknown(alpha if alpha.max() >= FOREGROUND else alpha * np.uint8(0), None)
+        # Where nothing reaches half, the mask is empty: values below foreground alone are no alpha,
+        # unless they are declared to be.
+        is_alpha = self.alpha or alpha.max() >= FOREGROUND
+        return self._with_unknown(alpha if is_alpha else alpha * np.uint8(0), None)
 
     def _stored(self, found: Levels, file: str) -> np.ndarray:
         if not self.foreground and not self.unknown:

@@ -35,6 +35,14 @@ class OpenSource(Protocol):
         """The sample's name, for people."""
 
 
+@runtime_checkable
+class AskingSource(Protocol):
+    """A source that is declared in another way than by `--field`."""
+
+    def asked(self, error: FieldError, option: FieldOption) -> FieldError:
+        """The question of a field, in the words that settle it there."""
+
+
 def spread_over(count: int, most: int = 9) -> list[int]:
     """Up to so many indices, spread evenly."""
     return sorted(set(np.linspace(0, count - 1, most).astype(int).tolist())) if count else []
@@ -58,12 +66,13 @@ def ask(source: object) -> None:
                     found[at].append((data, f"{pairs[at][0].name} of {source.name(index)}"))
     for (option, field), each in zip(pairs, found, strict=True):
         try:
-            field.judge(_readable(field, each))
+            field.judge(readable(field, each))
         except FieldError as error:
-            raise completed(error, option) from error
+            words = source.asked if isinstance(source, AskingSource) else completed
+            raise words(error, option) from error
 
 
-def _readable(
+def readable(
     field: Field, contents: Sequence[tuple[bytes | np.ndarray, str]]
 ) -> list[tuple[bytes | np.ndarray, str]]:
     """Those that the field can read: the others are rejects, or questions of their own."""

@@ -21,6 +21,7 @@ from wdtrain.disk.failures import StoreError
 from wdtrain.disk.sourcefiles import content_of, read_regular
 from wdtrain.fields import DepthFormat, FieldError, Sample, triple_of
 from wdtrain.fields.announce import prefetched
+from wdtrain.fields.errors import AmbiguousError
 from wdtrain.fields.image import ImageField
 from wdtrain.fields.pictures import turned_like
 from wdtrain.fields.png import decode_fast_png
@@ -29,6 +30,7 @@ from wdtrain.sources.declared import read_declared
 from wdtrain.sources.division import Division, division_of
 from wdtrain.sources.field_options import FieldOption
 from wdtrain.sources.listing import NO_OVERLAY, OVERLAY_SUFFIXES, list_folder
+from wdtrain.sources.pattern_source import completed
 from wdtrain.sources.reading import FileSamples, begin_to_read, read_member
 
 TRIPLES: Final = "triples.json"
@@ -94,7 +96,9 @@ class FolderSource(FileSamples):
         guess = None if self.declares_depth else self._guessed_depth()
         self.declared = read_declared(declared, guess)
         self.fields = triple_of(self.declared.depth)
-        self.options = [] if declared else list(TRIPLE)
+        self._has_declaration = bool(declared)
+        # What make-triples made (it names a source) is alpha.
+        self.options = [] if {"mask", "source"} & declared.keys() else list(TRIPLE)
         self.description: dict[str, Any] = {"kind": "folder", "listing": listing.digest}
         if stated := {name: declared[name] for name in ("depth", "mask") if name in declared}:
             self.description["declared"] = stated
@@ -126,6 +130,21 @@ class FolderSource(FileSamples):
     def raw(self, index: int) -> list[bytes | None]:
         """The bytes of the mask, of which alone something may be open; see `asking.ask`."""
         return [None, self._read(index, "mask"), None]
+
+    def asked(self, error: FieldError, option: FieldOption) -> FieldError:
+        """A question; where there is a triples.json, with what to add to it: it knows foreground
+        and background, and nothing else."""
+        if not self._has_declaration or not isinstance(error, AmbiguousError):
+            return completed(error, option)
+        lines = "; ".join(
+            f"--field '{option.with_options(choice)}' ({meaning})"
+            for choice, meaning in error.choices.items()
+        )
+        return FieldError(
+            f"{error.found}, and triples.json does not say what they are; name in it those that "
+            'are foreground, all others being background ("mask": {"foreground": [255]}), or '
+            f"declare every field with --field instead, the mask by one of these: {lines}"
+        )
 
     def load(self, index: int) -> Sample:
         """The triple of an index; FieldError where a file is missing or cannot be decoded."""

@@ -143,11 +143,12 @@ class HuggingFaceSource:
         return Sample(self.key(index), arrays, {**meta, "name": self.name(index)})
 
     def raw(self, index: int) -> list[bytes | np.ndarray | None]:
-        """The cell of each field, None where it is empty or no picture or array."""
+        """The cell of each field, None where it is empty or nothing that `load` reads."""
         split, row = self._place(index)
-        cells = self._tables[split][row]
+        row_cells = self._tables[split][row]
+        cells = [row_cells.get(option.pattern) for option in self.options]
         name = self.name(index)
-        return [_contents(cells.get(option.pattern), name) for option in self.options]
+        return [each if isinstance(each, bytes) else _contents(each, name) for each in cells]
 
     def _value(self, field: Field, option: FieldOption, cell: Any, file: str) -> Value | None:
         if cell is None:
@@ -157,7 +158,7 @@ class HuggingFaceSource:
         if isinstance(cell, bytes):
             return loaded(field, option, cell, file=file)
         try:
-            return field.from_array(np.asarray(cell), file=file)
+            return field.from_array(_array(cell, file), file=file)
         except FieldError as error:
             raise unusable(error, option, file) from error
 
@@ -207,5 +208,14 @@ def _contents(cell: Any, file: str) -> bytes | np.ndarray | None:
     if isinstance(cell, dict) and {"bytes", "path"} <= set(cell):
         return _picture(cell, file)
     if isinstance(cell, list) and cell and isinstance(cell[0], list):
-        return np.asarray(cell)
+        return _array(cell, file)
     return None
+
+
+def _array(cell: Any, file: str) -> np.ndarray:
+    try:
+        return np.asarray(cell)
+    except ValueError as error:
+        raise FieldError(
+            f"{file} holds rows that are not all of one length; save it as a picture or an Array2D"
+        ) from error

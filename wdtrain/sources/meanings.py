@@ -16,6 +16,7 @@ import numpy as np
 
 from wdtrain.fields import DepthField, FieldError, labels, levels, npy
 from wdtrain.fields.errors import AmbiguousError
+from wdtrain.sources.asking import readable
 from wdtrain.sources.families import KIND_OF
 from wdtrain.sources.field_options import FieldOption
 from wdtrain.sources.readable import Contents
@@ -25,7 +26,8 @@ _PIXELS_A_FILE: Final = 250_000
 _MOST_ID: Final = 65_535
 _FEW: Final = 8
 _APART: Final = 16
-"""So few values, and so far from each other, are the greys of classes and no ids."""
+"""So few values, and so far from each other, may be the greys of classes instead of ids."""
+_FULL: Final = (255, 65_535)
 _PLENTY: Final = 64
 """More classes than this are the numbers of objects, or a depth."""
 
@@ -61,12 +63,14 @@ def settled(
         name = each.name if each.is_named else _name_of(each.name, kind)
         while name in taken:
             name += "2"
-        options = _FIRST_OPTIONS[kind](each.contents) if kind in _FIRST_OPTIONS else {}
+        options, told = _classes_of(each.contents) if kind == "classes" else ({}, "")
         if not each.is_complete and kind != "image":
             options["optional"] = ""
-        yield from answered_each(
-            FieldOption(name, kind, each.pattern, options), each, meanings, wrong
-        )
+        option = FieldOption(name, kind, each.pattern, options)
+        for found in answered_each(option, each, meanings, wrong):
+            if told:
+                meanings.append((name, told))
+            yield found
 
 
 def _name_of(word: str, kind: str) -> str:
@@ -114,23 +118,33 @@ def _array(data: bytes | np.ndarray) -> np.ndarray:
     return npy.read_npy(data, file="array") if isinstance(data, bytes) else data
 
 
-def _classes_of(contents: Contents) -> dict[str, str]:
-    """How many classes there are by the ids in some files; of coloured ones, the id of each."""
+def _classes_of(contents: Contents) -> tuple[dict[str, str], str]:
+    """How many classes there are by the ids in some files; of coloured ones, the id of each. With
+    what has to be said of it, where the values may be greys as well as ids."""
     ids: set[int] = set()
     for data, _ in contents:
         ids |= _values(data)
-    if max(ids) <= _MOST_ID and 2 < len(ids) <= _FEW and np.diff(sorted(ids)).min() >= _APART:
-        return {"map": "|".join(f"{value}:{at}" for at, value in enumerate(sorted(ids)))}
     if max(ids) <= _MOST_ID:
-        known = [value for value in ids if 0 <= value < 255]
-        return {"classes": str(max(known, default=0) + 1)}
+        return _ids_or_greys(sorted(ids))
     codes = sorted(value >> 32 << 16 | (value >> 16 & 255) << 8 | value & 255 for value in ids)
     named = "|".join(f"{labels.colour_of(code)}:{at}" for at, code in enumerate(codes))
-    return {"colours": named} if len(codes) <= _PLENTY else {"classes": "1"}
+    return ({"colours": named} if len(codes) <= _PLENTY else {"classes": "1"}), ""
 
 
-_FIRST_OPTIONS: Final = {"classes": _classes_of}
-"""By kind: what has to be declared before anything is read."""
+def _ids_or_greys(values: list[int]) -> tuple[dict[str, str], str]:
+    """Ids as they are; greys that are spread evenly from 0 to full, as 0, 85, 170 and 255 are, by a
+    map. Few values far apart could be either, so both are said."""
+    count = str(max([value for value in values if 0 <= value < 255], default=0) + 1)
+    if not 2 < len(values) <= _FEW or np.diff(values).min() < _APART:
+        return {"classes": count}, ""
+    ids = f"classes={count}", "values are ids" + ", 255 is left out" * (values[-1] == 255)
+    mapped = "|".join(f"{value}:{at}" for at, value in enumerate(values))
+    greys = f"map={mapped}", f"values are the greys of {len(values)} classes"
+    even = np.linspace(0, values[-1], len(values))
+    is_even = values[-1] in _FULL and np.abs(values - even).max() <= 1
+    (first, meaning), (other, meant) = (greys, ids) if is_even else (ids, greys)
+    told = f"{first} ({meaning}; or it is {other}: {meant})"
+    return ({"map": mapped} if is_even else {"classes": count}), told
 
 
 def answered_each(
@@ -140,12 +154,14 @@ def answered_each(
     wrong: list[str],
     rounds: int = 0,
 ) -> Iterator[FieldOption]:
-    """The option with answers to what its contents leave open, each in turn."""
+    """The option with answers to what its contents leave open, each in turn: first to what they ask
+    together (as `asking.ask` puts it), since a trimap without 255 looks as if its grey were all."""
     try:
+        if option.field.is_open:
+            option.field.judge(readable(option.field, each.contents))
         for data, file in each.contents:
             read = option.field.load if isinstance(data, bytes) else option.field.from_array
             read(data, file=file)  # type: ignore[arg-type]
-        option.field.judge(each.contents)
     except AmbiguousError as error:
         if rounds == _MOST_ROUNDS:
             return
@@ -189,7 +205,7 @@ def _fitted(option: FieldOption, choice: str, contents: Contents) -> FieldOption
     """With a choice, and with what all contents ask for where it tells of one file alone."""
     better = option.with_options(choice)
     if better.kind != option.kind and better.kind == "classes" and "map" not in better.options:
-        return replace(better, options={**better.options, **_classes_of(contents)})
+        return replace(better, options={**better.options, **_classes_of(contents)[0]})
     return _within_limits(better, contents)
 
 

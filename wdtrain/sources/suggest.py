@@ -130,12 +130,17 @@ def _with_answers(
     declared: Sequence[FieldOption],
     layout: str | None,
 ) -> Suggestion | None:
-    """The same declarations, with the likeliest answers to what they leave open."""
-    files = [source.raw(index) for index in spread_over(len(source), FILES_READ)]
+    """The same declarations, with the likeliest answers to what they leave open; a few samples that
+    cannot be read do not hide it."""
+    files, broken = _read(source)
     answered, meanings = [], list[Meaning]()
     for at, option in enumerate(declared):
-        contents = [(each[at], option.pattern) for each in files]
-        found: Contents = [(data, name) for data, name in contents if data is not None]
+        contents: Contents = [
+            (data, name) for name, each in files if (data := each[at]) is not None
+        ]
+        found, unreadable = divided(contents)
+        found = [(data, option.pattern) for data, _ in found]
+        broken += [name for name in unreadable if name not in broken]
         candidate = Candidate(option.name, option.pattern, option.kind, found)
         found_option = next(answered_each(option, candidate, meanings, []), None)
         if found_option is None:
@@ -145,7 +150,24 @@ def _with_answers(
         return None
     arguments = ["--layout", layout] if layout else []
     arguments += [word for option in answered for word in ("--field", str(option))]
-    return Suggestion(text, arguments, [f"{name}: {meant}" for name, meant in meanings])
+    if broken:
+        num_read = len(spread_over(len(source), FILES_READ))
+        arguments += ["--max-rejects", f"{share_to_allow(len(broken), num_read):g}"]
+    without = [left_out(broken)] if broken else []
+    return Suggestion(text, arguments, [f"{name}: {meant}" for name, meant in meanings], without)
+
+
+def _read(
+    source: PatternSource | TarSource,
+) -> tuple[list[tuple[str, Sequence[bytes | None]]], list[str]]:
+    """By name what some samples hold of each field, and the names of those that have too much."""
+    files, broken = list[tuple[str, Sequence[bytes | None]]](), list[str]()
+    for index in spread_over(len(source), FILES_READ):
+        try:
+            files.append((source.name(index), source.raw(index)))
+        except FieldError:
+            broken.append(source.name(index))
+    return files, broken
 
 
 def suggested(text: str, declared: Sequence[FieldOption] = ()) -> Suggestion | None:
@@ -164,7 +186,7 @@ def suggested(text: str, declared: Sequence[FieldOption] = ()) -> Suggestion | N
         if (found := _of_candidates(text, [], _in_folder(folder))) is not None:
             return found
         if any(path.name.lower().endswith(TAR_ENDINGS[0]) for path in folder.iterdir()):
-            return _of_tars(f"{text.rstrip('/')}/*.tar")
+            return _beside_packed(folder, _of_tars(f"{text.rstrip('/')}/*.tar"))
         if (unpack := unpacking_of_folder(folder)) is not None:
             packed = next(path for path in sorted(folder.iterdir()) if packed_ending(path.name))
             return _of_packed(str(packed), PACKED_ENDINGS[packed_ending(packed.name)], unpack)
@@ -176,6 +198,16 @@ def _of_tars(text: str, declared: Sequence[FieldOption] = ()) -> Suggestion | No
     if how is not None:
         return _of_packed(text, how, unpacking([text], how), declared)
     return _of_candidates(text, [], _in_tars(text))
+
+
+def _beside_packed(folder: Path, found: Suggestion | None) -> Suggestion | None:
+    """Of the tars of a folder, where others in it are compressed."""
+    names = sorted(path.name for path in folder.iterdir() if packed_ending(path.name))
+    if found is None or not names:
+        return found
+    others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    told = f"{names[0]}{others} (compressed: unpack these first, and they are packed as well)"
+    return replace(found, left_out=[*found.left_out, told])
 
 
 def _of_packed(
