@@ -112,9 +112,7 @@ def test_rows_of_several_lengths_are_a_reject_and_end_nothing(tmp_path: Path) ->
     source = source_of(tmp_path / "saved", "image=image:photo", "mask=mask:mask")
     ask(source)
     assert set(source.load(2).arrays) == {"image", "mask"}
-    with pytest.raises(
-        FieldError, match=r"^mask \(mask of row/000000003\) holds rows that are not"
-    ):
+    with pytest.raises(FieldError, match=r"^mask 'mask of row/000000003' holds rows that are not"):
         source.load(3)
 
 
