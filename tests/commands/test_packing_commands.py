@@ -226,11 +226,11 @@ def test_show_lists_rejects_with_their_reasons(
 
 def test_damaged_files_are_counted_by_what_is_wrong_and_told_once(tmp_path: Path) -> None:
     picture = np.full((32, 40, 3), 90, np.uint8)
-    for name in range(8):
-        for folder, pixels in (("images", picture), ("masks", picture[..., 0] * (name % 2))):
+    for number, name in enumerate(["a", "b (1) x", "c's", *"defgh"]):
+        for folder, pixels in (("images", picture), ("masks", picture[..., 0] * (number % 2))):
             (tmp_path / "in" / folder).mkdir(parents=True, exist_ok=True)
             data = cv2.imencode(".png", pixels)[1].tobytes()
-            cut = 60 if folder == "masks" and name < 3 else None
+            cut = 60 if folder == "masks" and number < 3 else None
             (tmp_path / "in" / folder / f"{name}.png").write_bytes(data[:cut])
     fields = ("image=image:images/{key}.png", "mask=mask:masks/{key}.png,foreground=any")
     declared = [word for field in fields for word in ("--field", field)]
@@ -246,4 +246,4 @@ def test_damaged_files_are_counted_by_what_is_wrong_and_told_once(tmp_path: Path
     assert (done.returncode, "WARN" in done.stderr) == (0, False), done.stderr
     rejects = Manifest.load(tmp_path / "out").rejects
     assert rejects["reasons"] == {"mask cannot be decoded": 3}
-    assert rejects["list"][1]["reason"].startswith("mask (masks/1.png) cannot be decoded: ")
+    assert rejects["list"][0]["reason"].startswith("mask 'masks/a.png' cannot be decoded: ")

@@ -110,6 +110,14 @@ def test_a_field_is_typed_as_it_is_declared(field: Field) -> None:
     assert fields.declared(field.name, field.kind, field.typed()) == field
 
 
+@pytest.mark.parametrize("name", ["building, edifice", "wall|floor"])
+def test_names_that_an_option_cannot_hold_are_not_typed(name: str) -> None:
+    field = ClassesField("labels", names=(name, "sky"), classes=2)
+    assert field.typed() == {"classes": "2"}
+    named = replace(field, names=("wall", "sky"))
+    assert named.typed() == {"classes": "2", "names": "wall|sky"}
+
+
 def test_what_is_usual_is_not_typed() -> None:
     assert ClassesField("labels", classes=40).typed() == {"classes": "40"}
     assert ClassesField("labels", classes=300).typed() == {"classes": "300"}

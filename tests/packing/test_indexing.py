@@ -212,6 +212,18 @@ def test_a_sample_that_cannot_be_is_left_out(tmp_path: Path, members: Members, r
     assert reason in manifest.rejects["list"][0]["reason"]
 
 
+def test_what_is_left_out_is_not_asked_about(tmp_path: Path) -> None:
+    trimap = np.zeros((9, 9), np.uint8)
+    trimap[3:6], trimap[6:] = 128, 255
+    whole = np.repeat(np.array([[0, 255]], np.uint8), 12, 0).repeat(16, 1).repeat(2, 0)
+    good = [("jpg", jpeg(1)), ("m.png", png(whole))]
+    others = [(f"other{i}", [("jpg", jpeg(i)), ("m.png", png(trimap))]) for i in range(20)]
+    path = write_tar(tmp_path / "a.tar", [*others, ("good", good)])
+    fields = (IMAGE, ForeignField(MaskField("mask"), ("m.png",)))
+    manifest = index_of([str(path)], tmp_path / "index", fields, max_rejects=1)
+    assert (manifest.samples, manifest.rejects["count"]) == (1, 20)
+
+
 def members_by_key(manifest: Manifest) -> dict[str, bytes]:
     blocks = [block for _, _, block in walk_blocks(manifest, manifest.split("train"))]
     return {key: bytes(b.members(row)[0]) for b in blocks for row, key in enumerate(b.keys)}

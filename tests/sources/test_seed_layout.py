@@ -155,7 +155,7 @@ def test_a_missing_part_is_rejected(folder: Path, path: str, what: str) -> None:
 def test_damage_is_rejected(folder: Path) -> None:
     source = open_seed(folder)
     (folder / "mask" / "mask_x.y.jpg").write_bytes(b"no jpeg")
-    with pytest.raises(FieldError, match=r"mask \(mask/mask_x\.y\.jpg\) cannot be decoded"):
+    with pytest.raises(FieldError, match=r"mask 'mask/mask_x\.y\.jpg' cannot be decoded"):
         source.load(number_of(source, "x.y"))
 
 

@@ -116,7 +116,13 @@ def show(manifest: Manifest, options: argparse.Namespace) -> int:
     )
     console.print(_fields_table(manifest))
     lines = " \\\n    ".join(declarations(manifest))
-    console.print(f"declared by\n    {lines}", markup=False, highlight=False)
+    is_of_files = manifest.source.keys() & {"patterns", "endings"}
+    what = (
+        "declared by"
+        if is_of_files or manifest.source.get("kind") == HF
+        else "its tars are declared by"
+    )
+    console.print(f"{what}\n    {lines}", markup=False, highlight=False)
     for image in manifest.sums:
         for name, values in zip(("mean", "std"), manifest.mean_and_std(image), strict=True):
             numbers = " ".join(f"{value:.4f}" for value in values)

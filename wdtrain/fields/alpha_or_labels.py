@@ -16,6 +16,7 @@ from wdtrain.fields.levels import Levels
 
 _FULL: Final = 255
 _HIGHEST_LABEL: Final = 40
+_FIRST_ALPHA: Final = np.uint8(_HIGHEST_LABEL + 1)
 _NEAR: Final = 16
 """Values within so many parts of the range from an end are that end, as a JPEG left it."""
 
@@ -45,8 +46,10 @@ def fills_areas(found: Levels) -> bool:
 
 def holds_labels(alpha: np.ndarray) -> bool:
     """Whether values are labels with 255 for "leave out", which alpha would turn around."""
+    if (alpha - _FIRST_ALPHA < _FULL - _FIRST_ALPHA).any():  # unsigned: above labels, below 255
+        return False
     low = (alpha > 0) & (alpha <= _HIGHEST_LABEL)
-    if not low.any() or not (alpha == _FULL).any() or ((alpha < _FULL) & ~low & (alpha > 0)).any():
+    if not low.any() or not (alpha == _FULL).any():
         return False
     # The soft edge of an alpha is as thin as a pixel or changes; a label fills an area evenly.
     kernel = np.ones((3, 3), np.uint8)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -109,6 +109,9 @@ class ClassesField(Field):
                 )
 
     def typed(self) -> dict[str, str]:
+        """Without names that an option cannot hold, since a | or a comma stands in one."""
+        if any("|" in name or "," in name for name in self.names):
+            return replace(self, names=()).typed()
         found = super().typed()
         spans = [
             ("*" if first is None else f"{first}" if first == last else f"{first}-{last}", of)

@@ -51,9 +51,9 @@ def _again(found: str, choices: dict[str, str], name: str, kind: str) -> Ambiguo
 
 
 def about_file(text: str, *, field: str, file: str) -> str:
-    """What is wrong with a file of a field, both named: "mask (masks/7.png) cannot be decoded", of
+    """What is wrong with a file of a field, both named: "mask 'masks/7.png' cannot be decoded", of
     a text that begins with the file."""
-    return f"{field} ({file}){text.removeprefix(file)}" if text.startswith(f"{file} ") else text
+    return f"{field} {file!r}{text.removeprefix(file)}" if text.startswith(f"{file} ") else text
 
 
 def kind_of_reject(reason: str) -> str:
@@ -63,7 +63,7 @@ def kind_of_reject(reason: str) -> str:
     return re.split(r"[:;(]", general)[0].strip()[:_LONGEST_KIND]
 
 
-_FILE_OF_FIELD: Final = re.compile(r"^([\w-]+) \(.*?\) (?=\w)")
+_FILE_OF_FIELD: Final = re.compile(r"""^([\w-]+) ('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*") """)
 _LONGEST_KIND: Final = 80
 _REPR: Final = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 80

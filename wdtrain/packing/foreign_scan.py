@@ -275,18 +275,24 @@ class Scan:
                 f"{name} {height} x {width}" for name, (height, width) in sizes.items()
             )
             raise FieldError(f"members of different sizes: {listed or 'none is there'}")
+        if self._decoded < _PROBED:
+            self._keep_to_judge(sample)
         self._decoded += 1
         return next(iter(sizes.values()))
 
     def _size_of(self, column: int, data: bytes, file: str) -> Size:
-        """(height, width) of a member; the first ones are decoded, and kept to be judged."""
+        """(height, width) of a member; the first ones are decoded."""
         each = self._fields[column]
         with decoding(file):
             if self._decoded < _PROBED:
                 foreign_pixels(each.field, each.field.load(data, file=file))
-                if each.field.is_open:
-                    self._judged[column].append((data, file))
             return member_size(each.field, data, file)
+
+    def _keep_to_judge(self, sample: _Sample) -> None:
+        """Keeps the members of a sample that can be used, of fields that are open."""
+        for column, each in enumerate(self._fields):
+            if each.field.is_open and (data := sample.data.get(column)) is not None:
+                self._judged[column].append((data, sample.places[column].name))
 
     def _nothing(self, name: str) -> str:
         kinds = ", ".join(

@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-import cv2
 import numpy as np
 
 from wdtrain.disk.failures import StoreError
+from wdtrain.fields.alpha_or_labels import holds_labels
 from wdtrain.fields.depth_format import DepthFormat
 from wdtrain.fields.errors import FieldError
 from wdtrain.fields.labels import shown_values
@@ -30,8 +30,6 @@ _WORDS: Final = {
 }
 _MILLIMETRES: Final = (100, 20_000)
 """Values between which depth is likelier to be millimetres (0.1 to 20 m) than 16-bit codes."""
-_HIGHEST_LABEL: Final = 40
-_FIRST_ALPHA: Final = np.uint8(_HIGHEST_LABEL + 1)
 _FULL: Final = 255
 _MOST_BEYOND: Final = 0.5
 
@@ -110,15 +108,7 @@ def _ambiguous(depth: DepthFormat, known: np.ndarray) -> str:
 
 def _check_alpha(mask: np.ndarray) -> None:
     """FieldError for a mask of labels with 255 for "leave out", which alpha would turn around."""
-    if (mask - _FIRST_ALPHA < _FULL - _FIRST_ALPHA).any():  # wraps around: above labels, below 255
-        return
-    low = (mask > 0) & (mask <= _HIGHEST_LABEL)
-    if not low.any() or not (mask == _FULL).any():
-        return
-    # The soft edge of an alpha is as thin as a pixel or changes; a label fills an area evenly.
-    kernel = np.ones((3, 3), np.uint8)
-    even = cv2.erode(mask, kernel) == cv2.dilate(mask, kernel)
-    if (even & low).any():
+    if holds_labels(mask):
         raise FieldError(
             f"mask of labels: {shown_values(mask)} were found, and foreground counts from "
             f"{FOREGROUND}, so that 255 alone would be it; say in triples.json which are: "
