@@ -150,24 +150,74 @@ def test_what_cannot_be_is_one_line(
     assert not (tmp_path / "index").exists()
 
 
-@pytest.mark.parametrize("given", ["packed 0.tar.gz", "packed {0..1}.tar.gz", "*.gz", "bare*"])
+@pytest.mark.parametrize("is_relative", [False, True])
+@pytest.mark.parametrize(
+    "given", ["packed 0.tar.gz", "packed {0..1}.tar.gz", "*.gz", "bare*", "bare{0..1}.tar"]
+)
 def test_compressed_tars_are_unpacked_and_indexed_by_one_command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], given: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    given: str,
+    is_relative: bool,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     for number, url in enumerate(make_tars(tmp_path / "plain", 10, 5)):
         names = [f"packed {number}.tar.gz", f"bare{number}.tar"]
         (tmp_path / names["bare" in given]).write_bytes(gzip.compress(Path(url).read_bytes()))
     how = ("--holdout-samples", "0.5", *DECLARED)
-    assert run("index", tmp_path / given, "--out", tmp_path / "index", *how) == 2
-    command = capsys.readouterr().err.strip().rpartition("indexes all: ")[2]
+    text = given if is_relative else tmp_path / given
+    assert run("index", text, "--out", tmp_path / "index", *how) == 2
+    unpack_and_index(capsys.readouterr().err)
+    manifest = Manifest.load(str(tmp_path / "index"))
+    assert manifest.samples == (5 if " 0.tar" in given else 10)
+    assert manifest.settings["holdout"] == 0.5
+
+
+def unpack_and_index(errors: str) -> None:
+    """What a refusal says is done."""
+    command = errors.strip().rpartition("indexes all: ")[2]
     unpack, _, again = command.rpartition(" && ")
-    subprocess.run(["bash", "-c", unpack], check=True)
+    subprocess.run(["bash", "-ec", unpack], check=True)
     tool, *arguments = shlex.split(again)
     assert tool == "tools/inspect-shards"
     assert main(arguments) == 0
-    manifest = Manifest.load(str(tmp_path / "index"))
-    assert manifest.samples == (5 if "0.tar" in given else 10)
-    assert manifest.settings["holdout"] == 0.5
+
+
+@pytest.mark.parametrize("packed", ["mixed/b1.tar", "mixed/b1.tar.gz", "mixed/b1.tgz"])
+def test_of_tars_of_which_one_is_compressed_that_one_is_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], packed: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plain, other = make_tars(tmp_path / "plain", 10, 5)
+    Path("mixed").mkdir()
+    Path(plain).rename("mixed/b0.tar")
+    Path(packed).write_bytes(gzip.compress(Path(other).read_bytes()))
+    assert run("index", "mixed/b*", "--out", "mixed/index", *DECLARED) == 2
+    unpack_and_index(capsys.readouterr().err)
+    assert Manifest.load("mixed/index").samples == 10
+    assert sorted(path.name for path in Path("mixed").glob("b0*")) == ["b0.tar"]
+
+
+@pytest.mark.parametrize(
+    ("count", "group", "why"),
+    [
+        (1, [], "one sample cannot be divided"),
+        (6, ["--group", "(scene)/"], "one group cannot be divided"),
+    ],
+)
+def test_what_cannot_be_divided_is_not_said_to_need_a_share(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    count: int,
+    group: list[str],
+    why: str,
+) -> None:
+    (tar,) = make_tars(tmp_path, count, name=lambda number: f"scene/{number:04d}")
+    assert run("index", tar, "--out", tmp_path / "index", *group, *DECLARED) == 0
+    told = capsys.readouterr().out
+    assert f"nothing is held out, though --holdout-samples is 0.1: {why}; " in told
+    assert "makes the split val" not in told
 
 
 def test_by_index_come_the_pixels_that_come_by_repacking(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import zstandard
 
+from tests.remote.servers import FaultyServer
 from tests.sources.people import (
     COUNT,
     classes,
@@ -35,6 +36,7 @@ from tests.sources.test_suggest import CASES
 from wdtrain import fields
 from wdtrain.commands import bench_stream, inspect_shards, pack_shards
 from wdtrain.packing.verify import verify, walk_blocks
+from wdtrain.sources import packed_tars
 from wdtrain.store.manifest import Manifest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -456,6 +458,71 @@ def test_a_glass_is_packed_as_the_alpha_that_it_is_declared_to_be(
     assert pack_shards.main(["mine", "set", *declared, "--processes", "1"]) == 0
     assert Manifest.load(str(tmp_path / "set")).samples == COUNT
     assert inspect_shards.main(["verify", "set"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "declared"),
+    [
+        ("a.tar", []),
+        ("a.tar.gz", []),
+        ("a.tar.gz", ["--field", "rgb=image:jpg"]),
+        ("{a,b}.tar.gz", []),
+    ],
+)
+def test_of_a_signed_url_no_secret_is_told_and_what_is_told_is_whole(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    declared: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_tar(tmp_path / "far" / "a.tar", shard(range(6)))
+    for number in "ab":
+        (tmp_path / "far" / f"{number}.tar.gz").write_bytes(
+            gzip.compress((tmp_path / "far" / "a.tar").read_bytes())
+        )
+    is_plain = name == "a.tar"
+    with FaultyServer(tmp_path / "far") as server:
+        given = [f"{server.url}/{name}?sig=s3cr3tVALUE&k=2", "set", "--processes", "1", *declared]
+        assert pack_shards.main(given) == 2
+    told = capsys.readouterr().err
+    assert "s3cr3t" not in told
+    assert "curl" not in told
+    error, what, command = told.splitlines()
+    shlex.split(command)
+    if is_plain:
+        assert what == "This command packs it, with the URL in full again:"
+        assert f"'{server.url}/{name}?sig=...&k=...'" in command
+        return
+    plain = name.removesuffix(".gz")
+    if declared:
+        assert "fetch it, unpack it (gzip -dc), and give the plain tar" in error
+    by = "fetched and unpacked by gzip -dc"
+    assert what == f"This command packs it, once {plain} is there, {by}:"
+    for number in "ab":
+        write_tar(tmp_path / f"{number}.tar", shard(range(6)))
+    assert pack_shards.main(shlex.split(command)[1:]) == 0
+
+
+@pytest.mark.parametrize("declared", [[], ["--field", "rgb=image:jpg"]])
+def test_large_compressed_tars_are_advised_on_by_their_first_samples(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    declared: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plain = write_tar(tmp_path / "d.tar", shard(range(12)))
+    packed = Path("many.tar.gz")
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    member = len(shard([5])[0][1])
+    monkeypatch.setattr(packed_tars, "_MOST_BYTES", 5 * member)
+    assert pack_shards.main([str(packed), "set", "--processes", "1", *declared]) == 2
+    *_, told, command = capsys.readouterr().err.splitlines()
+    assert told == "This command unpacks and packs it:"
+    subprocess.run(["bash", "-c", command.partition(" && ")[0]], check=True)
+    assert pack_shards.main(shlex.split(command.partition(" && ")[2])[1:]) == 0
 
 
 def test_a_mask_that_is_unknown_is_not_said_to_be_without_foreground(

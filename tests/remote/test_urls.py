@@ -92,6 +92,11 @@ def test_brackets_and_apostrophes_end_no_secret(text: str, form: str, secret: st
     assert "host/d" in told
 
 
+def test_a_url_in_apostrophes_keeps_both() -> None:
+    told = without_secrets("pack-shards 'https://host/d.tar?sig=s3cr3t&k=2' out")
+    assert told == "pack-shards 'https://host/d.tar?sig=...&k=...' out"
+
+
 def test_of_a_text_around_a_url_nothing_is_taken_out() -> None:
     for text in ("(see https://host/d), or ['s3://a/b']", "https://host/d, and bob@host/d: gone"):
         assert without_secrets(text) == text

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 import gzip
 import json
 import pickle
 import subprocess
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +21,10 @@ from wdtrain.disk.failures import StoreError
 from wdtrain.fields import FieldError
 from wdtrain.remote import extents
 from wdtrain.remote.access import LocalFile
-from wdtrain.remote.tar_stream import Endings
-from wdtrain.remote.unpacking import unpacking_of_folder
-from wdtrain.sources import tar_source
+from wdtrain.remote.tar_stream import CompressedTar, Endings
+from wdtrain.remote.unpacking import refusal, unpacked, unpacking, unpacking_of_folder
+from wdtrain.remote.urls import redacted
+from wdtrain.sources import packed_tars, tar_source
 from wdtrain.sources.field_options import parse_field
 from wdtrain.sources.tar_source import TarSource
 
@@ -183,6 +187,78 @@ def test_all_compressed_tars_of_a_folder_are_unpacked_by_one_command(
     subprocess.run(["bash", "-c", found.command], check=True)
     assert (folder / "1.tar").read_bytes() == whole
     assert found.plain == [f"{folder}/*.tar"]
+
+
+@pytest.mark.parametrize("name", ["set [v2]", "a [*] ?", "[ab", "it's [!x]"])
+def test_compressed_tars_of_a_folder_with_brackets_are_unpacked(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    plain = write_tar(folder / "plain", shard(range(4))).read_bytes()
+    (folder / "plain").rename(folder / "0.tar.gz")
+    (folder / "0.tar.gz").write_bytes(gzip.compress(plain))
+    found = unpacking_of_folder(folder)
+    assert found is not None
+    subprocess.run(["bash", "-c", found.command], check=True)
+    assert sorted(path.name for path in folder.iterdir()) == ["0.tar", "0.tar.gz"]
+    assert len(source_of(found.plain[0], IMAGE)) == 4
+    (folder / "0.tar").unlink()
+    with pytest.raises(StoreError) as refused:
+        source_of(f"{glob.escape(str(folder))}/*.tar.gz", IMAGE)
+    command = str(refused.value).rpartition("take what is there then: ")[2]
+    subprocess.run(["bash", "-c", command], check=True)
+    assert (folder / "0.tar").read_bytes() == plain
+
+
+def test_of_a_folder_with_braces_no_tars_can_be_named(tmp_path: Path) -> None:
+    folder = tmp_path / "set{1,2}"
+    folder.mkdir()
+    (folder / "0.tar.gz").write_bytes(b"")
+    assert unpacking_of_folder(folder) is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://host/b{0..1}.tar.gz?sig=s3cr3t", "https://bob:s3cr3t@host/b.tar", "s3://b/c.tar"],
+)
+def test_a_command_is_told_of_no_url_with_secrets_and_of_none_that_curl_does_not_fetch(
+    url: str,
+) -> None:
+    found = unpacking([url], "gzip")
+    assert found.command == ""
+    assert "s3cr3t" not in found.plain[0]
+    told = refusal(CompressedTar(redacted(url), "gzip"), [url])
+    assert "curl" not in told
+    assert "s3cr3t" not in told
+    assert "(gzip -dc)" in told
+    assert "curl -fL ftp://host/b.tar.gz |" in unpacking(["ftp://host/b.tar.gz"], "gzip").command
+
+
+def test_a_look_into_a_compressed_tar_takes_whole_samples_and_reads_no_further(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(0)
+    members = [
+        each
+        for number in range(40)
+        for each in ((f"{number:02}.jpg", random.bytes(300_000)), (f"{number:02}.png", b"small"))
+    ]
+    film = [("00.mp4", bytes(3 << 20)), *members]
+    monkeypatch.setattr(packed_tars, "_MOST_BYTES", 1_000_000)
+    for name, inside, count in (("d", members, 3), ("film", film, 1)):
+        plain = write_tar(tmp_path / f"{name}.tar", inside).read_bytes()
+        packed = tmp_path / f"{name}.tar.gz"
+        packed.write_bytes(gzip.compress(plain, 1))
+        read: list[int] = []
+
+        def counted(*given: Any, read: list[int] = read) -> Iterator[bytes]:
+            for piece in unpacked(*given):
+                read.append(len(piece))
+                yield piece
+
+        monkeypatch.setattr(packed_tars, "unpacked", counted)
+        with packed_tars.first_samples(str(packed), "gzip") as sample, tarfile.open(sample) as tar:
+            names = tar.getnames()
+        assert names == [each for each, _ in members[: 2 * count]]
+        assert sum(read) < (6 << 20) < len(plain)
 
 
 def test_one_of_several_endings_is_a_fields(tmp_path: Path) -> None:

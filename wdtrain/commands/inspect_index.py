@@ -17,9 +17,11 @@ from wdtrain.packing.indexing import IndexOptions, Naming, write_index
 from wdtrain.remote.remote_files import Remote
 from wdtrain.remote.tar_stream import CompressedTar
 from wdtrain.remote.unpacking import packed_ending, unpacking
+from wdtrain.remote.urls import is_url
 from wdtrain.sources.field_options import parse_field
 from wdtrain.sources.grouping import parse_group, told_group
 from wdtrain.sources.names import key_of
+from wdtrain.sources.packed_tars import compression_of
 from wdtrain.sources.pattern_source import key_room
 from wdtrain.sources.tar_source import named_tars
 from wdtrain.store.foreign_index import ForeignIndex
@@ -119,19 +121,36 @@ def index(options: argparse.Namespace) -> int:
 
 def _unpacked_first(error: CompressedTar, options: argparse.Namespace) -> str:
     """What is said of compressed tars: the command that unpacks and indexes them."""
-    packed = [
-        text for text in options.urls if packed_ending(text) or error.name in named_tars(text)
-    ]
+    texts = [each for text in options.urls for each in _told_apart(text)]
+    packed = [text for text in texts if _is_packed(text, error)]
     found = unpacking(packed, error.how)
     plain = dict(zip(packed, found.plain, strict=True))
-    words = [plain.get(text, text) for text in options.urls] + ["--out", str(options.out)]
+    words = [plain.get(text, text) for text in texts] + ["--out", str(options.out)]
     for name in ("field", "kind"):
         words += [word for text in getattr(options, name) for word in (f"--{name}", text)]
     for name in ("group", "holdout_samples", "seed", "max_rejects"):
         if (value := getattr(options, name)) != _DEFAULTS[name]:
             words += [f"--{name.replace('_', '-')}", str(value)]
     again = shlex.join(["tools/inspect-shards", "index", *words])
+    if not found.command:
+        return f"{error.found}; fetch all, unpack them ({error.how} -dc), and then: {again}"
     return f"{error.found}; this unpacks and indexes all: {found.command} && {again}"
+
+
+def _told_apart(text: str) -> list[str]:
+    """The text; of local tars of which some are compressed and some are not, or variously, each."""
+    if is_url(text):
+        return [text]
+    tars = named_tars(text)
+    return [text] if len(set(map(compression_of, tars))) == 1 else tars
+
+
+def _is_packed(text: str, error: CompressedTar) -> bool:
+    """Whether a text names compressed tars, which are alike; behind URLs, by their ending, or as
+    the one that was found."""
+    if is_url(text):
+        return bool(packed_ending(text)) or error.name in named_tars(text)
+    return compression_of(named_tars(text)[0]) is not None
 
 
 def foreign_field(text: str) -> ForeignField:
@@ -166,6 +185,12 @@ def _report(manifest: Manifest, folder: Path, tars: int, seconds: float) -> None
 def _held_out(manifest: Manifest) -> str:
     """What training never sees, in words."""
     if manifest.splits.keys() == {"train"}:
+        asked = manifest.settings["holdout"]
+        if asked > 0:
+            return (
+                f"nothing is held out, though --holdout-samples is {asked:g}: "
+                f"{_undivided(manifest)}; train with evaluate.splits=[train], or index more"
+            )
         return (
             "nothing is held out: --holdout-samples 0.1 makes the split val; else train with "
             "evaluate.splits=[train]"
@@ -176,6 +201,15 @@ def _held_out(manifest: Manifest) -> str:
         f"held out of training: {held:,} of {manifest.samples:,} samples{groups} "
         f"({held / manifest.samples:.0%}), the split val; --holdout-samples 0 holds out none"
     )
+
+
+def _undivided(manifest: Manifest) -> str:
+    """Why nothing is held out although it was asked for."""
+    if manifest.samples == 1:
+        return "one sample cannot be divided"
+    whys = ["one group cannot be divided"] if manifest.settings["group"] else []
+    whys += ["what would be was rejected"] if manifest.rejects["count"] else []
+    return ", or ".join(whys)
 
 
 def index_summary(found: ForeignIndex) -> str:

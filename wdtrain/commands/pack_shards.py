@@ -29,6 +29,7 @@ from wdtrain.packing.pack import ENGINES, pack_with
 from wdtrain.packing.parts import PackingPart, PartDone
 from wdtrain.packing.plan import SPLIT_BY
 from wdtrain.packing.splits import Holdout
+from wdtrain.remote.urls import is_url, without_secrets
 from wdtrain.sources.declared import declaration_note
 from wdtrain.sources.folder import declaration
 from wdtrain.store import manifest as manifests
@@ -94,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     lines: list[str] = []
     code = run_command(lambda: _pack_or_advise(given, lines))
     for line in lines:
-        print(line, file=sys.stderr)
+        print(without_secrets(line, *filter(is_url, given)), file=sys.stderr)
     return code
 
 

@@ -20,7 +20,8 @@ from wdtrain.disk.failures import StoreError
 from wdtrain.fields.source import Source
 from wdtrain.packing.jobs import TooManyRejects
 from wdtrain.packing.probing import MisfitsError
-from wdtrain.remote.unpacking import unpacking_of_folder
+from wdtrain.remote.unpacking import PACKED_ENDINGS, packed_ending, unpacking_of_folder
+from wdtrain.remote.urls import has_secrets, is_url
 from wdtrain.scenes import parse_source
 from wdtrain.sources.asking import ask
 from wdtrain.sources.field_options import FieldOption, parse_field
@@ -128,7 +129,22 @@ def advice_on(
     without = f", without {'; '.join(found.left_out)}" if found.left_out else ""
     cropped = ", all cropped to one shape" if fitting else ""
     what = "unpacks and packs" if found.first else "packs"
-    return [f"This command {what} it{cropped}{without}{assumed}:", f"  {command}"]
+    what = f"{what} it{_first_by_hand(options.source, found)}"
+    return [f"This command {what}{cropped}{without}{assumed}:", f"  {command}"]
+
+
+def _first_by_hand(source: str, found: Suggestion) -> str:
+    """What a person has to do before the command that was found, which does not do it."""
+    if _is_elsewhere(source, found) and not found.first:
+        program = PACKED_ENDINGS.get(packed_ending(source.partition("?")[0]))
+        by = f" by {program} -dc" if program else ""
+        return f", once {found.source} is there, fetched and unpacked{by}"
+    return ", with the URL in full again" if has_secrets(source) else ""
+
+
+def _is_elsewhere(source: str, found: Suggestion) -> bool:
+    """Whether what is packed is here only once it is fetched."""
+    return is_url(source) and not is_url(found.source)
 
 
 def _as_given(options: argparse.Namespace) -> list[str]:
@@ -144,7 +160,8 @@ def _fitting(options: argparse.Namespace, found: Suggestion) -> list[str]:
     said = list(zip(found.arguments[::2], found.arguments[1::2], strict=True))
     declared = [parse_field(text) for option, text in said if option == "--field"]
     layout = next((text for option, text in said if option == "--layout"), None)
-    size = found.size if found.first else uneven(found.source, declared, layout)
+    is_seen = found.first or _is_elsewhere(options.source, found)
+    size = found.size if is_seen else uneven(found.source, declared, layout)
     if size is None:
         return []
     return [*([] if options.size else ["--size", f"{size[0]}x{size[1]}"]), "--fit", "crop"]

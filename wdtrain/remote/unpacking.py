@@ -7,6 +7,7 @@ programs, and what the tars are called that are there then.
 from __future__ import annotations
 
 import bz2
+import glob
 import gzip
 import io
 import lzma
@@ -23,21 +24,24 @@ import zstandard
 from wdtrain.disk.failures import StoreError
 from wdtrain.remote.braces import expand_braces
 from wdtrain.remote.tar_stream import CompressedTar
-from wdtrain.remote.urls import is_url
+from wdtrain.remote.urls import has_secrets, is_url, protocol_of
 
 PACKED_ENDINGS: Final = {
     ".tar.gz": "gzip", ".tgz": "gzip", ".tar.zst": "zstd", ".tar.xz": "xz", ".tar.bz2": "bzip2",
     ".tar.lz4": "lz4",
 }  # fmt: skip
 """By the ending of a compressed tar, the program that unpacks it."""
-_LOCAL_WILD: Final = re.compile(r"(\*|\?|\[[\w!-]+\]|\{[\w.,/-]*\})")
+_LOCAL_WILD: Final = re.compile(r"(\[[\[*?]\]|\*|\?|\[[\w!-]+\]|\{[\w.,/-]*\})")
 _FAR_WILD: Final = re.compile(r"(\{[\w.,/-]*\})")
+_FETCHED: Final = ("http", "https", "ftp")
+"""What curl fetches; each object store has a program of its own."""
 _PIECE: Final = 1 << 20
 
 
 class Unpacking(NamedTuple):
-    """command: what a person pastes into a shell. plain: what names the tars that are there then, a
-    text for each that was given."""
+    """command: what a person pastes into a shell; "" where it would hold secrets, or the program
+    that fetches the tars is not known. plain: what names the tars that are there then, a text for
+    each that was given."""
 
     command: str
     plain: list[str]
@@ -46,6 +50,9 @@ class Unpacking(NamedTuple):
 def unpacking(texts: Sequence[str], how: str) -> Unpacking:
     """How all tars that these paths or URLs name are unpacked, braces and `*` among them; `how`
     where their endings do not say it."""
+    plain = list(map(_plain, texts))
+    if not all(map(_can_be_told, texts)):
+        return Unpacking("", plain)
     lines = []
     groups: dict[tuple[bool, str, str, str], list[str]] = {}
     for text in texts:
@@ -53,29 +60,38 @@ def unpacking(texts: Sequence[str], how: str) -> Unpacking:
     for (is_far, program, cut, added), some in groups.items():
         words = " ".join(map(_shell_words, some))
         if len(some) == 1 and words == shlex.quote(some[0]):
-            source, plain = words, shlex.quote(_plain(some[0]))
+            source, target = words, shlex.quote(_plain(some[0]))
         elif is_far:
-            source, plain = '"$f"', f'"$(basename "${{f%%\\?*}}" {cut}){added}"'
+            source, target = '"$f"', f'"$(basename "${{f%%\\?*}}" {cut}){added}"'
         else:
-            source, plain = '"$f"', f'"${{f%{cut}}}{added}"'
+            source, target = '"$f"', f'"${{f%{cut}}}{added}"'
         unpack = f"curl -fL {source} | {program} -dc" if is_far else f"{program} -dc {source}"
-        line = f"{unpack} > {plain}"
+        line = f"{unpack} > {target}"
         lines.append(line if source == words else f"for f in {words}; do {line}; done")
-    return Unpacking(" && ".join(lines), list(map(_plain, texts)))
+    return Unpacking(" && ".join(lines), plain)
 
 
 def unpacking_of_folder(folder: Path) -> Unpacking | None:
-    """The same of all compressed tars in a folder; None where there are none."""
+    """The same of all compressed tars in a folder; None where there are none, or where the folder's
+    name has braces, which nothing takes for themselves."""
     found = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+    is_named = not set("{}") & set(str(folder))
+    for path in sorted(folder.iterdir()) if is_named and folder.is_dir() else ():
         if ending := packed_ending(path.name):
-            found[f"{folder}/*{path.name[-len(ending) :]}"] = PACKED_ENDINGS[ending]
+            found[f"{glob.escape(str(folder))}/*{path.name[-len(ending) :]}"] = PACKED_ENDINGS[
+                ending
+            ]
     return unpacking(list(found), next(iter(found.values()))) if found else None
 
 
 def refusal(error: CompressedTar, texts: Sequence[str]) -> str:
     """What is said of a compressed tar among those that these texts name: how to unpack all."""
     found = unpacking(texts, error.how)
+    if not found.command:
+        return (
+            f"{error.found}; fetch it, unpack it ({error.how} -dc), and give the "
+            "plain tar that is there then"
+        )
     them = "them" if found.command.startswith("for ") else "it"
     return f"{error.found}; unpack {them}, and take what is there then: {found.command}"
 
@@ -83,6 +99,11 @@ def refusal(error: CompressedTar, texts: Sequence[str]) -> str:
 def packed_ending(name: str) -> str:
     """The ending of a compressed tar's name; "" of others."""
     return next((each for each in PACKED_ENDINGS if name.lower().endswith(each)), "")
+
+
+def _can_be_told(text: str) -> bool:
+    """Whether a command may name it, and its program is known."""
+    return not is_url(text) or (protocol_of(text) in _FETCHED and not has_secrets(text))
 
 
 def _how(text: str) -> str | None:

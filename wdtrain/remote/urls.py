@@ -113,10 +113,17 @@ def has_secrets(url: str) -> bool:
     return redacted(url) != url
 
 
+def _told_in_text(found: re.Match[str]) -> str:
+    """As `redacted`, and a URL in apostrophes, as in a command, keeps the closing one."""
+    url, before = found[0], found.string[: found.start()][-1:]
+    is_quoted = before == "'" and url.endswith("'")
+    return f"{redacted(url[:-1])}'" if is_quoted else redacted(url)
+
+
 def without_secrets(text: str, *urls: str) -> str:
     """A text of anybody's, as an error of a library: the URLs in it as they may be shown, and
     nowhere what is secret in `urls`."""
-    text = _URL.sub(lambda found: redacted(found[0]), text)
+    text = _URL.sub(_told_in_text, text)
     for url in urls:
         user, query = _user(url), url.partition("#")[0].partition("?")[2]
         secrets = [user, *user.split(":"), base64.b64encode(user.encode()).decode()]

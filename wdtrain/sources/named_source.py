@@ -8,7 +8,7 @@ from typing import Final
 
 from wdtrain.disk.failures import StoreError
 from wdtrain.fields.source import Source
-from wdtrain.remote.urls import is_url
+from wdtrain.remote.urls import is_url, redacted
 from wdtrain.sources.field_options import FieldOption
 from wdtrain.sources.folder import FolderSource
 from wdtrain.sources.hf_source import HuggingFaceSource
@@ -34,8 +34,9 @@ def open_source(
         return _of_tars(text, declared, layout)
     if is_url(text):
         raise StoreError(
-            f"{text} is neither a tar nor a folder here; the tars of a WebDataset are packed as "
-            "'https://host/data-{0000..0099}.tar', files behind URLs are to be fetched first"
+            f"{redacted(text)} is neither a tar nor a folder here; the tars of a WebDataset are "
+            "packed as 'https://host/data-{0000..0099}.tar', files behind URLs are to be fetched "
+            "first"
         )
     folder = Path(text)
     if layout == HF:
@@ -52,11 +53,13 @@ def open_source(
 
 def _of_tars(text: str, declared: Sequence[FieldOption], layout: str | None) -> TarSource:
     if layout is not None:
-        raise StoreError(f"--layout {layout} is of folders, and {text} is a tar; say --field")
+        raise StoreError(
+            f"--layout {layout} is of folders, and {redacted(text)} is a tar; say --field"
+        )
     if not declared:
         raise StoreError(
-            f"{text} is a tar, and nothing says which of its members are packed; declare them, as "
-            "--field image=image:jpg --field mask=mask:seg.png"
+            f"{redacted(text)} is a tar, and nothing says which of its members are packed; declare "
+            "them, as --field image=image:jpg --field mask=mask:seg.png"
         )
     return TarSource(text, declared)
 
