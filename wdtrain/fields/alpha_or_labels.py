@@ -39,9 +39,7 @@ def fills_areas(found: Levels) -> bool:
     """Whether values that are neither near 0 nor near full, as those of JPEGs that were saved as
     PNG are, fill areas evenly: the soft edge of an alpha is as thin as a pixel, or changes."""
     values, near = found.values, found.full // _NEAR
-    kernel = np.ones((3, 3), np.uint8)
-    even = cv2.erode(values, kernel) == cv2.dilate(values, kernel)
-    return bool((even & (values > near) & (values < found.full - near)).any())
+    return bool((_is_even(values) & (values > near) & (values < found.full - near)).any())
 
 
 def holds_labels(alpha: np.ndarray) -> bool:
@@ -51,7 +49,11 @@ def holds_labels(alpha: np.ndarray) -> bool:
     low = (alpha > 0) & (alpha <= _HIGHEST_LABEL)
     if not low.any() or not (alpha == _FULL).any():
         return False
-    # The soft edge of an alpha is as thin as a pixel or changes; a label fills an area evenly.
+    return bool((_is_even(alpha) & low).any())
+
+
+def _is_even(values: np.ndarray) -> np.ndarray:
+    """bool [h, w]: whether a pixel and all around it have one value."""
     kernel = np.ones((3, 3), np.uint8)
-    even = cv2.erode(alpha, kernel) == cv2.dilate(alpha, kernel)
-    return bool((even & low).any())
+    even: np.ndarray = cv2.erode(values, kernel) == cv2.dilate(values, kernel)
+    return even

@@ -263,7 +263,7 @@ class Scan:
                     wanted, found = " or ".join(each.endings), sample.endings.most_common(8)
                     raise FieldError(f"missing {name}: no member ends on {wanted}, only on {found}")
                 continue
-            file = f"{sample.places[column].name}"
+            file = sample.places[column].name
             try:
                 sizes[name] = self._size_of(column, data, file)
             except AmbiguousError:
@@ -295,9 +295,7 @@ class Scan:
                 self._judged[column].append((data, sample.places[column].name))
 
     def _nothing(self, name: str) -> str:
-        kinds = ", ".join(
-            f"{count:,} x {kind}" for kind, count in self.rejected.kinds.most_common(4)
-        )
+        kinds = ", ".join(counted_kinds(self.rejected))
         first = self.rejected.first[0]
         there = self._endings.most_common(_SHOWN_ENDINGS)
         wanted = " ".join(f"--field '{each}'" for each in self._fields)
